@@ -1,0 +1,127 @@
+"""What the engine tells: to each request's stream, and to the observer that keeps the metrics."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from steerd.engine.request import FinishReason, GenerationRequest
+from steerd.steering.intervention import FeatureRef
+
+
+@dataclass(frozen=True, slots=True)
+class TokenReading:
+    """Feature activations of one token in one SAE, before any edit: watched features first, then the top-k."""
+
+    position: int
+    sae: str
+    features: Sequence[int]
+    values: Sequence[float]
+
+
+@dataclass(frozen=True, slots=True)
+class StartedEvent:
+    """The request left the waiting line; its first step is about to run."""
+
+    queue_seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class PromptEvent:
+    """Readings of prompt tokens (only when the capture includes the prompt); one event per prefill chunk."""
+
+    readings: tuple[TokenReading, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class TokenEvent:
+    """One generated token. `logprob` is the natural log of its probability under the (steered) host before
+    temperature and filters. `readings` are those of the row that produced it, at position `position - 1`."""
+
+    token_id: int
+    position: int
+    logprob: float
+    readings: tuple[TokenReading, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class FeatureUse:
+    """What one watched or steered feature did over a request. Activations are before the edit, over the rows run."""
+
+    feature: FeatureRef
+    max_activation: float
+    mean_activation: float
+    active_tokens: int
+    steered_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class Timings:
+    """Seconds of a request's life. The sum is its time in the engine."""
+
+    queue_seconds: float
+    prefill_seconds: float
+    decode_seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class FinishedEvent:
+    """The last event of a request that ran to an end."""
+
+    reason: FinishReason
+    prompt_tokens: int
+    generated_tokens: int
+    timings: Timings
+    features: tuple[FeatureUse, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class FailedEvent:
+    """The last event of a request that the engine could not finish; `error` is for the client."""
+
+    error: Exception
+
+
+StreamEvent = StartedEvent | PromptEvent | TokenEvent | FinishedEvent | FailedEvent
+
+
+@dataclass(frozen=True, slots=True)
+class WatchedReading:
+    """One server-watched feature over a step: how many rows were active, and how many over its threshold."""
+
+    feature: FeatureRef
+    active_tokens: int
+    over_threshold_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class StepReport:
+    """One engine step, for the observer. Durations in seconds.
+
+    `active_features` holds the L0 (number of active features) of each monitored row by SAE; it is present
+    only for SAEs whose whole dictionary was encoded in this step. `steered_rows` counts rows edited by SAE and
+    operation name (add, set, scale, ablate).
+    """
+
+    duration_seconds: float
+    prompt_tokens: int
+    generated_tokens: int
+    running: int
+    waiting: int
+    kv_used_bytes: int
+    kv_total_bytes: int
+    monitored_tokens: dict[str, int]
+    active_features: dict[str, Sequence[int]]
+    steered_rows: dict[tuple[str, str], int]
+    watched: tuple[WatchedReading, ...]
+
+
+class EngineObserver(Protocol):
+    """Told of every step and every request's end, on the engine thread; must return at once."""
+
+    def step_finished(self, report: StepReport) -> None: ...
+
+    def request_finished(self, request: GenerationRequest, event: FinishedEvent | FailedEvent) -> None: ...
+
+    def first_token(self, request: GenerationRequest, seconds: float) -> None: ...

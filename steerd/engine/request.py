@@ -1,0 +1,61 @@
+"""A generation request after validation: nothing in it can be wrong, and it holds token ids, never text.
+
+The one exception is `stop`: a predicate over generated ids that the edge builds from stop strings.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from enum import Enum
+
+from steerd.steering.intervention import FeatureRef, Intervention
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SamplingParams:
+    """How the next token is chosen. temperature 0 is greedy; top_p 1 and top_k 0 switch those filters off."""
+
+    max_new_tokens: int
+    temperature: float
+    top_p: float
+    top_k: int
+    seed: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Capture:
+    """What is read from the SAEs and sent back: watched features, and the top_k strongest per token and SAE.
+
+    `top_k_saes` names the SAEs whose strongest features are wanted; `include_prompt` adds the prompt's rows.
+    """
+
+    watch: tuple[FeatureRef, ...] = ()
+    top_k: int = 0
+    top_k_saes: tuple[str, ...] = ()
+    include_prompt: bool = False
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class GenerationRequest:
+    """One request, ready to run.
+
+    `make_stop` returns a fresh predicate, fed each generated id in order, that says when a stop string has
+    appeared; None when the request has none.
+    """
+
+    id: str
+    prompt_ids: tuple[int, ...]
+    sampling: SamplingParams
+    interventions: tuple[Intervention, ...] = ()
+    capture: Capture = field(default_factory=Capture)
+    make_stop: Callable[[], Callable[[int], bool]] | None = None
+
+
+class FinishReason(Enum):
+    """Why a generation ended: an end-of-text token, the token budget, a stop string, or a cancel."""
+
+    STOP = "stop"
+    LENGTH = "length"
+    STOP_SEQUENCE = "stop_sequence"
+    CANCELLED = "cancelled"

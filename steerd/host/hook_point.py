@@ -1,0 +1,37 @@
+"""Where in the host an SAE reads and writes."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+from steerd.errors import HostError
+
+Site = Literal["resid_pre", "resid_post", "mlp_out", "attn_out"]
+SITES: tuple[Site, ...] = get_args(Site)
+
+_PRINTED = re.compile(rf"blocks\.(\d+)\.hook_({'|'.join(SITES)})")
+
+
+@dataclass(frozen=True, order=True, slots=True)
+class HookPoint:
+    """A site of one decoder layer, printed in TransformerLens's form: `blocks.5.hook_resid_post`.
+
+    `resid_pre` and `resid_post` are the residual stream before and after the layer; `mlp_out` and `attn_out`
+    are what the layer's MLP and attention add to it.
+    """
+
+    layer: int
+    site: Site
+
+    def __str__(self) -> str:
+        return f"blocks.{self.layer}.hook_{self.site}"
+
+    @classmethod
+    def parse(cls, text: str) -> HookPoint:
+        """Read the printed form; raises HostError for anything else."""
+        match = _PRINTED.fullmatch(text)
+        if match is None:
+            raise HostError(f"hook point {text!r} is not of the form blocks.LAYER.hook_SITE with SITE in {SITES}")
+        return cls(layer=int(match[1]), site=match[2])  # type: ignore[arg-type]  # the pattern admits only SITES
