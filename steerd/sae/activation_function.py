@@ -28,8 +28,8 @@ class ReLU:
         """The function for these features alone."""
         return self
 
-    def to(self, device: torch.device | str) -> ReLU:  # noqa: ARG002  # holds no tensor
-        """The same function, on the device."""
+    def to(self, device: torch.device | str | None = None, *, dtype: torch.dtype | None = None) -> ReLU:  # noqa: ARG002
+        """The same function; there is no tensor to move."""
         return self
 
 
@@ -52,9 +52,9 @@ class JumpReLU:
         index = torch.as_tensor(features, dtype=torch.long, device=self.threshold.device)
         return JumpReLU(self.threshold[index])
 
-    def to(self, device: torch.device | str) -> JumpReLU:
-        """The same function, on the device."""
-        return JumpReLU(self.threshold.to(device))
+    def to(self, device: torch.device | str | None = None, *, dtype: torch.dtype | None = None) -> JumpReLU:
+        """The same function, its threshold on the device and in the dtype, where given."""
+        return JumpReLU(self.threshold.to(device=device, dtype=dtype))
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,8 +76,8 @@ class TopK:
         """Raises ValueError: which features are active depends on the whole row."""
         raise ValueError("TopK needs the pre-activations of the whole dictionary")
 
-    def to(self, device: torch.device | str) -> TopK:  # noqa: ARG002  # holds no tensor
-        """The same function, on the device."""
+    def to(self, device: torch.device | str | None = None, *, dtype: torch.dtype | None = None) -> TopK:  # noqa: ARG002
+        """The same function; there is no tensor to move."""
         return self
 
 

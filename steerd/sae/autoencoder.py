@@ -19,7 +19,7 @@ class SparseAutoencoder:
     """feature_acts = activation(x @ W_enc + b_enc) and x_hat = feature_acts @ W_dec + b_dec, nothing else.
 
     W_enc [d_model, d_sae], b_enc [d_sae], W_dec [d_sae, d_model], b_dec [d_model], all of one dtype and
-    device: float32 for every SAE that was loaded. Inputs are brought to that dtype, whatever the host computes in.
+    device: float32 for every SAE that was loaded. Inputs are brought to that dtype, whatever the host's is.
     """
 
     W_enc: Tensor
@@ -31,7 +31,7 @@ class SparseAutoencoder:
     def __post_init__(self) -> None:
         d_model, d_sae = self.W_enc.shape
         assert self.b_enc.shape == (d_sae,), f"b_enc is {tuple(self.b_enc.shape)}, not {(d_sae,)}"
-        assert self.W_dec.shape == (d_sae, d_model), f"W_dec is {tuple(self.W_dec.shape)}, W_enc says otherwise"
+        assert self.W_dec.shape == (d_sae, d_model), f"W_dec is {tuple(self.W_dec.shape)}"
         assert self.b_dec.shape == (d_model,), f"b_dec is {tuple(self.b_dec.shape)}, not {(d_model,)}"
         if isinstance(self.activation, JumpReLU):
             assert self.activation.threshold.shape == (d_sae,), "one threshold a feature"
@@ -65,12 +65,14 @@ class SparseAutoencoder:
         pre_acts = x.to(self.W_enc.dtype) @ self.W_enc[:, index] + self.b_enc[index]
         return self.activation.columns(index)(pre_acts)
 
-    def to(self, device: torch.device | str) -> SparseAutoencoder:
-        """The same autoencoder, on the device."""
+    def to(
+        self, device: torch.device | str | None = None, *, dtype: torch.dtype | None = None
+    ) -> SparseAutoencoder:
+        """The same autoencoder, on the device and in the dtype, where given."""
         return SparseAutoencoder(
-            W_enc=self.W_enc.to(device),
-            b_enc=self.b_enc.to(device),
-            W_dec=self.W_dec.to(device),
-            b_dec=self.b_dec.to(device),
-            activation=self.activation.to(device),
+            W_enc=self.W_enc.to(device=device, dtype=dtype),
+            b_enc=self.b_enc.to(device=device, dtype=dtype),
+            W_dec=self.W_dec.to(device=device, dtype=dtype),
+            b_dec=self.b_dec.to(device=device, dtype=dtype),
+            activation=self.activation.to(device=device, dtype=dtype),
         )
