@@ -1,0 +1,22 @@
+"""Steer and watch a language model through sparse autoencoders (SAEs), over gRPC.
+
+Packages, in the order in which a request meets them:
+
+- `server`: the gRPC edge, the only place that sees protobuf (`pb` is generated from protos/)
+- `engine`: who runs when, and the step itself; token ids only
+- `steering`: what is to be done at a hook point
+- `host`: the language model that is read and steered
+- `sae`: what a sparse autoencoder is, and its files
+- `monitoring`: what is told to people, as Prometheus metrics
+
+Modules:
+
+- `app`: the one place where host, SAEs, engine, metrics and server meet
+- `config`: every setting of the server, read once from TOML, frozen
+- `errors`: the kinds of failure that a user can act on
+- `client`: a small typed client, used by `cli` (the subcommands), the tests and the benchmarks
+- `__main__`: the command `steerd`
+
+Imports point one way, `app -> server -> engine -> steering -> {sae, host}`; tests/test_architecture.py holds the
+table. Importing this package imports nothing else.
+"""

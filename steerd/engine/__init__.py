@@ -1,0 +1,10 @@
+"""Who runs when, and the step itself. One thread owns the model; text and protobuf are not known here.
+
+- `request`: a request that cannot be wrong, in token ids
+- `events`: what the engine tells to a request's stream and to the metrics
+- `engine`: the thread and its loop; submit, cancel, drain
+- `sampler`: logits to next tokens, every request with its own temperature, filters and seed
+- `kv_cache`: keys and values of the running requests
+- `paged_attention`: attention of a packed step, request by request
+- `continuous_batching`: the only file that touches the internals of transformers' batching
+"""

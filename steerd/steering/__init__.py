@@ -1,0 +1,12 @@
+"""What is to be done at a hook point: decided before the forward, computed inside it.
+
+- `intervention`: what a request wishes to be done to features, as data
+- `loaded_saes`: the SAEs being served, each bound to its hook point
+- `request_wishes`: a request's interventions and readings, resolved to columns of the feature tables
+- `feature_table`: encoder vectors and directions in use, gathered once
+- `step_plan`: rows and wishes of one step, turned into tensors
+- `apply`: the arithmetic of a step, on tensors only
+
+Every edit is the affine form x + (gain * z + bias) * d of one feature's activation z and direction d. Readings are
+taken before the edits of their hook point. A step without edits is bit-identical to the plain model.
+"""
