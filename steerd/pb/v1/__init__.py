@@ -1,0 +1,1 @@
+"""Package steerd.v1: features, GenerationService, CatalogService."""
