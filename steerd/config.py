@@ -1,0 +1,251 @@
+"""Everything an operator can turn, in frozen sections, read strictly from one TOML file.
+
+What a file leaves out has the default written here; no file at all means the default host on the CPU with the
+starter SAE, on loopback. A Config that exists is valid: an unknown key, a wrong type or a value out of bounds is
+a ConfigError with the key, the bound and the value.
+"""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import MISSING, dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any, NoReturn, TypeVar
+
+from steerd.errors import ConfigError
+
+DEFAULT_MODEL = "smollm2-135m-instruct"
+STARTER_SAE = "starter"
+MAX_SAES = 8
+MAX_WATCHED_FEATURES = 256
+
+T = TypeVar("T")
+
+
+def _between(low: float, high: float) -> dict[str, Any]:
+    """Inclusive bounds of a number, as a field's metadata."""
+    return {"low": low, "high": high}
+
+
+def _matching(pattern: str) -> dict[str, Any]:
+    """The pattern of a whole string, as a field's metadata."""
+    return {"pattern": pattern}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ModelConfig:
+    """The host model: an alias, a local folder or a hub id, and how it is held in memory."""
+
+    name: str = field(default=DEFAULT_MODEL, metadata=_matching(r".+"))
+    dtype: str = field(default="float32", metadata=_matching(r"float32|bfloat16|float16"))
+    device: str = field(default="cpu", metadata=_matching(r"[a-z]+(:\d+)?"))
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SaeConfig:
+    """One SAE to serve: the name that requests use, and its folder (`starter` is the one in the package)."""
+
+    name: str = field(metadata=_matching(r"[A-Za-z0-9_.-]{1,64}"))
+    path: str = field(metadata=_matching(r".+"))
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class EngineConfig:
+    """How much the engine takes on at once. `max_batch_tokens` bounds the rows of one step."""
+
+    kv_cache_gib: float = field(default=0.5, metadata=_between(0.001, 4096))
+    max_batch_tokens: int = field(default=512, metadata=_between(1, 65536))
+    max_running_requests: int = field(default=32, metadata=_between(1, 1024))
+    max_waiting_requests: int = field(default=64, metadata=_between(0, 65536))
+    page_size: int = field(default=32, metadata=_between(1, 1024))
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ServerConfig:
+    """Where gRPC listens and how long anything may take. Port 0 means any free one.
+
+    There is no TLS yet, so a host that is not loopback is refused unless `insecure` says that this is meant.
+    """
+
+    host: str = field(default="127.0.0.1", metadata=_matching(r"\S+"))
+    port: int = field(default=50051, metadata=_between(0, 65535))
+    insecure: bool = False
+    drain_seconds: float = field(default=30.0, metadata=_between(0, 3600))
+    max_request_seconds: float = field(default=600.0, metadata=_between(0.1, 86400))
+    slow_reader_seconds: float = field(default=30.0, metadata=_between(0.1, 3600))
+    stall_seconds: float = field(default=30.0, metadata=_between(0.1, 3600))
+    stream_buffer_events: int = field(default=1024, metadata=_between(2, 1_000_000))
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LimitsConfig:
+    """The bounds that each request must keep. `max_magnitude` bounds strengths, values and factors."""
+
+    max_new_tokens: int = field(default=2048, metadata=_between(1, 1_000_000))
+    default_max_new_tokens: int = field(default=256, metadata=_between(1, 1_000_000))
+    max_prompt_characters: int = field(default=65536, metadata=_between(1, 10_000_000))
+    max_interventions: int = field(default=64, metadata=_between(0, 1024))
+    max_watched_features: int = field(default=256, metadata=_between(0, 4096))
+    max_top_k: int = field(default=64, metadata=_between(0, 4096))
+    max_stop_strings: int = field(default=8, metadata=_between(0, 64))
+    max_stop_characters: int = field(default=64, metadata=_between(1, 4096))
+    max_magnitude: float = field(default=1e6, metadata=_between(0.001, 1e9))
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class WatchedFeature:
+    """A feature exported as metrics: `alias` is its name on dashboards, `threshold` in activation units."""
+
+    sae: str = field(metadata=_matching(r"[A-Za-z0-9_.-]{1,64}"))
+    index: int = field(metadata=_between(0, 2**31 - 1))
+    alias: str = field(metadata=_matching(r"[a-z0-9_]{1,40}"))
+    threshold: float = field(default=0.0, metadata=_between(0, 1e9))
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class MonitoringConfig:
+    """Where /metrics listens (port 0: any free one), and the features that are exported."""
+
+    host: str = field(default="127.0.0.1", metadata=_matching(r"\S+"))
+    port: int = field(default=9464, metadata=_between(0, 65535))
+    watch: tuple[WatchedFeature, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Config:
+    """All sections. Raises ConfigError when any of them breaks a bound."""
+
+    model: ModelConfig = ModelConfig()
+    saes: tuple[SaeConfig, ...] = (SaeConfig(name=STARTER_SAE, path=STARTER_SAE),)
+    engine: EngineConfig = EngineConfig()
+    server: ServerConfig = ServerConfig()
+    limits: LimitsConfig = LimitsConfig()
+    monitoring: MonitoringConfig = MonitoringConfig()
+
+    def __post_init__(self) -> None:
+        for name in ("model", "engine", "server", "limits", "monitoring"):
+            _check_bounds(getattr(self, name), name)
+        for position, sae in enumerate(self.saes):
+            _check_bounds(sae, f"saes[{position}]")
+        for position, watched in enumerate(self.monitoring.watch):
+            _check_bounds(watched, f"monitoring.watch[{position}]")
+        self._check_saes()
+        self._check_watch()
+        if self.limits.default_max_new_tokens > self.limits.max_new_tokens:
+            _fail(
+                "limits.default_max_new_tokens",
+                f"at most limits.max_new_tokens, {self.limits.max_new_tokens}",
+                self.limits.default_max_new_tokens,
+            )
+
+    def _check_saes(self) -> None:
+        if len(self.saes) > MAX_SAES:
+            _fail("saes", f"at most {MAX_SAES} entries", len(self.saes))
+        _check_unique("saes.name", (sae.name for sae in self.saes))
+
+    def _check_watch(self) -> None:
+        watch = self.monitoring.watch
+        if len(watch) > MAX_WATCHED_FEATURES:
+            _fail("monitoring.watch", f"at most {MAX_WATCHED_FEATURES} features", len(watch))
+        _check_unique("monitoring.watch.alias", (watched.alias for watched in watch))
+        _check_unique("monitoring.watch", (f"{watched.sae}:{watched.index}" for watched in watch))
+        names = [sae.name for sae in self.saes]
+        for position, watched in enumerate(watch):
+            if watched.sae not in names:
+                _fail(f"monitoring.watch[{position}].sae", f"one of the served SAEs {names}", watched.sae)
+
+
+def default_saes(model_name: str) -> tuple[SaeConfig, ...]:
+    """The SAEs that are served when none is named: the starter for the default host, none for another."""
+    return (SaeConfig(name=STARTER_SAE, path=STARTER_SAE),) if model_name == DEFAULT_MODEL else ()
+
+
+def load_config(path: Path) -> Config:
+    """Read a TOML file; relative SAE paths are taken from its folder. Raises ConfigError."""
+    try:
+        tables = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"cannot read {path}: {error.strerror}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} is not TOML: {error}") from error
+    return parse_config(tables, folder=path.parent)
+
+
+def parse_config(tables: Mapping[str, Any], *, folder: Path) -> Config:
+    """Turn parsed TOML into a Config; `folder` is where relative SAE paths start. Raises ConfigError."""
+    _check_keys(tables, [known.name for known in fields(Config)], "")
+    model = _read_section(ModelConfig, tables.get("model", {}), "model")
+    saes = _read_list(SaeConfig, tables["saes"], "saes") if "saes" in tables else default_saes(model.name)
+    monitoring = dict(_table(tables.get("monitoring", {}), "monitoring"))
+    watch = _read_list(WatchedFeature, monitoring.pop("watch", []), "monitoring.watch")
+    return Config(
+        model=model,
+        saes=tuple(replace(sae, path=_resolve(sae.path, folder)) for sae in saes),
+        engine=_read_section(EngineConfig, tables.get("engine", {}), "engine"),
+        server=_read_section(ServerConfig, tables.get("server", {}), "server"),
+        limits=_read_section(LimitsConfig, tables.get("limits", {}), "limits"),
+        monitoring=replace(_read_section(MonitoringConfig, monitoring, "monitoring"), watch=watch),
+    )
+
+
+def _resolve(path: str, folder: Path) -> str:
+    return path if path == STARTER_SAE else str(folder / Path(path).expanduser())
+
+
+def _read_list(section: type[T], tables: object, key: str) -> tuple[T, ...]:
+    if not isinstance(tables, list):
+        _fail(key, f"an array of tables, [[{key}]]", tables)
+    return tuple(_read_section(section, table, f"{key}[{position}]") for position, table in enumerate(tables))
+
+
+def _read_section(section: type[T], table: object, key: str) -> T:
+    table = _table(table, key)
+    known = {item.name: item for item in fields(section)}  # type: ignore[arg-type]  # always a dataclass here
+    _check_keys(table, known, f"{key}.")
+    values = {name: _typed(value, str(known[name].type), f"{key}.{name}") for name, value in table.items()}
+    for name, item in known.items():
+        if name not in values and item.default is MISSING:
+            raise ConfigError(f"{key}.{name} is missing")
+    return section(**values)
+
+
+def _typed(value: object, wanted: str, key: str) -> object:
+    if wanted == "float" and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if type(value).__name__ != wanted:
+        _fail(key, f"a value of type {wanted}", value)
+    return value
+
+
+def _table(table: object, key: str) -> Mapping[str, Any]:
+    if not isinstance(table, Mapping):
+        _fail(key, f"a table, [{key}]", table)
+    return table
+
+
+def _check_keys(table: Mapping[str, Any], known: Iterable[str], prefix: str) -> None:
+    for name in table:
+        if name not in known:
+            raise ConfigError(f"unknown key {prefix}{name}; known keys are {', '.join(known)}")
+
+
+def _check_bounds(section: object, key: str) -> None:
+    for item in fields(section):  # type: ignore[arg-type]  # always one of the dataclasses above
+        value, bounds = getattr(section, item.name), item.metadata
+        if "low" in bounds and not bounds["low"] <= value <= bounds["high"]:
+            _fail(f"{key}.{item.name}", f"between {bounds['low']} and {bounds['high']}", value)
+        if "pattern" in bounds and not re.fullmatch(bounds["pattern"], value):
+            _fail(f"{key}.{item.name}", f"a string of the form {bounds['pattern']}", value)
+
+
+def _check_unique(key: str, names: Iterable[str]) -> None:
+    repeated = [name for name, count in Counter(names).items() if count > 1]
+    if repeated:
+        _fail(key, "unique", repeated[0])
+
+
+def _fail(key: str, bound: str, value: object) -> NoReturn:
+    raise ConfigError(f"{key} must be {bound}; got {value!r}")
