@@ -1,0 +1,223 @@
+"""One step at a time of transformers' continuous batching, driven by the engine's own thread.
+
+With kv_cache.py this is the only file that touches transformers' batching internals (pinned to one minor
+version). transformers schedules, packs the rows and keeps the pages; ours are the attention, the sampler and the
+decision when a request ends. Prefix sharing is off: its block hash does not know what steers the prompt.
+"""
+
+from __future__ import annotations
+
+import queue
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import AttentionInterface
+from transformers.generation.configuration_utils import ContinuousBatchingConfig, GenerationConfig
+from transformers.generation.continuous_batching.cb_logits_processors import ContinuousBatchingLogitsProcessorList
+from transformers.generation.continuous_batching.continuous_api import (
+    BackgroundThreadStatus,
+    ContinuousBatchProcessor,
+    OutputRouter,
+)
+from transformers.generation.continuous_batching.distributed import DistributedHelper
+from transformers.generation.continuous_batching.initialization import (
+    resolve_continuous_batching_config,
+    update_cb_config_after_cache_creation,
+)
+from transformers.generation.continuous_batching.requests import FutureRequestState, RequestState
+from transformers.generation.continuous_batching.scheduler import FIFOScheduler
+from transformers.generation.logits_process import LogitsProcessorList
+
+from steerd.engine.kv_cache import KvCache
+from steerd.errors import HostError
+from steerd.host.host_model import HostModel
+
+ATTENTION_NAME = "steerd_paged"
+GIB = 1 << 30
+
+Sample = Callable[[Tensor, Sequence[str]], tuple[Tensor, Tensor]]
+"""Logits [n, vocab] float32 and the n request ids they are for -> token ids [n] and log-probabilities [n]."""
+
+
+@dataclass(frozen=True, slots=True)
+class PackedRows:
+    """The rows of one request in the coming step; `samples` when its last row yields a new token."""
+
+    request_id: str
+    first_position: int
+    num_rows: int
+    samples: bool
+
+
+@dataclass(frozen=True, slots=True)
+class NewToken:
+    """What one request got from a step."""
+
+    request_id: str
+    token_id: int
+    logprob: float
+
+
+class ContinuousBatch:
+    """The running requests of a host and their packed steps. Owned by one thread."""
+
+    def __init__(
+        self,
+        host: HostModel,
+        sample: Sample,
+        *,
+        kv_cache_gib: float,
+        max_batch_tokens: int,
+        max_running_requests: int,
+        page_size: int,
+    ) -> None:
+        """Take over the host's attention and allocate the cache. HostError for hosts it cannot run correctly."""
+        _check_host(host)
+        AttentionInterface.register(ATTENTION_NAME, _paged_attention)
+        host.model.set_attn_implementation(ATTENTION_NAME)
+        self._host = host
+        self._sample = sample
+        config = host.model.config.get_text_config()
+        num_blocks = int(kv_cache_gib * GIB) // _bytes_per_token(host) // page_size
+        batching_config = resolve_continuous_batching_config(
+            config=config,
+            cb_config=ContinuousBatchingConfig(
+                page_size=page_size,
+                num_blocks=max(num_blocks, 1),
+                max_batch_tokens=max_batch_tokens,
+                max_requests_per_batch=max_running_requests,
+                allow_block_sharing=False,
+                use_async_batching=False,
+                use_cuda_graph=False,
+                return_logprobs=True,
+                seed=0,
+            ),
+            workload_hints=None,
+            has_logit_processors=False,
+            device=host.device,
+        )
+        self._processor = self._make_processor(config, batching_config)
+
+    @property
+    def cache(self) -> KvCache:
+        """The memory of keys and values."""
+        cache: KvCache = self._processor.cache
+        return cache
+
+    def admit(self, request_id: str, prompt_ids: Sequence[int], max_new_tokens: int) -> bool:
+        """Start a request when its prompt and all its new tokens fit in the free memory; else False."""
+        state = RequestState(request_id=request_id, initial_tokens=list(prompt_ids), max_new_tokens=None)
+        # The last new token is never fed back, so it needs no room.
+        if not self.cache.reserve(state, len(prompt_ids) + max_new_tokens - 1):
+            return False
+        self._processor.scheduler.add_waiting_request(state)
+        return True
+
+    def remove(self, request_id: str) -> None:
+        """End a request, whatever it was doing, and free its memory."""
+        self._processor.scheduler.set_request_cancellation(request_id)
+        self._processor.scheduler.clear_cancelled_requests()
+
+    def pack(self) -> list[PackedRows]:
+        """Lay out the next step; empty when nothing runs."""
+        if not self._processor.prepare_next_batch():
+            return []
+        requests = self._processor.inputs_and_outputs.requests_in_batch
+        self.cache.plan_step(requests)
+        return [_packed_rows(request) for request in requests]
+
+    def run(self) -> list[NewToken]:
+        """Run the step that `pack` laid out: forward, sample, and move every request on."""
+        self._processor._generation_step(self._host.model)
+        requests, token_ids, logprobs = self._processor.inputs_and_outputs.prepare_batch_update()
+        self._processor.update_batch()
+        sampling = [request.state.request_id for request in requests if request.has_new_token]
+        # Rows past the sampling requests are padding of transformers' static outputs.
+        return [NewToken(*row) for row in zip(sampling, token_ids, logprobs, strict=False)]
+
+    def _sample_into(self, scores: Tensor, output_ids: Tensor) -> None:
+        requests = self._processor.inputs_and_outputs.requests_in_batch
+        sampling = [request.state.request_id for request in requests if request.has_new_token]
+        token_ids, logprobs = self._sample(scores[0, : len(sampling)], sampling)
+        output_ids[0, : len(sampling)].copy_(token_ids)
+        # transformers carries log-probabilities in the same int32 tensor, as bits.
+        output_ids[1, : len(sampling)].copy_(logprobs.float().view(torch.int32))
+
+    def _make_processor(self, config: Any, batching_config: ContinuousBatchingConfig) -> ContinuousBatchProcessor:
+        distributed = DistributedHelper(device_mesh=None, cpu_group_timeout=None, tp_plan={})
+        cache = KvCache(
+            config=config,
+            continuous_batching_config=batching_config,
+            device=self._host.device,
+            distributed_helper=distributed,
+            dtype=self._host.dtype,
+            model_supports_logits_to_keep=self._host.model._supports_logits_to_keep(),
+        )
+        update_cb_config_after_cache_creation(
+            cb_config=batching_config, num_blocks=cache.num_blocks, max_batch_tokens=cache.max_batch_tokens
+        )
+        batching_config.max_blocks_per_request = 0
+        scheduler = FIFOScheduler(
+            cache=cache, safety_margin=0.0, max_requests_per_batch=batching_config.max_requests_per_batch
+        )
+        processor = ContinuousBatchProcessor(
+            cache=cache,
+            config=config,
+            generation_config=GenerationConfig(do_sample=False),
+            continuous_batching_config=batching_config,
+            logit_processor=ContinuousBatchingLogitsProcessorList(LogitsProcessorList()),
+            input_queue=queue.Queue(),
+            cancel_queue=queue.Queue(),
+            output_router=OutputRouter(),
+            background_thread_status=BackgroundThreadStatus(),
+            model_device=self._host.device,
+            model_dtype=self._host.dtype,
+            scheduler=scheduler,
+            distributed_helper=distributed,
+        )
+        processor.model_runner._sample = self._sample_into
+        return processor
+
+
+def _packed_rows(request: FutureRequestState) -> PackedRows:
+    return PackedRows(
+        request_id=request.state.request_id,
+        first_position=request.state.position_offset - request.query_length,
+        num_rows=request.query_length,
+        samples=request.has_new_token,
+    )
+
+
+def _paged_attention(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,  # noqa: ARG001  # ours needs none
+    scaling: float | None = None,
+    *,
+    cache: KvCache,
+    **kwargs: Any,
+) -> tuple[Tensor, None]:
+    """The attention that transformers' layers call by name; see KvCache.attend."""
+    layer: int = module.layer_idx  # type: ignore[assignment]  # every attention module has it
+    return cache.attend(layer, query, key, value, scaling, kwargs), None
+
+
+def _bytes_per_token(host: HostModel) -> int:
+    config = host.model.config.get_text_config()
+    head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    kv_heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+    return int(2 * config.num_hidden_layers * kv_heads * head_dim * host.dtype.itemsize)
+
+
+def _check_host(host: HostModel) -> None:
+    """Refuse what our attention would get wrong, rather than serve wrong text."""
+    model = host.model
+    if not getattr(model, "_supports_attention_backend", False):
+        raise HostError(f"host {host.name!r} ({type(model).__name__}) has an attention that cannot be replaced")
+    if any(hasattr(module, "sinks") for module in model.modules()):
+        raise HostError(f"host {host.name!r} ({type(model).__name__}) uses attention sinks, which are not supported")

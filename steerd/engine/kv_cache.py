@@ -1,0 +1,169 @@
+"""Keys and values of running requests, each request's in one piece where memory allows.
+
+transformers' paged cache keeps the pages of all layers of a block side by side, so that a request's keys have to
+be copied out at every layer of every step. Here the tokens of a layer lie side by side, and a request is given
+all the blocks it can ever need when it is admitted, consecutive ones if there are any: its keys are then a view.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers.generation.continuous_batching.cache import PagedAttentionCache
+from transformers.generation.continuous_batching.cache_allocators.full_attention import FullAttentionCacheAllocator
+from transformers.generation.continuous_batching.requests import FutureRequestState, RequestState
+
+from steerd.engine.paged_attention import AttentionPlan, Segment, attend, attend_one, plan_attention
+
+FULL = FullAttentionCacheAllocator.layer_type
+
+
+class KvCache(PagedAttentionCache):  # type: ignore[misc]  # transformers is untyped here
+    """The paged cache of transformers with memory laid out by layer, reservations, and our attention.
+
+    Hosts with sliding-window layers keep transformers' layout: their keys are copied out, window by window.
+    """
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self._in_pieces = set(self.cache_allocators) == {FULL} and self.cache_allocators[FULL].blocks_per_sector == 1
+        self._plan: AttentionPlan | None = None
+        self._copied_bounds: dict[str, list[tuple[slice, slice]]] = {}
+        if self._in_pieces:
+            self._lay_out_by_layer(self.cache_allocators[FULL])
+
+    @property
+    def num_tokens(self) -> int:
+        """How many tokens fit when nothing runs."""
+        return int(self.num_blocks * next(iter(self.cache_allocators.values())).tokens_per_page)
+
+    @property
+    def total_bytes(self) -> int:
+        """Memory for keys and values."""
+        return int(self.num_sectors * self.bytes_per_sector)
+
+    @property
+    def used_bytes(self) -> int:
+        """Memory that running requests hold."""
+        return self.total_bytes - int(self.compute_free_capacity(relative=False))
+
+    def reserve(self, state: RequestState, num_tokens: int) -> bool:
+        """Give a new request room for `num_tokens` tokens; False when that much is not free now."""
+        self.pool.try_to_free_sectors()
+        if self._in_pieces:
+            _bring_piece_forward(self.pool.free_sectors, -(-num_tokens // self._full.tokens_per_page))
+        if not self.can_store_request_tokens(state, num_tokens):
+            return False
+        if self._in_pieces:
+            self._clear(state.request_id)
+        return True
+
+    def plan_step(self, requests: Sequence[FutureRequestState]) -> None:
+        """Work out how the rows of the coming step attend."""
+        if self._in_pieces:
+            first_rows = _starts([request.query_length for request in requests])
+            segments = [self._segment(*pair) for pair in zip(requests, first_rows, strict=True)]
+            self._plan = plan_attention(segments, self.dtype, self.cache_tensor.device)
+            return
+        for name, allocator in self.cache_allocators.items():
+            num_rows = [request.query_length for request in requests]
+            num_keys = [
+                allocator.get_seqlen_k(request.state.position_offset - request.query_length, request.query_length)
+                for request in requests
+            ]
+            self._copied_bounds[name] = list(zip(_slices(num_rows), _slices(num_keys), strict=True))
+
+    def attend(
+        self, layer: int, query: Tensor, key: Tensor, value: Tensor, scaling: float | None, kwargs: dict[str, Any]
+    ) -> Tensor:
+        """Store the keys and values of a step and attend.
+
+        query, key, value are [1, heads, rows, head_dim] as the host makes them; returns [1, rows, heads, head_dim].
+        """
+        query, key, value = (x.squeeze(0).transpose(0, 1) for x in (query, key, value))  # [rows, heads, head_dim]
+        allocator, softcap = self.layer_to_allocator[layer], kwargs.get("softcap")
+        write_index = kwargs["write_index"][allocator.index]
+        if self._in_pieces:
+            assert self._plan is not None
+            k_cache, v_cache = allocator._kv_token_views[layer]
+            k_cache.index_copy_(0, write_index, key)
+            v_cache.index_copy_(0, write_index, value)
+            return attend(self._plan, query, k_cache, v_cache, scaling=scaling, softcap=softcap).unsqueeze(0)
+        read_index = kwargs["read_index"][allocator.index]
+        k, v = allocator.update(key, value, layer, read_index, write_index)
+        window = getattr(allocator, "sliding_window", None)
+        parts = [
+            attend_one(query[rows], k[keys], v[keys], scaling=scaling, window=window, softcap=softcap)
+            for rows, keys in self._copied_bounds[allocator.layer_type]
+        ]
+        return torch.cat(parts).unsqueeze(0)
+
+    def _lay_out_by_layer(self, allocator: Any) -> None:
+        self._full = allocator
+        page = allocator.tokens_per_page
+        num_tokens = self.cache_tensor.numel() // allocator.bytes_per_block * page
+        shape = (len(allocator.layer_indices), 2, num_tokens, allocator.num_key_value_heads, allocator.head_dim)
+        self._by_layer = self.cache_tensor.view(self.dtype)[: torch.Size(shape).numel()].view(shape)
+        allocator._kv_token_views = {
+            layer: (self._by_layer[i, 0], self._by_layer[i, 1]) for i, layer in enumerate(allocator.layer_indices)
+        }
+        allocator.block_physical_stride = page
+
+    def _clear(self, request_id: str) -> None:
+        """A view may reach past the keys written so far. What lies there is weighted with zero, so it must be
+        finite, whatever an earlier request left."""
+        page = self._full.tokens_per_page
+        for block in self._full.block_table[request_id]:
+            self._by_layer[:, :, block * page : (block + 1) * page] = 0
+
+    def _segment(self, request: FutureRequestState, first_row: int) -> Segment:
+        page, state = self._full.tokens_per_page, request.state
+        blocks = self._full.block_table[state.request_id]
+        num_keys = state.position_offset  # the rows of this step are already counted
+        in_one_piece = blocks[-1] - blocks[0] == len(blocks) - 1 and blocks == sorted(blocks)
+        index = None
+        if not in_one_piece:
+            past = num_keys - request.query_length
+            index = torch.tensor(self._full.get_read_indices(state.request_id, past, request.query_length))
+        return Segment(
+            first_row=first_row,
+            num_rows=request.query_length,
+            num_keys=num_keys,
+            start=blocks[0] * page if in_one_piece else None,
+            reserved=len(blocks) * page,
+            index=index,
+        )
+
+
+def _bring_piece_forward(free: list[int], size: int) -> None:
+    """Order the list of free blocks, which are taken from its end, so that the next `size` are consecutive.
+
+    Takes the smallest piece that is large enough, to keep large ones whole; without one, the order is by number.
+    """
+    free.sort(reverse=True)
+    pieces: list[list[int]] = []
+    for block in reversed(free):
+        if pieces and pieces[-1][-1] == block - 1:
+            pieces[-1].append(block)
+        else:
+            pieces.append([block])
+    fitting = [piece for piece in pieces if len(piece) >= size]
+    if fitting:
+        taken = min(fitting, key=len)[:size]
+        rest = set(free) - set(taken)
+        free[:] = [*sorted(rest, reverse=True), *reversed(taken)]
+
+
+def _starts(lengths: Sequence[int]) -> list[int]:
+    return [bounds.start for bounds in _slices(lengths)]
+
+
+def _slices(lengths: Sequence[int]) -> list[slice]:
+    slices, start = [], 0
+    for length in lengths:
+        slices.append(slice(start, start + length))
+        start += length
+    return slices

@@ -1,0 +1,74 @@
+"""The SAEs being served, each checked against the host it reads."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from steerd.errors import NotFound, SaeFileError
+from steerd.host.hook_point import HookPoint
+from steerd.host.host_model import HostModel
+from steerd.sae.autoencoder import SparseAutoencoder
+from steerd.sae.sae_file import FeatureNote, FeatureStatistics, SaeBundle, SaeMetadata
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedSae:
+    """One served SAE: its weights on the host's device, where it reads, and what is known of its features."""
+
+    name: str
+    sae: SparseAutoencoder
+    hook_point: HookPoint
+    metadata: SaeMetadata
+    statistics: FeatureStatistics | None
+    notes: tuple[FeatureNote, ...] | None
+
+
+class LoadedSaes:
+    """The served SAEs by name, in the order they were added."""
+
+    def __init__(self, host: HostModel) -> None:
+        self._host = host
+        self._by_name: dict[str, LoadedSae] = {}
+
+    def add(self, name: str, bundle: SaeBundle) -> LoadedSae:
+        """Serve an SAE under a name; SaeFileError when it does not fit the host or the name is taken."""
+        if name in self._by_name:
+            raise SaeFileError(f"two SAEs are named {name!r}")
+        loaded = LoadedSae(
+            name=name,
+            sae=bundle.sae.to(self._host.device),
+            hook_point=self._checked_hook_point(name, bundle.metadata),
+            metadata=bundle.metadata,
+            statistics=bundle.statistics,
+            notes=bundle.notes,
+        )
+        self._by_name[name] = loaded
+        return loaded
+
+    def get(self, name: str, *, field: str = "sae") -> LoadedSae:
+        """The SAE of that name; NotFound names the request's field and the SAEs there are."""
+        if name not in self._by_name:
+            served = ", ".join(self._by_name) or "none"
+            raise NotFound(f"no SAE named {name!r}; served: {served}", reason="SAE_NOT_FOUND", field=field)
+        return self._by_name[name]
+
+    def __iter__(self) -> Iterator[LoadedSae]:
+        return iter(self._by_name.values())
+
+    def __len__(self) -> int:
+        return len(self._by_name)
+
+    def _checked_hook_point(self, name: str, metadata: SaeMetadata) -> HookPoint:
+        if metadata.d_model != self._host.d_model:
+            raise SaeFileError(
+                f"SAE {name!r} reads rows of width {metadata.d_model}, "
+                f"but host {self._host.name!r} has d_model {self._host.d_model}"
+            )
+        hook_point = HookPoint.parse(metadata.hook_point)
+        if hook_point not in self._host.hook_points():
+            raise SaeFileError(
+                f"SAE {name!r} reads at {hook_point}, which host {self._host.name!r} "
+                f"({self._host.num_layers} layers) does not have"
+            )
+        return hook_point

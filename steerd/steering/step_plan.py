@@ -1,0 +1,278 @@
+"""From the rows of a step and the wishes of their requests to tensors, before the forward; and back after it.
+
+The planner does all the looking-up. What runs inside the forward is `SteeredPoint`, which reads what was
+planned and does arithmetic. At one hook point every reading is taken and every edit computed from the same
+rows, then the edits are added; so a reading is what the host itself produced there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from steerd.host.host_model import HostModel
+from steerd.steering.apply import edit_deltas
+from steerd.steering.feature_table import FeatureTable
+from steerd.steering.intervention import FeatureRef, Intervention, gain_and_bias
+from steerd.steering.loaded_saes import LoadedSaes
+from steerd.steering.request_wishes import (
+    RequestWishes,
+    ResolvedEdit,
+    SaeWishes,
+    operation_name,
+    rows_in_scope,
+    wanted_features,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class RowSpan:
+    """The consecutive rows of one request in a step: one a token, at positions from `first_position`."""
+
+    request_id: str
+    first_row: int
+    first_position: int
+    token_ids: Sequence[int]
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedEdits:
+    """The edits of one SAE in one step, each tensor [edits]: row, table column, gain and bias."""
+
+    rows: Tensor
+    columns: Tensor
+    gain: Tensor
+    bias: Tensor
+
+
+@dataclass(slots=True)
+class SaeStep:
+    """One SAE's part of a step: what is planned, and the readings once the forward has run.
+
+    `encoded_rows` are the rows whose whole dictionary is encoded; at `sampled` [samples] of them the number of
+    active features is reported. Filled by the hook, for rows x of the step: acts [rows, columns], top_values
+    and top_features [encoded, top_k], active_features [samples].
+    """
+
+    table: FeatureTable
+    edits: PlannedEdits | None
+    encoded_rows: tuple[int, ...]
+    sampled: tuple[int, ...]
+    top_k: int
+    acts: Tensor = field(init=False)
+    top_values: Tensor = field(init=False)
+    top_features: Tensor = field(init=False)
+    active_features: Tensor = field(init=False)
+
+    def read(self, x: Tensor) -> None:
+        """Take the planned readings of rows x [rows, d_model], float32."""
+        self.acts = self.table.read(x)
+        if self.encoded_rows:
+            feature_acts = self.table.sae.encode(x[list(self.encoded_rows)])  # [encoded, d_sae]
+            self.active_features = (feature_acts[list(self.sampled)] > 0).sum(dim=-1)
+            self.top_values, self.top_features = feature_acts.topk(self.top_k, dim=-1)
+
+    def add_edits(self, edited: Tensor) -> None:
+        """Add the planned edits to `edited` [rows, d_model], in place."""
+        edits = self.edits
+        if edits is not None:
+            deltas = edit_deltas(
+                self.acts, self.table.directions, edits.rows, edits.columns, edits.gain, edits.bias
+            )
+            edited.index_add_(0, edits.rows, deltas)
+
+
+class SteeredPoint:
+    """The hook of one hook point. With nothing planned it returns None, and the forward is untouched."""
+
+    def __init__(self) -> None:
+        self.steps: list[SaeStep] = []
+
+    def __call__(self, resid: Tensor) -> Tensor | None:
+        if not self.steps:
+            return None
+        x = resid.float()  # [rows, d_model]
+        for step in self.steps:
+            step.read(x)
+        if all(step.edits is None for step in self.steps):
+            return None
+        edited = x.clone()
+        for step in self.steps:
+            step.add_edits(edited)
+        return edited.to(resid.dtype)
+
+
+@dataclass(slots=True)
+class _EditRows:
+    rows: list[int] = field(default_factory=list)
+    columns: list[int] = field(default_factory=list)
+    gain: list[float] = field(default_factory=list)
+    bias: list[float] = field(default_factory=list)
+
+    def extend(self, edit: ResolvedEdit, rows: Sequence[int]) -> None:
+        self.rows.extend(rows)
+        self.columns.extend([edit.column] * len(rows))
+        self.gain.extend([edit.gain] * len(rows))
+        self.bias.extend([edit.bias] * len(rows))
+
+    def to_tensors(self, device: torch.device) -> PlannedEdits | None:
+        if not self.rows:
+            return None
+        return PlannedEdits(
+            rows=torch.tensor(self.rows, device=device),
+            columns=torch.tensor(self.columns, device=device),
+            gain=torch.tensor(self.gain, device=device),
+            bias=torch.tensor(self.bias, device=device),
+        )
+
+
+class StepPlanner:
+    """Owns the feature tables and the hooks. Used by the engine thread alone."""
+
+    def __init__(self, host: HostModel, saes: LoadedSaes, watch: Sequence[FeatureRef], sample_every: int) -> None:
+        """`watch` is read on every row of every request; every `sample_every`-th row is encoded whole for its L0."""
+        self._device = host.device
+        self._special = host.special_token_ids
+        self._sample_every = sample_every
+        self._rows_seen = 0
+        self._saes = {sae.name: sae for sae in saes}
+        self._tables = {sae.name: FeatureTable(sae.sae) for sae in saes}
+        self.watched_columns = self._acquire_watched(watch)
+        self._points = {sae.hook_point: SteeredPoint() for sae in saes}
+        self._handles = [host.attach(hook_point, point) for hook_point, point in self._points.items()]
+
+    def resolve(
+        self,
+        prompt_length: int,
+        interventions: Sequence[Intervention],
+        watch: Sequence[FeatureRef],
+        top_k: int,
+        top_k_saes: Sequence[str],
+        include_prompt: bool,
+    ) -> RequestWishes:
+        """Give every feature of a request its column; `release` must follow when the request ends."""
+        by_sae = []
+        for name in self._saes:
+            features, num_watched = wanted_features(name, watch, interventions)
+            wants_top = top_k > 0 and name in top_k_saes
+            if not features and not wants_top:
+                continue
+            columns = {feature: self._tables[name].acquire(feature) for feature in features}
+            by_sae.append(
+                SaeWishes(
+                    sae=name,
+                    edits=_resolve_edits(name, interventions, columns),
+                    features=features,
+                    columns=tuple(columns.values()),
+                    num_watched=num_watched,
+                    top_k=min(top_k, self._saes[name].sae.d_sae) if wants_top else 0,
+                )
+            )
+        return RequestWishes(prompt_length=prompt_length, include_prompt=include_prompt, by_sae=tuple(by_sae))
+
+    def release(self, wishes: RequestWishes) -> None:
+        """Give the columns of a finished request back."""
+        for sae_wishes in wishes.by_sae:
+            for feature in sae_wishes.features:
+                self._tables[sae_wishes.sae].release(feature)
+
+    def plan(self, spans: Sequence[RowSpan], wishes: dict[str, RequestWishes]) -> dict[str, SaeStep]:
+        """Put the plan of the coming forward in place; returns the steps that the hooks will fill, by SAE name."""
+        sampled_rows = self._sampled_rows(spans)
+        steps: dict[str, SaeStep] = {}
+        for name in self._saes:
+            step = self._plan_sae(name, spans, wishes, sampled_rows)
+            if step is not None:
+                steps[name] = step
+        for hook_point, point in self._points.items():
+            point.steps = [step for name, step in steps.items() if self._saes[name].hook_point == hook_point]
+        return steps
+
+    def close(self) -> None:
+        """Detach every hook."""
+        for handle in self._handles:
+            handle.remove()
+
+    def _plan_sae(
+        self, name: str, spans: Sequence[RowSpan], wishes: dict[str, RequestWishes], sampled_rows: list[int]
+    ) -> SaeStep | None:
+        edits, encoded_rows, top_k = _EditRows(), set(sampled_rows), 0
+        wanted = bool(sampled_rows) or name in self.watched_columns
+        for span in spans:
+            request = wishes[span.request_id]
+            sae_wishes = request.of(name)
+            if sae_wishes is None:
+                continue
+            wanted = True
+            if sae_wishes.top_k:
+                top_k = max(top_k, sae_wishes.top_k)
+                encoded_rows.update(reported_rows(span, request))
+            for edit in sae_wishes.edits:
+                edits.extend(edit, self._edited_rows(edit, span, request))
+        if not wanted:
+            return None
+        ordered = sorted(encoded_rows)
+        return SaeStep(
+            table=self._tables[name],
+            edits=edits.to_tensors(self._device),
+            encoded_rows=tuple(ordered),
+            sampled=tuple(ordered.index(row) for row in sampled_rows),
+            top_k=top_k,
+        )
+
+    def _edited_rows(self, edit: ResolvedEdit, span: RowSpan, request: RequestWishes) -> list[int]:
+        offsets = rows_in_scope(
+            edit.scope, span.first_position, span.token_ids, request.prompt_length, self._special
+        )
+        return [span.first_row + offset for offset in offsets]
+
+    def _sampled_rows(self, spans: Sequence[RowSpan]) -> list[int]:
+        """Every `sample_every`-th row over all steps, special tokens not counted; none when it is 0."""
+        if self._sample_every == 0:
+            return []
+        sampled = []
+        for span in spans:
+            for offset, token_id in enumerate(span.token_ids):
+                if token_id not in self._special:
+                    if self._rows_seen % self._sample_every == 0:
+                        sampled.append(span.first_row + offset)
+                    self._rows_seen += 1
+        return sampled
+
+    def _acquire_watched(self, watch: Sequence[FeatureRef]) -> dict[str, list[int]]:
+        columns: dict[str, list[int]] = {}
+        for ref in watch:
+            columns.setdefault(ref.sae, []).append(self._tables[ref.sae].acquire(ref.index))
+        return columns
+
+
+def _resolve_edits(
+    name: str, interventions: Sequence[Intervention], columns: dict[int, int]
+) -> tuple[ResolvedEdit, ...]:
+    edits = []
+    for intervention in interventions:
+        if intervention.feature.sae == name:
+            gain, bias = gain_and_bias(intervention.operation)
+            edits.append(
+                ResolvedEdit(
+                    column=columns[intervention.feature.index],
+                    gain=gain,
+                    bias=bias,
+                    operation=operation_name(intervention.operation),
+                    scope=intervention.scope,
+                )
+            )
+    return tuple(edits)
+
+
+def reported_rows(span: RowSpan, request: RequestWishes) -> range:
+    """The rows of a span whose readings are sent: all of them, or those that produce a generated token."""
+    end = span.first_row + len(span.token_ids)
+    if request.include_prompt:
+        return range(span.first_row, end)
+    first_reported = max(span.first_position, request.prompt_length - 1)
+    return range(min(span.first_row + first_reported - span.first_position, end), end)
+
