@@ -128,7 +128,7 @@ def load_sae(folder: Path, *, name: str | None = None) -> SaeBundle:
         notes=read_notes(files[NOTES_FILE], d_sae) if NOTES_FILE in files else None,
     )
     if _identity(folder) != identity:
-        raise SaeFileError(f"{folder}: was replaced while it was read; load it again")
+        raise SaeFileError(f"{folder}: was changed while it was read; load it again")
     return bundle
 
 
@@ -163,13 +163,13 @@ def save_sae(folder: Path, bundle: SaeBundle, *, weights_dtype: torch.dtype = to
     )
 
 
-def _identity(folder: Path) -> tuple[int, int]:
-    """Tells the folder from another one that took its place."""
+def _identity(folder: Path) -> tuple[int, int, int]:
+    """Tells the folder from one that takes its place, even where the system reuses its number."""
     try:
         status = os.stat(folder)
     except OSError as error:
         raise SaeFileError(f"{folder}: expected an SAE folder: {error.strerror}") from error
-    return status.st_dev, status.st_ino
+    return status.st_dev, status.st_ino, status.st_mtime_ns
 
 
 def _files_in(folder: Path) -> dict[str, Path]:
@@ -259,5 +259,8 @@ def _json_bytes(value: JsonObject, path: Path) -> bytes:
 
 
 def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise SaeFileError(f"{path}: cannot be read: {error.strerror}") from error
