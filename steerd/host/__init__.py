@@ -1,11 +1,12 @@
-"""The language model that server and trainer share: where it can be read and steered, and how text becomes ids.
+"""The language model that server and trainer share: where it is read and steered, how text becomes ids.
 
 - `hook_point`: `HookPoint`, a layer and a site, printed `blocks.5.hook_resid_post`
-- `host_model`: `HostModel`, loaded from an alias, a folder or a hub id; the only place that touches torch hooks
+- `host_model`: `HostModel`, loaded by alias, folder or hub id; nobody else touches a torch hook
+- `decoder_layers`, `sublayers`, `residual_stream`: how it finds them, by experiment and not by names
 - `loading`: from such a name to a model and a tokenizer in memory; `quiet` keeps libraries silent meanwhile
 - `default_host`: the model that comes with the package, converted once into the user's cache
 - `text`: prompts and chats to token ids, generated ids back to text as they come
 
-A hook sees rows: one token position's vector each, whatever the batch looks like. A hook that returns None leaves
-the forward bit-identical.
+A hook sees rows: one token position's vector each, whatever the batch looks like. A hook that returns None
+leaves the forward bit-identical.
 """

@@ -82,9 +82,10 @@ def _convert(source: Path, folder: Path) -> None:
     aside.mkdir()
     with quiet_transformers():
         tokenizer = AutoTokenizer.from_pretrained(source.parent, gguf_file=source.name)
-        model = AutoModelForCausalLM.from_pretrained(source.parent, gguf_file=source.name, dtype=torch.float32)
+        model = AutoModelForCausalLM.from_pretrained(
+            source.parent, gguf_file=source.name, dtype=torch.float32
+        )
         _forget_quantisation(model)
-        model.config._name_or_path = DEFAULT_HOST_ALIAS
         model.generation_config.eos_token_id = tokenizer.convert_tokens_to_ids(list(_END_TOKENS))
         model.save_pretrained(aside)
         tokenizer.save_pretrained(aside)

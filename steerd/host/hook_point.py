@@ -33,5 +33,7 @@ class HookPoint:
         """Read the printed form; raises HostError for anything else."""
         match = _PRINTED.fullmatch(text)
         if match is None:
-            raise HostError(f"hook point {text!r} is not of the form blocks.LAYER.hook_SITE with SITE in {SITES}")
+            raise HostError(
+                f"hook point {text!r} is not blocks.LAYER.hook_SITE with SITE one of {', '.join(SITES)}"
+            )
         return cls(layer=int(match[1]), site=match[2])  # type: ignore[arg-type]  # the pattern admits only SITES

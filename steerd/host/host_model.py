@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Protocol
@@ -13,11 +14,16 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from steerd.errors import HostError
+from steerd.host.decoder_layers import find_decoder_layers, record_layer_calls
 from steerd.host.hook_point import SITES, HookPoint
-from steerd.host.loading import load_pretrained
+from steerd.host.loading import load_pretrained, update_from_folder
+from steerd.host.residual_stream import Args, Kwargs, resid_in, resid_out, with_resid_in, with_resid_out
+from steerd.host.sublayers import Sublayers, find_sublayers
 
 Hook = Callable[[Tensor], Tensor | None]
-"""Sees [rows, d_model], a view with batch and sequence flattened; returns its replacement, or None for none."""
+"""Sees [rows, d_model], batch and sequence flattened; returns a replacement of that shape, or None."""
+
+_PROBE_TOKENS = 8
 
 
 class Handle(Protocol):
@@ -26,12 +32,15 @@ class Handle(Protocol):
     def remove(self) -> None: ...
 
 
-class _EnoughComputed(Exception):  # noqa: N818  # not an error: ends a forward whose rest nobody needs
+class _EnoughComputed(Exception):  # noqa: N818  # no error: ends a forward whose rest nobody needs
     pass
 
 
 class HostModel:
-    """A causal language model with named places (hook points) where its residual stream is read and edited."""
+    """A causal language model with named places (hook points) where its residual stream is read and edited.
+
+    Not thread-safe: one thread at a time runs forwards and attaches hooks.
+    """
 
     def __init__(
         self,
@@ -41,8 +50,12 @@ class HostModel:
         name: str,
         folder: Path | None = None,
     ) -> None:
-        """Take over a loaded model; `folder` is where its files are, if it came from disk."""
-        self.model = model.eval().requires_grad_(False)
+        """Take over a loaded model; `folder` is where its files are, if it came from disk.
+
+        Raises HostError when its decoder layers and the residual stream through them cannot be told for sure.
+        """
+        self.model = model.requires_grad_(False)
+        self.model.train(False)
         self.tokenizer = tokenizer
         self.name = name
         self._folder = folder
@@ -51,24 +64,32 @@ class HostModel:
         self.num_layers: int = config.num_hidden_layers
         self.vocab_size: int = config.vocab_size
         self.max_context: int = _max_context(config, tokenizer)
-        self._layers = _decoder_layers(model, self.num_layers)
+        self._layers = find_decoder_layers(model, self.num_layers)
+        self._layer_calls = record_layer_calls(model, self._layers, self._probe_ids(), self.d_model)
+        self._sublayers: dict[int, Sublayers] = {}
+        self._hooks_off = False
 
     @classmethod
     def load(cls, name: str, *, dtype: str = "float32", device: str = "cpu") -> HostModel:
-        """Load a host by alias, local folder or hub id. Raises HostError; never runs code from a model folder."""
+        """Load by alias, local folder or hub id. Raises HostError; never runs code from a model's folder."""
         loaded = load_pretrained(name, dtype=dtype, device=device)
         return cls(loaded.model, loaded.tokenizer, name=name, folder=loaded.folder)
 
     @property
     def device(self) -> torch.device:
-        return self.model.device
+        """Where the host's weights are; ids for its forward belong there."""
+        device: torch.device = self.model.device
+        return device
 
     @property
     def dtype(self) -> torch.dtype:
-        return self.model.dtype
+        """The dtype of the host's weights and residual stream."""
+        dtype: torch.dtype = self.model.dtype
+        return dtype
 
     @property
     def has_chat_template(self) -> bool:
+        """Whether chats can be encoded for this host."""
         return bool(self.tokenizer.chat_template)
 
     @cached_property
@@ -83,30 +104,52 @@ class HostModel:
         generation_config = self.model.generation_config
         configured = generation_config.eos_token_id if generation_config else None
         ids = configured if isinstance(configured, list) else [configured]
-        return frozenset(i for i in [*ids, self.tokenizer.eos_token_id] if i is not None)
+        return frozenset(i for i in (*ids, self.tokenizer.eos_token_id) if i is not None)
 
     @cached_property
     def content_hash(self) -> str:
-        """16 hex digits that change when the config or the weights on disk change."""
+        """16 hex digits that change with the config, and with the weights when the host came from disk."""
         digest = hashlib.sha256()
         if self._folder is None:
             digest.update(self.model.config.to_json_string().encode())
         else:
-            _update_from_folder(digest, self._folder)
+            update_from_folder(digest, self._folder)
         return digest.hexdigest()[:16]
+
+    def hook_points(self) -> tuple[HookPoint, ...]:
+        """All hook points of this host, in layer order; trying all layers takes about ten short forwards."""
+        points = (HookPoint(layer, site) for layer in range(self.num_layers) for site in SITES)
+        return tuple(point for point in points if self._has(point))
+
+    def check_hook_point(self, hook_point: HookPoint) -> None:
+        """Raise HostError, saying what was looked for and found, when the host has no such hook point."""
+        if hook_point.site not in SITES or not 0 <= hook_point.layer < self.num_layers:
+            raise HostError(
+                f"host {self.name!r} has no hook point {hook_point}: "
+                f"its layers are 0 to {self.num_layers - 1}, the sites {', '.join(SITES)}"
+            )
+        if hook_point.site in ("attn_out", "mlp_out"):
+            self._sublayers_of(hook_point.layer)
 
     def attach(self, hook_point: HookPoint, hook: Hook) -> Handle:
         """Run `hook` at `hook_point` in every forward until the handle is removed.
 
-        While it returns None the forward stays bit-identical. A replacement has the shape and dtype of what the
-        hook saw; editing that tensor in place is not a way to edit. Raises HostError for an unknown hook point.
+        While it returns None the forward stays bit-identical. Several hooks of one hook point run in the
+        order in which they were attached, each on what the one before left. Never edit the tensor in place.
+        Raises HostError for a hook point that the host does not have.
         """
-        layer = self._layer(hook_point)
-        if hook_point.site == "resid_pre":
-            return layer.register_forward_pre_hook(partial(self._edit_input, hook), with_kwargs=True)
-        if hook_point.site == "resid_post":
-            return layer.register_forward_hook(partial(self._edit_output, hook))
-        raise HostError(f"hook point {hook_point} is not available")
+        self.check_hook_point(hook_point)
+        layer = self._layers[hook_point.layer]
+        match hook_point.site:
+            case "resid_pre":
+                return layer.register_forward_pre_hook(partial(self._edit_input, hook), with_kwargs=True)
+            case "resid_post":
+                return layer.register_forward_hook(partial(self._edit_output, hook))
+            case "attn_out":
+                module = self._sublayers_of(hook_point.layer).attn
+            case "mlp_out":
+                module = self._sublayers_of(hook_point.layer).mlp
+        return module.register_forward_hook(partial(self._edit_output, hook))
 
     def activations(
         self,
@@ -114,84 +157,100 @@ class HostModel:
         attention_mask: Tensor | None,
         hook_points: Sequence[HookPoint],
     ) -> dict[HookPoint, Tensor]:
-        """What flows through the hook points for [batch, seq] ids, each [batch, seq, d_model], without gradient.
+        """What flows through the hook points for [batch, seq] ids, each [batch, seq, d_model], no gradient.
 
         The forward stops at the last hook point: deeper layers and the language-model head never run.
+        `attention_mask` is [batch, seq] with 0 for padding (on the right), None when there is none; what is
+        returned for padding means nothing.
         """
         found: dict[HookPoint, Tensor] = {}
+        wanted = frozenset(hook_points)
 
         def record(hook_point: HookPoint, rows: Tensor) -> None:
-            found[hook_point] = rows.clone()  # later layers may reuse the memory
+            found[hook_point] = rows.clone()  # the host may reuse the memory
             if len(found) == len(wanted):
                 raise _EnoughComputed
 
-        wanted = frozenset(hook_points)
         handles = [self.attach(point, partial(record, point)) for point in wanted]
         try:
-            with torch.no_grad():
-                self.model(input_ids=input_ids, attention_mask=attention_mask, use_cache=False)
+            if wanted:
+                self._forward(input_ids, attention_mask)
         except _EnoughComputed:
             pass
         finally:
             for handle in handles:
                 handle.remove()
-        shape = (*input_ids.shape, self.d_model)
-        return {point: found[point].view(shape) for point in hook_points}
+        return {point: found[point].view(*input_ids.shape, self.d_model) for point in hook_points}
 
-    def _layer(self, hook_point: HookPoint) -> nn.Module:
-        if hook_point.site not in SITES or not 0 <= hook_point.layer < self.num_layers:
-            raise HostError(
-                f"host {self.name!r} has no hook point {hook_point}: "
-                f"its layers are 0 to {self.num_layers - 1}, the sites {', '.join(SITES)}"
-            )
-        return self._layers[hook_point.layer]
+    @torch.no_grad()
+    def _forward(self, input_ids: Tensor, attention_mask: Tensor | None) -> None:
+        mask = None if attention_mask is None else attention_mask.to(self.device)
+        with self._plain_attention():
+            self.model(input_ids=input_ids.to(self.device), attention_mask=mask, use_cache=False)
 
-    def _edit_input(self, hook: Hook, layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        resid = args[0] if args else kwargs["hidden_states"]
+    def _probe_ids(self) -> Tensor:
+        ordinary = (i for i in range(self.vocab_size) if i not in self.special_token_ids)
+        ids = [token_id for token_id, _ in zip(ordinary, range(_PROBE_TOKENS), strict=False)]
+        return torch.tensor([ids], device=self.device)
+
+    def _has(self, hook_point: HookPoint) -> bool:
+        try:
+            self.check_hook_point(hook_point)
+        except HostError:
+            return False
+        return True
+
+    def _sublayers_of(self, layer: int) -> Sublayers:
+        if layer not in self._sublayers:
+            elsewhere = {
+                id(m) for other in self._layers if other is not self._layers[layer] for m in other.modules()
+            }
+            with self._plain_attention(), self._without_hooks():
+                self._sublayers[layer] = find_sublayers(
+                    self._layer_calls[layer], may_use=lambda module: id(module) not in elsewhere
+                )
+        return self._sublayers[layer]
+
+    @contextmanager
+    def _without_hooks(self) -> Iterator[None]:
+        self._hooks_off = True
+        try:
+            yield
+        finally:
+            self._hooks_off = False
+
+    @contextmanager
+    def _plain_attention(self) -> Iterator[None]:
+        """Continuous batching may have put in an attention that only works with its own paged cache."""
+        installed = self.model.config._attn_implementation
+        if installed in ("sdpa", "eager"):
+            yield
+            return
+        self.model.set_attn_implementation("sdpa")
+        try:
+            yield
+        finally:
+            self.model.set_attn_implementation(installed)
+
+    def _edit_input(self, hook: Hook, _layer: nn.Module, args: Args, kwargs: Kwargs) -> Any:
+        resid = resid_in(args, kwargs)
         edited = self._edited(hook, resid)
-        if edited is None:
+        return None if edited is None else with_resid_in(edited, args, kwargs)
+
+    def _edit_output(self, hook: Hook, _module: nn.Module, _args: Args, output: Any) -> Any:
+        edited = self._edited(hook, resid_out(output))
+        return None if edited is None else with_resid_out(edited, output)
+
+    def _edited(self, hook: Hook, resid: Tensor | None) -> Tensor | None:
+        if self._hooks_off:
             return None
-        if args:
-            return (edited, *args[1:]), kwargs
-        return args, {**kwargs, "hidden_states": edited}
-
-    def _edit_output(self, hook: Hook, module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
-        if isinstance(output, Tensor):
-            return self._edited(hook, output)
-        edited = self._edited(hook, output[0])
-        return None if edited is None else (edited, *output[1:])
-
-    def _edited(self, hook: Hook, resid: Tensor) -> Tensor | None:
-        rows = resid.reshape(-1, self.d_model)  # [rows, d_model]
-        replacement = hook(rows)
-        return None if replacement is None else replacement.view(resid.shape)
-
-
-def _decoder_layers(model: PreTrainedModel, num_layers: int) -> nn.ModuleList:
-    """The one ModuleList as long as the config says; raises HostError when there is none or more than one."""
-    lists = {name: m for name, m in model.named_modules() if isinstance(m, nn.ModuleList)}
-    fitting = {name: m for name, m in lists.items() if len(m) == num_layers}
-    if len(fitting) != 1:
-        seen = ", ".join(f"{name} ({len(m)})" for name, m in lists.items()) or "no module list at all"
-        raise HostError(
-            f"cannot tell the decoder layers of {type(model).__name__}: looked for exactly one module list "
-            f"of num_hidden_layers = {num_layers} entries, found {len(fitting)} among {seen}"
-        )
-    return next(iter(fitting.values()))
+        assert resid is not None  # the layers' form was checked at load
+        replacement = hook(resid.reshape(-1, self.d_model))  # [rows, d_model]
+        if replacement is None:
+            return None
+        assert replacement.dtype == resid.dtype
+        return replacement.reshape(resid.shape)
 
 
 def _max_context(config: Any, tokenizer: PreTrainedTokenizerBase) -> int:
-    length = getattr(config, "max_position_embeddings", None) or tokenizer.model_max_length
-    return int(length)
-
-
-def _update_from_folder(digest: Any, folder: Path) -> None:
-    """Hash the config whole and of each weights file its size and 64 evenly spaced blocks, which is quick."""
-    digest.update((folder / "config.json").read_bytes())
-    for path in sorted(folder.glob("*.safetensors")):
-        size = path.stat().st_size
-        digest.update(f"{path.name}:{size}".encode())
-        with path.open("rb") as file:
-            for i in range(64):
-                file.seek(i * max(size - 65536, 0) // 63)
-                digest.update(file.read(65536))
+    return int(getattr(config, "max_position_embeddings", None) or tokenizer.model_max_length)

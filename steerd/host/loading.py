@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
-from transformers.utils import cached_file
+from transformers.utils.hub import cached_file
 
 from steerd.errors import HostError
 from steerd.host.default_host import DEFAULT_HOST_ALIAS, default_host_folder
 from steerd.host.quiet import quiet_transformers
 
+if TYPE_CHECKING:
+    from hashlib import _Hash
+
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+_NUM_SAMPLES = 64
+_SAMPLE_BYTES = 65536
 
 
 class LoadedHost(NamedTuple):
@@ -33,11 +39,26 @@ def load_pretrained(name: str, *, dtype: str, device: str) -> LoadedHost:
         with quiet_transformers():
             tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
             model = AutoModelForCausalLM.from_pretrained(source, dtype=torch_dtype, trust_remote_code=False)
-        model = model.to(torch_device)
+        model.to(torch_device)  # type: ignore[arg-type]  # a decorator of the library hides its signature
     except (OSError, ValueError, ImportError, RuntimeError, SafetensorError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise HostError(f"host {name!r} cannot be loaded: {reason}") from error
     return LoadedHost(model, tokenizer, _folder_of(source))
+
+
+def update_from_folder(digest: _Hash, folder: Path) -> None:
+    """Feed a host's files into a digest: the config whole, of each weights file its size and 64 even samples.
+
+    Quick for any size; two hosts that differ by training differ everywhere.
+    """
+    digest.update((folder / "config.json").read_bytes())
+    for path in sorted(folder.glob("*.safetensors")):
+        size = path.stat().st_size
+        digest.update(f"{path.name}:{size}".encode())
+        with path.open("rb") as file:
+            for i in range(_NUM_SAMPLES):
+                file.seek(i * max(size - _SAMPLE_BYTES, 0) // (_NUM_SAMPLES - 1))
+                digest.update(file.read(_SAMPLE_BYTES))
 
 
 def _source(name: str) -> str:
@@ -47,14 +68,16 @@ def _source(name: str) -> str:
     if path.is_dir():
         return str(path)
     if path.is_absolute() or name.startswith((".", "~")):
-        raise HostError(f"host {name!r} is not a folder; give an existing folder, a hub id or {DEFAULT_HOST_ALIAS!r}")
+        raise HostError(
+            f"host {name!r} is not a folder; give an existing folder, a hub id or {DEFAULT_HOST_ALIAS!r}"
+        )
     return name
 
 
 def _folder_of(source: str) -> Path | None:
     if Path(source).is_dir():
         return Path(source)
-    config = cached_file(source, "config.json", local_files_only=True, _raise_exceptions_for_missing_entries=False)
+    config = cached_file(source, "config.json", local_files_only=True)
     return Path(config).parent if config else None
 
 

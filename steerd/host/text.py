@@ -1,9 +1,10 @@
-"""Text to token ids and back: raw prompts, chats through the host's template, text of a growing generation."""
+"""Text to token ids and back: prompts, chats through the host's template, text of a growing generation."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from typing import Any
 
 from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
@@ -23,7 +24,7 @@ class ChatMessage:
 
 
 def encode_prompt(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
-    """The ids of a raw prompt, with whatever the tokenizer itself puts in front (a BOS token for some hosts)."""
+    """The ids of a raw prompt, with what the tokenizer itself puts in front (a BOS token for some hosts)."""
     ids: list[int] = tokenizer(text, verbose=False)["input_ids"]
     return ids
 
@@ -42,12 +43,12 @@ def encode_chat(
         raise _bad_chat("chat", "the host has no chat template; send a prompt or token ids")
     turns = [asdict(message) for message in messages]
     try:
-        ids = tokenizer.apply_chat_template(
+        ids: Any = tokenizer.apply_chat_template(
             turns, add_generation_prompt=add_generation_prompt, tokenize=True, return_dict=False
         )
     except TemplateError as error:
         raise _bad_chat("chat.messages", f"refused by the host's chat template: {error}") from error
-    return [int(token_id) for token_id in ids]
+    return list(ids)
 
 
 def _bad_chat(field: str, description: str) -> InvalidRequest:
@@ -68,14 +69,13 @@ class IncrementalDecoder:
         self._context = list(prompt_ids[-_MAX_BYTES_PER_CHARACTER:])
         self._pending: list[int] = []
         self._sent = 0  # characters of the pending ids' text that were returned already
+        self._unfinished_pushes = 0
 
     def push(self, token_id: int) -> str:
         """Take one generated id; return the text that is certain by now and was not returned before."""
         self._pending.append(token_id)
         text = self._pending_text()
-        certain = text.rstrip(_UNFINISHED)
-        if len(self._pending) > _MAX_BYTES_PER_CHARACTER and not self._only_specials():
-            certain = text  # no character is this long: these bytes will never become one
+        certain = self._certain(text)
         piece = certain[self._sent :]
         if certain and certain == text:
             self._context, self._pending, self._sent = self._pending, [], 0
@@ -90,8 +90,15 @@ class IncrementalDecoder:
     def _pending_text(self) -> str:
         return self._decode(self._context + self._pending)[len(self._decode(self._context)) :]
 
-    def _only_specials(self) -> bool:
-        return not self._decode(self._pending)
+    def _certain(self, text: str) -> str:
+        if not text.endswith(_UNFINISHED):
+            self._unfinished_pushes = 0
+            return text
+        self._unfinished_pushes += 1
+        if self._unfinished_pushes < _MAX_BYTES_PER_CHARACTER:
+            # A whole run of bytes may print as U+FFFD until its last byte has come.
+            return text.rstrip(_UNFINISHED)
+        return text[:-1]  # more bytes than a character has: only the last may still become one
 
     def _decode(self, ids: list[int]) -> str:
         text = self._tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
