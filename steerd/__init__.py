@@ -14,9 +14,10 @@ Modules:
 - `app`: the one place where host, SAEs, engine, metrics and server meet
 - `config`: every setting of the server, read once from TOML, frozen
 - `errors`: the kinds of failure that a user can act on
-- `client`: a small typed client, used by `cli` (the subcommands), the tests and the benchmarks
+- `client`: a small typed client, used by `cli` (the subcommands), the tests and the benchmarks;
+  `client_messages` is what it says and hears, as plain data, `client_wire` turns that into protobuf and back
 - `__main__`: the command `steerd`
 
-Imports point one way, `app -> server -> engine -> steering -> {sae, host}`; tests/test_architecture.py holds the
-table. Importing this package imports nothing else.
+Imports point one way, `app -> server -> engine -> steering -> {sae, host}`; tests/test_architecture.py holds
+the table. Importing this package imports nothing else.
 """

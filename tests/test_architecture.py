@@ -41,7 +41,9 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
         "steerd.errors",
     ),
     "steerd.app": ("steerd",),
-    "steerd.client": ("steerd.pb", "steerd.steering.intervention", "steerd.errors"),
+    "steerd.client_messages": ("steerd.steering.intervention",),
+    "steerd.client_wire": ("steerd.client_messages", "steerd.pb", "steerd.steering.intervention"),
+    "steerd.client": ("steerd.client_messages", "steerd.client_wire", "steerd.pb", "steerd.errors"),
     "steerd.cli": ("steerd",),
     "steerd.__main__": ("steerd",),
     "sae_train": ("steerd.sae", "steerd.host", "steerd.errors"),
@@ -55,12 +57,18 @@ ONLY_IN: dict[str, tuple[str, ...]] = {
     "grpc_reflection": ("steerd.server",),
     "grpc_status": ("steerd.server", "steerd.client"),
     "google": ("steerd.server", "steerd.pb", "steerd.client"),
+    "steerd.pb": ("steerd.pb", "steerd.server", "steerd.client", "steerd.client_wire"),
     "prometheus_client": ("steerd.monitoring", "steerd.app"),
-    "transformers.generation.continuous_batching": ("steerd.engine.continuous_batching",),
+    # The batcher and the paged cache that it is given; both change with each minor version of transformers.
+    "transformers.generation.continuous_batching": (
+        "steerd.engine.continuous_batching",
+        "steerd.engine.kv_cache",
+    ),
 }
 
 # Modules that must stay quick to import: nothing they import may lead to these packages.
 TORCH_FREE = (
+    "steerd.client_messages",
     "steerd.errors",
     "steerd.config",
     "steerd.engine.request",

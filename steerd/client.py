@@ -1,0 +1,138 @@
+"""A small typed client of a steerd server, for the command line, the demo, the tests and the benchmarks.
+
+Requests and replies are the dataclasses of `client_messages`; protobuf stays here and in `client_wire`. Every
+failure of a call is a RemoteError. Quick to import: neither torch nor transformers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import TracebackType
+from typing import Self
+
+import grpc
+from google.rpc import error_details_pb2, status_pb2
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_status import rpc_status
+
+from steerd import client_wire
+from steerd.client_messages import Event, GenerateCall, Generation, ServedSae, ServerInfo, collect
+from steerd.errors import SteerdError
+from steerd.pb.v1 import (
+    catalog_service_pb2,
+    catalog_service_pb2_grpc,
+    generation_service_pb2_grpc,
+)
+
+DEFAULT_ADDRESS = "127.0.0.1:50051"
+
+_CHANNEL_OPTIONS = (
+    ("grpc.max_receive_message_length", 16 * 2**20),
+    # A server that is just starting is found within a second; gRPC's own back-off grows to two minutes.
+    ("grpc.initial_reconnect_backoff_ms", 100),
+    ("grpc.max_reconnect_backoff_ms", 1000),
+)
+
+
+class RemoteError(SteerdError):
+    """A call that failed: gRPC's code, the server's reason and message, and when a retry may help."""
+
+    def __init__(self, message: str, *, code: str, reason: str, retry_after_seconds: float | None) -> None:
+        super().__init__(message)
+        self.code = code
+        self.reason = reason
+        self.retry_after_seconds = retry_after_seconds
+
+
+class Client:
+    """A connection to one server. Use it as a context manager, from any number of threads.
+
+    `timeout_seconds` bounds every call, a whole stream included; None waits as long as the server allows.
+    """
+
+    def __init__(self, address: str = DEFAULT_ADDRESS, *, timeout_seconds: float | None = None) -> None:
+        self.address = address
+        self._timeout = timeout_seconds
+        self._channel = grpc.insecure_channel(address, options=_CHANNEL_OPTIONS)
+        self._generation = generation_service_pb2_grpc.GenerationServiceStub(self._channel)
+        self._catalog = catalog_service_pb2_grpc.CatalogServiceStub(self._channel)
+        self._health = health_pb2_grpc.HealthStub(self._channel)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End every call that runs and hang up."""
+        self._channel.close()
+
+    def server_info(self) -> ServerInfo:
+        """What this server is; raises RemoteError."""
+        with self._failures():
+            reply = self._catalog.GetServerInfo(
+                catalog_service_pb2.GetServerInfoRequest(), timeout=self._timeout
+            )
+        return client_wire.server_info(reply)
+
+    def saes(self) -> list[ServedSae]:
+        """The SAEs that the server has loaded; raises RemoteError."""
+        with self._failures():
+            reply = self._catalog.ListSaes(catalog_service_pb2.ListSaesRequest(), timeout=self._timeout)
+        return [client_wire.served_sae(sae) for sae in reply.saes]
+
+    def is_serving(self, service: str = "") -> bool:
+        """Whether the server says that it serves; False when it does not answer."""
+        request = health_pb2.HealthCheckRequest(service=service)
+        try:
+            status = self._health.Check(request, timeout=self._timeout).status
+        except grpc.RpcError:
+            return False
+        return bool(status == health_pb2.HealthCheckResponse.SERVING)
+
+    def wait_until_serving(self, timeout_seconds: float) -> None:
+        """Return when the server says that it serves; raises RemoteError after the timeout."""
+        with self._failures():
+            for update in self._health.Watch(
+                health_pb2.HealthCheckRequest(), timeout=timeout_seconds, wait_for_ready=True
+            ):
+                if update.status == health_pb2.HealthCheckResponse.SERVING:
+                    return
+
+    def stream(self, call: GenerateCall) -> Iterator[Event]:
+        """The events of one generation, as they come. Closing the iterator cancels it; raises RemoteError."""
+        with self._failures():
+            replies = self._generation.Generate(client_wire.request(call), timeout=self._timeout)
+            try:
+                yield from map(client_wire.event, replies)
+            finally:
+                replies.cancel()
+
+    def generate(self, call: GenerateCall) -> Generation:
+        """One generation as a whole; raises RemoteError."""
+        return collect(self.stream(call))
+
+    @contextmanager
+    def _failures(self) -> Iterator[None]:
+        try:
+            yield
+        except grpc.RpcError as error:
+            raise _remote_error(error, self.address) from error
+
+
+def _remote_error(error: grpc.RpcError, address: str) -> RemoteError:
+    """The server's own words where it sent any; gRPC's otherwise."""
+    code = error.code().name
+    info, retry = error_details_pb2.ErrorInfo(), error_details_pb2.RetryInfo()
+    status = rpc_status.from_call(error) or status_pb2.Status(message=error.details() or "no details")
+    for detail in status.details:
+        _ = detail.Unpack(info) or detail.Unpack(retry)
+    wait = retry.retry_delay.ToTimedelta().total_seconds() if retry.HasField("retry_delay") else None
+    where = f" (no server at {address}?)" if code == "UNAVAILABLE" and not info.reason else ""
+    return RemoteError(
+        f"{status.message}{where}", code=code, reason=info.reason or code, retry_after_seconds=wait
+    )

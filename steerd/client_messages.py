@@ -1,0 +1,168 @@
+"""What a client says to a server and hears from it, as plain data: neither grpc, protobuf nor torch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from enum import Enum
+
+from steerd.steering.intervention import FeatureRef, Intervention
+
+
+class Unit(Enum):
+    """What strengths and values are measured in: the SAE's activations, or the feature's recorded maximum."""
+
+    ACTIVATION = "activation"
+    FEATURE_MAX = "feature-max"
+
+
+@dataclass(frozen=True, slots=True)
+class ChatTurn:
+    """What one speaker (system, user, assistant) says."""
+
+    role: str
+    content: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class GenerateCall:
+    """One Generate call, with exactly one of `prompt`, `chat` and `token_ids`.
+
+    None leaves the server's default. `unit` is that of every add and set among the interventions.
+    """
+
+    prompt: str | None = None
+    chat: tuple[ChatTurn, ...] = ()
+    token_ids: tuple[int, ...] = ()
+    request_id: str = ""
+    max_new_tokens: int | None = None
+    temperature: float | None = None
+    top_p: float | None = None
+    top_k: int | None = None
+    seed: int | None = None
+    stop: tuple[str, ...] = ()
+    interventions: tuple[Intervention, ...] = ()
+    unit: Unit = Unit.ACTIVATION
+    watch: tuple[FeatureRef, ...] = ()
+    top_features: int = 0
+    include_prompt: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """Activations of one SAE's features at one position, before any edit; both tuples run in parallel."""
+
+    position: int
+    sae: str
+    features: tuple[int, ...]
+    values: tuple[float, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Started:
+    """The first event: the request as the server runs it."""
+
+    request_id: str
+    model: str
+    prompt_tokens: int
+    queue_seconds: float
+    seed: int
+    prompt_token_texts: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Token:
+    """A generated token; `text` is what became certain with it, `logprob` a natural log."""
+
+    id: int
+    position: int
+    logprob: float
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Delta:
+    """New text, the tokens that made it, and readings of earlier positions."""
+
+    text: str
+    tokens: tuple[Token, ...]
+    readings: tuple[Reading, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class FeatureUse:
+    """What a watched or steered feature did over the request; activations are before the edit."""
+
+    feature: FeatureRef
+    max_activation: float
+    mean_activation: float
+    active_tokens: int
+    steered_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class Completed:
+    """The last event. `finish_reason` is stop, length or stop_sequence."""
+
+    finish_reason: str
+    prompt_tokens: int
+    generated_tokens: int
+    queue_seconds: float
+    prefill_seconds: float
+    decode_seconds: float
+    features: tuple[FeatureUse, ...]
+
+
+Event = Started | Delta | Completed
+
+
+@dataclass(frozen=True, slots=True)
+class Generation:
+    """A whole stream."""
+
+    started: Started
+    text: str
+    tokens: tuple[Token, ...]
+    readings: tuple[Reading, ...]
+    completed: Completed
+
+
+@dataclass(frozen=True, slots=True)
+class ServedSae:
+    """One SAE that a server has loaded."""
+
+    name: str
+    hook_point: str
+    d_model: int
+    d_sae: int
+    architecture: str
+    model_name: str
+    weights_sha256: str
+    has_statistics: bool
+
+
+@dataclass(frozen=True, slots=True)
+class ServerInfo:
+    """Version and host model of a server."""
+
+    version: str
+    model: str
+    device: str
+    dtype: str
+    max_context: int
+    has_chat_template: bool
+
+
+def collect(events: Iterator[Event]) -> Generation:
+    """The whole of a stream that ends with Completed."""
+    started, *middle, completed = events
+    assert isinstance(started, Started), "a stream starts with Started"
+    assert isinstance(completed, Completed), "a stream that ended with OK ends with Completed"
+    deltas = [event for event in middle if isinstance(event, Delta)]
+    return Generation(
+        started=started,
+        text="".join(delta.text for delta in deltas),
+        tokens=tuple(token for delta in deltas for token in delta.tokens),
+        readings=tuple(reading for delta in deltas for reading in delta.readings),
+        completed=completed,
+    )

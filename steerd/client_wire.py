@@ -1,0 +1,169 @@
+"""The client's dataclasses to protobuf and back."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from steerd.client_messages import (
+    Completed,
+    Delta,
+    Event,
+    FeatureUse,
+    GenerateCall,
+    Reading,
+    ServedSae,
+    ServerInfo,
+    Started,
+    Token,
+    Unit,
+)
+from steerd.pb.v1 import catalog_service_pb2, feature_pb2
+from steerd.pb.v1 import generation_service_pb2 as pb
+from steerd.steering.intervention import Ablate, Add, FeatureRef, Intervention, Phase, Scale, Scope, Set
+
+_UNITS = {Unit.ACTIVATION: pb.UNIT_ACTIVATION, Unit.FEATURE_MAX: pb.UNIT_FEATURE_MAX}
+_PHASES = {Phase.ALL: pb.PHASE_ALL, Phase.PROMPT: pb.PHASE_PROMPT, Phase.GENERATED: pb.PHASE_GENERATED}
+
+
+def request(call: GenerateCall) -> pb.GenerateRequest:
+    """The message of a call; the server judges whether it makes sense."""
+    message = pb.GenerateRequest(
+        request_id=call.request_id,
+        sampling=_sampling(call),
+        interventions=[_intervention(intervention, call.unit) for intervention in call.interventions],
+        capture=pb.Capture(
+            watch=[_feature(feature) for feature in call.watch],
+            top_k=call.top_features,
+            include_prompt=call.include_prompt,
+        ),
+    )
+    if call.prompt is not None:
+        message.prompt = call.prompt
+    if call.chat:
+        message.chat.messages.extend(pb.ChatMessage(role=t.role, content=t.content) for t in call.chat)
+    if call.token_ids:
+        message.token_ids.ids.extend(call.token_ids)
+    return message
+
+
+def _sampling(call: GenerateCall) -> pb.SamplingParams:
+    return pb.SamplingParams(
+        max_new_tokens=call.max_new_tokens,
+        temperature=call.temperature,
+        top_p=call.top_p,
+        top_k=call.top_k,
+        seed=call.seed,
+        stop=call.stop,
+    )
+
+
+def _intervention(intervention: Intervention, unit: Unit) -> pb.Intervention:
+    return pb.Intervention(
+        feature=_feature(intervention.feature),
+        scope=_scope(intervention.scope),
+        **_operation(intervention, unit),
+    )
+
+
+def _operation(intervention: Intervention, unit: Unit) -> dict[str, Any]:
+    """The one operation field that is set; its message types have nothing in common, hence Any."""
+    match intervention.operation:
+        case Add(strength):
+            return {"add": pb.Add(strength=strength, unit=_UNITS[unit])}
+        case Set(value):
+            return {"set": pb.Set(value=value, unit=_UNITS[unit])}
+        case Scale(factor):
+            return {"scale": pb.Scale(factor=factor)}
+        case Ablate():
+            return {"ablate": pb.Ablate()}
+
+
+def _scope(scope: Scope) -> pb.Scope:
+    return pb.Scope(phase=_PHASES[scope.phase], include_special_tokens=scope.include_special_tokens)
+
+
+def _feature(feature: FeatureRef) -> feature_pb2.FeatureRef:
+    return feature_pb2.FeatureRef(sae=feature.sae, index=feature.index)
+
+
+def event(message: pb.GenerateResponse) -> Event:
+    """One message of the stream."""
+    match message.WhichOneof("event"):
+        case "started":
+            return _started(message.started)
+        case "delta":
+            return _delta(message.delta)
+        case _:
+            return _completed(message.completed)
+
+
+def _started(message: pb.Started) -> Started:
+    return Started(
+        request_id=message.request_id,
+        model=message.model,
+        prompt_tokens=message.prompt_tokens,
+        queue_seconds=message.queue_seconds,
+        seed=message.sampling.seed,
+        prompt_token_texts=tuple(message.prompt_token_texts),
+    )
+
+
+def _delta(message: pb.Delta) -> Delta:
+    columns = zip(message.token_ids, message.positions, message.logprobs, message.token_texts, strict=True)
+    return Delta(
+        text=message.text,
+        tokens=tuple(Token(*column) for column in columns),
+        readings=tuple(
+            Reading(reading.position, reading.sae, tuple(reading.features), tuple(reading.values))
+            for reading in message.readings
+        ),
+    )
+
+
+def _completed(message: pb.Completed) -> Completed:
+    return Completed(
+        finish_reason=pb.FinishReason.Name(message.finish_reason).removeprefix("FINISH_REASON_").lower(),
+        prompt_tokens=message.usage.prompt_tokens,
+        generated_tokens=message.usage.generated_tokens,
+        queue_seconds=message.timings.queue_seconds,
+        prefill_seconds=message.timings.prefill_seconds,
+        decode_seconds=message.timings.decode_seconds,
+        features=tuple(_feature_use(summary) for summary in message.features),
+    )
+
+
+def _feature_use(message: pb.FeatureSummary) -> FeatureUse:
+    return FeatureUse(
+        feature=FeatureRef(message.feature.sae, message.feature.index),
+        max_activation=message.max_activation,
+        mean_activation=message.mean_activation,
+        active_tokens=message.active_tokens,
+        steered_tokens=message.steered_tokens,
+    )
+
+
+def server_info(message: catalog_service_pb2.GetServerInfoResponse) -> ServerInfo:
+    """Version and host of a server."""
+    model = message.model
+    return ServerInfo(
+        version=message.version,
+        model=model.name,
+        device=model.device,
+        dtype=model.dtype,
+        max_context=model.max_context,
+        has_chat_template=model.has_chat_template,
+    )
+
+
+def served_sae(message: catalog_service_pb2.Sae) -> ServedSae:
+    """One entry of the list of SAEs."""
+    return ServedSae(
+        name=message.name,
+        hook_point=message.hook_point,
+        d_model=message.d_model,
+        d_sae=message.d_sae,
+        architecture=message.architecture,
+        model_name=message.model_name,
+        weights_sha256=message.weights_sha256,
+        has_statistics=message.has_statistics,
+    )
