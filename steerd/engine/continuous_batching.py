@@ -1,8 +1,8 @@
 """One step at a time of transformers' continuous batching, driven by the engine's own thread.
 
 With kv_cache.py this is the only file that touches transformers' batching internals (pinned to one minor
-version). transformers schedules, packs the rows and keeps the pages; ours are the attention, the sampler and the
-decision when a request ends. Prefix sharing is off: its block hash does not know what steers the prompt.
+version). transformers schedules, packs the rows and keeps the pages; ours are the attention, the sampler and
+the decision when a request ends. Prefix sharing is off: its block hash does not know what steers the prompt.
 """
 
 from __future__ import annotations
@@ -15,8 +15,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from transformers import AttentionInterface
-from transformers.generation.configuration_utils import ContinuousBatchingConfig, GenerationConfig
-from transformers.generation.continuous_batching.cb_logits_processors import ContinuousBatchingLogitsProcessorList
+from transformers.generation.configuration_utils import ContinuousBatchingConfig
+from transformers.generation.continuous_batching.cb_logits_processors import (
+    ContinuousBatchingLogitsProcessorList,
+)
 from transformers.generation.continuous_batching.continuous_api import (
     BackgroundThreadStatus,
     ContinuousBatchProcessor,
@@ -74,7 +76,7 @@ class ContinuousBatch:
         max_running_requests: int,
         page_size: int,
     ) -> None:
-        """Take over the host's attention and allocate the cache. HostError for hosts it cannot run correctly."""
+        """Take over the host's attention and allocate the cache; HostError for hosts it would get wrong."""
         _check_host(host)
         AttentionInterface.register(ATTENTION_NAME, _paged_attention)
         host.model.set_attn_implementation(ATTENTION_NAME)
@@ -99,13 +101,9 @@ class ContinuousBatch:
             has_logit_processors=False,
             device=host.device,
         )
-        self._processor = self._make_processor(config, batching_config)
-
-    @property
-    def cache(self) -> KvCache:
-        """The memory of keys and values."""
-        cache: KvCache = self._processor.cache
-        return cache
+        self.cache = self._make_cache(config, batching_config)
+        # Any: transformers' types allow for asynchronous batches and unresolved configs, which ours are not.
+        self._processor: Any = self._make_processor(config, batching_config)
 
     def admit(self, request_id: str, prompt_ids: Sequence[int], max_new_tokens: int) -> bool:
         """Start a request when its prompt and all its new tokens fit in the free memory; else False."""
@@ -146,27 +144,28 @@ class ContinuousBatch:
         # transformers carries log-probabilities in the same int32 tensor, as bits.
         output_ids[1, : len(sampling)].copy_(logprobs.float().view(torch.int32))
 
-    def _make_processor(self, config: Any, batching_config: ContinuousBatchingConfig) -> ContinuousBatchProcessor:
-        distributed = DistributedHelper(device_mesh=None, cpu_group_timeout=None, tp_plan={})
+    def _make_cache(self, config: Any, batching_config: Any) -> KvCache:
+        model: Any = self._host.model
         cache = KvCache(
             config=config,
             continuous_batching_config=batching_config,
             device=self._host.device,
-            distributed_helper=distributed,
+            distributed_helper=_single_process(),
             dtype=self._host.dtype,
-            model_supports_logits_to_keep=self._host.model._supports_logits_to_keep(),
+            model_supports_logits_to_keep=model._supports_logits_to_keep(),
         )
         update_cb_config_after_cache_creation(
             cb_config=batching_config, num_blocks=cache.num_blocks, max_batch_tokens=cache.max_batch_tokens
         )
-        batching_config.max_blocks_per_request = 0
-        scheduler = FIFOScheduler(
-            cache=cache, safety_margin=0.0, max_requests_per_batch=batching_config.max_requests_per_batch
-        )
-        processor = ContinuousBatchProcessor(
-            cache=cache,
+        return cache
+
+    def _make_processor(self, config: Any, batching_config: Any) -> Any:
+        # Memory is reserved at admission, so nothing has to be held back for requests that run.
+        scheduler = FIFOScheduler(self.cache, 0.0, batching_config.max_requests_per_batch)
+        processor: Any = ContinuousBatchProcessor(
+            cache=self.cache,
             config=config,
-            generation_config=GenerationConfig(do_sample=False),
+            generation_config=self._host.model.generation_config,
             continuous_batching_config=batching_config,
             logit_processor=ContinuousBatchingLogitsProcessorList(LogitsProcessorList()),
             input_queue=queue.Queue(),
@@ -176,10 +175,14 @@ class ContinuousBatch:
             model_device=self._host.device,
             model_dtype=self._host.dtype,
             scheduler=scheduler,
-            distributed_helper=distributed,
+            distributed_helper=_single_process(),
         )
         processor.model_runner._sample = self._sample_into
         return processor
+
+
+def _single_process() -> DistributedHelper:
+    return DistributedHelper(device_mesh=None, cpu_group_timeout=None, tp_plan={})
 
 
 def _packed_rows(request: FutureRequestState) -> PackedRows:
@@ -218,6 +221,10 @@ def _check_host(host: HostModel) -> None:
     """Refuse what our attention would get wrong, rather than serve wrong text."""
     model = host.model
     if not getattr(model, "_supports_attention_backend", False):
-        raise HostError(f"host {host.name!r} ({type(model).__name__}) has an attention that cannot be replaced")
+        raise HostError(
+            f"host {host.name!r} ({type(model).__name__}) has an attention that cannot be replaced"
+        )
     if any(hasattr(module, "sinks") for module in model.modules()):
-        raise HostError(f"host {host.name!r} ({type(model).__name__}) uses attention sinks, which are not supported")
+        raise HostError(
+            f"host {host.name!r} ({type(model).__name__}) uses attention sinks, which are not supported"
+        )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -12,7 +12,7 @@ from steerd.steering.intervention import FeatureRef
 
 @dataclass(frozen=True, slots=True)
 class TokenReading:
-    """Feature activations of one token in one SAE, before any edit: watched features first, then the top-k."""
+    """Activations of one token in one SAE, before any edit: watched features first, then the top-k."""
 
     position: int
     sae: str
@@ -47,7 +47,10 @@ class TokenEvent:
 
 @dataclass(frozen=True, slots=True)
 class FeatureUse:
-    """What one watched or steered feature did over a request. Activations are before the edit, over the rows run."""
+    """What one watched or steered feature did over a request.
+
+    Activations are before the edit, over the rows run that are no special tokens.
+    """
 
     feature: FeatureRef
     max_activation: float
@@ -97,22 +100,24 @@ class WatchedReading:
 
 @dataclass(frozen=True, slots=True)
 class StepReport:
-    """One engine step, for the observer. Durations in seconds.
+    """One engine step, for the observer. Special tokens count in no feature number but `steered_rows`.
 
-    `active_features` holds the L0 (number of active features) of each monitored row by SAE; it is present
-    only for SAEs whose whole dictionary was encoded in this step. `steered_rows` counts rows edited by SAE and
-    operation name (add, set, scale, ablate).
+    `prompt_tokens` are the prompt's rows run, `generated_tokens` the tokens sampled, `batch_size` the
+    requests in the step; `running` and `waiting` are as it ended. By SAE: `monitored_tokens`, the rows its
+    features were read on, and `active_features`, the number of active features (L0) of each row in the sample
+    that is encoded whole. `steered_rows` counts edited rows by SAE and operation (add, set, scale, ablate).
     """
 
     duration_seconds: float
     prompt_tokens: int
     generated_tokens: int
+    batch_size: int
     running: int
     waiting: int
     kv_used_bytes: int
     kv_total_bytes: int
     monitored_tokens: dict[str, int]
-    active_features: dict[str, Sequence[int]]
+    active_features: Mapping[str, Sequence[int]]
     steered_rows: dict[tuple[str, str], int]
     watched: tuple[WatchedReading, ...]
 

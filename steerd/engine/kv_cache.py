@@ -1,8 +1,9 @@
 """Keys and values of running requests, each request's in one piece where memory allows.
 
-transformers' paged cache keeps the pages of all layers of a block side by side, so that a request's keys have to
-be copied out at every layer of every step. Here the tokens of a layer lie side by side, and a request is given
-all the blocks it can ever need when it is admitted, consecutive ones if there are any: its keys are then a view.
+transformers' paged cache keeps the pages of all layers of a block side by side, so that a request's keys have
+to be copied out at every layer of every step. Here the tokens of a layer lie side by side, and a request is
+given all the blocks it can ever need when it is admitted, consecutive ones if there are any: its keys are
+then a view.
 """
 
 from __future__ import annotations
@@ -13,7 +14,9 @@ from typing import Any
 import torch
 from torch import Tensor
 from transformers.generation.continuous_batching.cache import PagedAttentionCache
-from transformers.generation.continuous_batching.cache_allocators.full_attention import FullAttentionCacheAllocator
+from transformers.generation.continuous_batching.cache_allocators.full_attention import (
+    FullAttentionCacheAllocator,
+)
 from transformers.generation.continuous_batching.requests import FutureRequestState, RequestState
 
 from steerd.engine.paged_attention import AttentionPlan, Segment, attend, attend_one, plan_attention
@@ -21,7 +24,7 @@ from steerd.engine.paged_attention import AttentionPlan, Segment, attend, attend
 FULL = FullAttentionCacheAllocator.layer_type
 
 
-class KvCache(PagedAttentionCache):  # type: ignore[misc]  # transformers is untyped here
+class KvCache(PagedAttentionCache):
     """The paged cache of transformers with memory laid out by layer, reservations, and our attention.
 
     Hosts with sliding-window layers keep transformers' layout: their keys are copied out, window by window.
@@ -29,7 +32,8 @@ class KvCache(PagedAttentionCache):  # type: ignore[misc]  # transformers is unt
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self._in_pieces = set(self.cache_allocators) == {FULL} and self.cache_allocators[FULL].blocks_per_sector == 1
+        only_full = set(self.cache_allocators) == {FULL}
+        self._in_pieces = only_full and self.cache_allocators[FULL].blocks_per_sector == 1
         self._plan: AttentionPlan | None = None
         self._copied_bounds: dict[str, list[tuple[slice, slice]]] = {}
         if self._in_pieces:
@@ -71,24 +75,35 @@ class KvCache(PagedAttentionCache):  # type: ignore[misc]  # transformers is unt
         for name, allocator in self.cache_allocators.items():
             num_rows = [request.query_length for request in requests]
             num_keys = [
-                allocator.get_seqlen_k(request.state.position_offset - request.query_length, request.query_length)
+                allocator.get_seqlen_k(
+                    request.state.position_offset - request.query_length, request.query_length
+                )
                 for request in requests
             ]
             self._copied_bounds[name] = list(zip(_slices(num_rows), _slices(num_keys), strict=True))
 
     def attend(
-        self, layer: int, query: Tensor, key: Tensor, value: Tensor, scaling: float | None, kwargs: dict[str, Any]
+        self,
+        layer: int,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        scaling: float | None,
+        kwargs: dict[str, Any],
     ) -> Tensor:
         """Store the keys and values of a step and attend.
 
-        query, key, value are [1, heads, rows, head_dim] as the host makes them; returns [1, rows, heads, head_dim].
+        query, key, value are [1, heads, rows, head_dim] as the host makes them; returns [1, rows, heads,
+        head_dim].
         """
-        query, key, value = (x.squeeze(0).transpose(0, 1) for x in (query, key, value))  # [rows, heads, head_dim]
+        query, key, value = (
+            x.squeeze(0).transpose(0, 1) for x in (query, key, value)
+        )  # [rows, heads, head_dim]
         allocator, softcap = self.layer_to_allocator[layer], kwargs.get("softcap")
         write_index = kwargs["write_index"][allocator.index]
         if self._in_pieces:
             assert self._plan is not None
-            k_cache, v_cache = allocator._kv_token_views[layer]
+            k_cache, v_cache = self._full._kv_token_views[layer]
             k_cache.index_copy_(0, write_index, key)
             v_cache.index_copy_(0, write_index, value)
             return attend(self._plan, query, k_cache, v_cache, scaling=scaling, softcap=softcap).unsqueeze(0)
@@ -105,10 +120,17 @@ class KvCache(PagedAttentionCache):  # type: ignore[misc]  # transformers is unt
         self._full = allocator
         page = allocator.tokens_per_page
         num_tokens = self.cache_tensor.numel() // allocator.bytes_per_block * page
-        shape = (len(allocator.layer_indices), 2, num_tokens, allocator.num_key_value_heads, allocator.head_dim)
+        shape = (
+            len(allocator.layer_indices),
+            2,
+            num_tokens,
+            allocator.num_key_value_heads,
+            allocator.head_dim,
+        )
         self._by_layer = self.cache_tensor.view(self.dtype)[: torch.Size(shape).numel()].view(shape)
         allocator._kv_token_views = {
-            layer: (self._by_layer[i, 0], self._by_layer[i, 1]) for i, layer in enumerate(allocator.layer_indices)
+            layer: (self._by_layer[i, 0], self._by_layer[i, 1])
+            for i, layer in enumerate(allocator.layer_indices)
         }
         allocator.block_physical_stride = page
 
@@ -141,7 +163,8 @@ class KvCache(PagedAttentionCache):  # type: ignore[misc]  # transformers is unt
 def _bring_piece_forward(free: list[int], size: int) -> None:
     """Order the list of free blocks, which are taken from its end, so that the next `size` are consecutive.
 
-    Takes the smallest piece that is large enough, to keep large ones whole; without one, the order is by number.
+    Takes the smallest piece that is large enough, to keep large ones whole; without one, the order is by
+    number.
     """
     free.sort(reverse=True)
     pieces: list[list[int]] = []

@@ -21,8 +21,8 @@ from torch.nn.functional import scaled_dot_product_attention
 class Segment:
     """The rows of one request in a step and where its keys are.
 
-    `num_keys` counts the keys its last row sees. `start` is the first token of its keys in the cache when they
-    lie in one piece, of which `reserved` tokens are its own; else `index` [num_keys] lists them.
+    `num_keys` counts the keys its last row sees. `start` is the first token of its keys in the cache when
+    they lie in one piece, of which `reserved` tokens are its own; else `index` [num_keys] lists them.
     """
 
     first_row: int
@@ -82,7 +82,7 @@ def attend(
     scaling: float | None,
     softcap: float | None,
 ) -> Tensor:
-    """Attention output [rows, heads, head_dim] of query [rows, heads, head_dim] over the cache of one layer."""
+    """What query [rows, heads, head_dim] attends to in the cache of one layer, of the same shape."""
     out = torch.empty_like(query)
     groups, singles = plan.groups, plan.singles
     if softcap is not None:
@@ -99,7 +99,7 @@ def attend(
 
 
 def _equally_spaced_runs(segments: Sequence[Segment]) -> list[list[Segment]]:
-    """Cut segments, sorted by start, into the longest runs of equal spacing in which nobody's view overlaps."""
+    """Cut segments, sorted by start, into runs of equal spacing in which nobody's view overlaps."""
     runs: list[list[Segment]] = []
     for segment in segments:
         run = runs[-1] if runs else []
@@ -142,7 +142,8 @@ def _attend_group(
     group: DecodeGroup, query: Tensor, k_cache: Tensor, v_cache: Tensor, scaling: float | None
 ) -> Tensor:
     num_requests, (_, kv_heads, head_dim) = len(group.rows), k_cache.shape
-    # The query heads that share a key head stand as its query positions: every key is read once for all of them.
+    # The query heads that share a key head stand as its query positions: every key is read once for all of
+    # them.
     q = query[group.rows].view(num_requests, kv_heads, -1, head_dim)
     token, head, _ = k_cache.stride()
     size = (num_requests, kv_heads, group.num_keys, head_dim)
@@ -156,7 +157,8 @@ def _attend_group(
 def attend_one(
     query: Tensor, k: Tensor, v: Tensor, *, scaling: float | None, window: int | None, softcap: float | None
 ) -> Tensor:
-    """Attention of one request's last rows: query [rows, heads, head_dim] over k, v [num_keys, kv_heads, head_dim].
+    """Attention of one request's last rows: query [rows, heads, head_dim] over k, v [num_keys, kv_heads,
+    head_dim].
 
     The last row sees every key, each row before it one fewer; with a `window`, the last `window` of those.
     `softcap` bounds the scores as Gemma 2 does (softcap * tanh(score / softcap)).

@@ -69,14 +69,14 @@ def _sample_rows(logits: Tensor, draws: Sequence[Draw]) -> Tensor:
 
 
 def _keep_top_k(probs: Tensor, top_k: int) -> None:
-    """Zero all but the top_k largest of probs [vocab] in place (equals of the last kept stay); 0 keeps all."""
+    """Zero all but the top_k largest of probs [vocab] in place; equals of the last stay, 0 keeps all."""
     if 0 < top_k < len(probs):
         least_kept = probs.topk(top_k).values[-1]
         probs[probs < least_kept] = 0.0
 
 
 def _keep_top_p(probs: Tensor, top_p: float) -> None:
-    """Zero all but the most probable tokens that together reach top_p of the mass of probs [vocab], in place."""
+    """Zero all but the likeliest tokens that together reach top_p of the mass of probs [vocab], in place."""
     if top_p >= 1.0:
         return
     mass = top_p * probs.sum()

@@ -7,6 +7,7 @@
 - `step_plan`: rows and wishes of one step, turned into tensors
 - `apply`: the arithmetic of a step, on tensors only
 
-Every edit is the affine form x + (gain * z + bias) * d of one feature's activation z and direction d. Readings are
-taken before the edits of their hook point. A step without edits is bit-identical to the plain model.
+Every edit is the affine form x + (gain * z + bias) * d of one feature's activation z and direction d.
+Readings are taken before the edits of their hook point. A step without edits is bit-identical to the plain
+model.
 """

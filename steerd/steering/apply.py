@@ -19,7 +19,9 @@ def read_columns(x: Tensor, enc: Tensor, b_enc: Tensor, threshold: Tensor) -> Te
     return torch.relu(pre_acts) * (pre_acts > threshold)
 
 
-def edit_deltas(acts: Tensor, directions: Tensor, rows: Tensor, columns: Tensor, gain: Tensor, bias: Tensor) -> Tensor:
+def edit_deltas(
+    acts: Tensor, directions: Tensor, rows: Tensor, columns: Tensor, gain: Tensor, bias: Tensor
+) -> Tensor:
     """What each edit adds to its row, [edits, d_model]: (gain * z + bias) * d."""
     amount = gain * acts[rows, columns] + bias  # [edits]
     return amount.unsqueeze(1) * directions[columns]

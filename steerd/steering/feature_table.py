@@ -18,8 +18,8 @@ class FeatureTable:
     """The features of one SAE that somebody reads or edits, each in a column of its own.
 
     `acquire` and `release` are counted, so a feature keeps its column while anyone needs it and costs nothing
-    afterwards. A columnwise SAE (ReLU, JumpReLU) is read at O(d_model) per column; a TopK SAE has to encode its
-    whole dictionary, of which the columns are then taken.
+    afterwards. A columnwise SAE (ReLU, JumpReLU) is read at O(d_model) per column; a TopK SAE has to encode
+    its whole dictionary, of which the columns are then taken.
     """
 
     def __init__(self, sae: SparseAutoencoder) -> None:

@@ -9,7 +9,8 @@ from steerd.errors import NotFound, SaeFileError
 from steerd.host.hook_point import HookPoint
 from steerd.host.host_model import HostModel
 from steerd.sae.autoencoder import SparseAutoencoder
-from steerd.sae.sae_file import FeatureNote, FeatureStatistics, SaeBundle, SaeMetadata
+from steerd.sae.feature_files import FeatureNote, FeatureStatistics
+from steerd.sae.sae_file import SaeBundle, SaeMetadata
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,6 +12,7 @@ from steerd.steering.intervention import Add, FeatureRef, Intervention, Operatio
 class ResolvedEdit:
     """One intervention as (gain, bias) on one column, with the rows it is for."""
 
+    feature: int
     column: int
     gain: float
     bias: float
@@ -64,7 +65,7 @@ def operation_name(operation: Operation) -> str:
 def wanted_features(
     sae: str, watch: Sequence[FeatureRef], interventions: Sequence[Intervention]
 ) -> tuple[tuple[int, ...], int]:
-    """The features of `sae` that are watched, then those only steered, each once; and how many are watched."""
+    """Features of `sae` that are watched, then those only steered, each once; and how many are watched."""
     watched = list(dict.fromkeys(ref.index for ref in watch if ref.sae == sae))
     steered = [edit.feature.index for edit in interventions if edit.feature.sae == sae]
     return tuple(dict.fromkeys([*watched, *steered])), len(watched)

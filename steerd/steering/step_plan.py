@@ -7,7 +7,7 @@ rows, then the edits are added; so a reading is what the host itself produced th
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -48,13 +48,23 @@ class PlannedEdits:
     bias: Tensor
 
 
+@dataclass(frozen=True, slots=True)
+class EditedRows:
+    """How many rows of one request an edit is for in this step."""
+
+    request_id: str
+    feature: int
+    operation: str
+    num_rows: int
+
+
 @dataclass(slots=True)
 class SaeStep:
     """One SAE's part of a step: what is planned, and the readings once the forward has run.
 
-    `encoded_rows` are the rows whose whole dictionary is encoded; at `sampled` [samples] of them the number of
-    active features is reported. Filled by the hook, for rows x of the step: acts [rows, columns], top_values
-    and top_features [encoded, top_k], active_features [samples].
+    `encoded_rows` are the rows whose whole dictionary is encoded; at `sampled` [samples] of them the number
+    of active features is reported. Filled by the hook, for rows x of the step: acts [rows, columns],
+    top_values and top_features [encoded, top_k], active_features [samples].
     """
 
     table: FeatureTable
@@ -62,6 +72,7 @@ class SaeStep:
     encoded_rows: tuple[int, ...]
     sampled: tuple[int, ...]
     top_k: int
+    edited_rows: tuple[EditedRows, ...]
     acts: Tensor = field(init=False)
     top_values: Tensor = field(init=False)
     top_features: Tensor = field(init=False)
@@ -105,14 +116,33 @@ class SteeredPoint:
         return edited.to(resid.dtype)
 
 
+@dataclass(frozen=True, slots=True)
+class StepPlan:
+    """The plan of one step: each SAE's part by name, and the rows that are no special tokens."""
+
+    by_sae: dict[str, SaeStep]
+    ordinary_rows: tuple[int, ...]
+
+    def steered_rows(self) -> dict[tuple[str, str], int]:
+        """Edited rows by SAE and operation."""
+        counts: dict[tuple[str, str], int] = {}
+        for name, step in self.by_sae.items():
+            for edited in step.edited_rows:
+                key = name, edited.operation
+                counts[key] = counts.get(key, 0) + edited.num_rows
+        return counts
+
+
 @dataclass(slots=True)
 class _EditRows:
+    counts: list[EditedRows] = field(default_factory=list)
     rows: list[int] = field(default_factory=list)
     columns: list[int] = field(default_factory=list)
     gain: list[float] = field(default_factory=list)
     bias: list[float] = field(default_factory=list)
 
-    def extend(self, edit: ResolvedEdit, rows: Sequence[int]) -> None:
+    def extend(self, request_id: str, edit: ResolvedEdit, rows: Sequence[int]) -> None:
+        self.counts.append(EditedRows(request_id, edit.feature, edit.operation, len(rows)))
         self.rows.extend(rows)
         self.columns.extend([edit.column] * len(rows))
         self.gain.extend([edit.gain] * len(rows))
@@ -132,8 +162,10 @@ class _EditRows:
 class StepPlanner:
     """Owns the feature tables and the hooks. Used by the engine thread alone."""
 
-    def __init__(self, host: HostModel, saes: LoadedSaes, watch: Sequence[FeatureRef], sample_every: int) -> None:
-        """`watch` is read on every row of every request; every `sample_every`-th row is encoded whole for its L0."""
+    def __init__(
+        self, host: HostModel, saes: LoadedSaes, watch: Sequence[FeatureRef], sample_every: int
+    ) -> None:
+        """`watch` is read on every row; every `sample_every`-th row is encoded whole for its L0."""
         self._device = host.device
         self._special = host.special_token_ids
         self._sample_every = sample_every
@@ -179,9 +211,15 @@ class StepPlanner:
             for feature in sae_wishes.features:
                 self._tables[sae_wishes.sae].release(feature)
 
-    def plan(self, spans: Sequence[RowSpan], wishes: dict[str, RequestWishes]) -> dict[str, SaeStep]:
-        """Put the plan of the coming forward in place; returns the steps that the hooks will fill, by SAE name."""
-        sampled_rows = self._sampled_rows(spans)
+    def plan(self, spans: Sequence[RowSpan], wishes: Mapping[str, RequestWishes]) -> StepPlan:
+        """Put the plan of the coming forward in place; the hooks will fill its readings."""
+        ordinary_rows = [
+            span.first_row + offset
+            for span in spans
+            for offset, token_id in enumerate(span.token_ids)
+            if token_id not in self._special
+        ]
+        sampled_rows = self._sampled_rows(ordinary_rows)
         steps: dict[str, SaeStep] = {}
         for name in self._saes:
             step = self._plan_sae(name, spans, wishes, sampled_rows)
@@ -189,7 +227,7 @@ class StepPlanner:
                 steps[name] = step
         for hook_point, point in self._points.items():
             point.steps = [step for name, step in steps.items() if self._saes[name].hook_point == hook_point]
-        return steps
+        return StepPlan(by_sae=steps, ordinary_rows=tuple(ordinary_rows))
 
     def close(self) -> None:
         """Detach every hook."""
@@ -197,7 +235,11 @@ class StepPlanner:
             handle.remove()
 
     def _plan_sae(
-        self, name: str, spans: Sequence[RowSpan], wishes: dict[str, RequestWishes], sampled_rows: list[int]
+        self,
+        name: str,
+        spans: Sequence[RowSpan],
+        wishes: Mapping[str, RequestWishes],
+        sampled_rows: list[int],
     ) -> SaeStep | None:
         edits, encoded_rows, top_k = _EditRows(), set(sampled_rows), 0
         wanted = bool(sampled_rows) or name in self.watched_columns
@@ -211,7 +253,7 @@ class StepPlanner:
                 top_k = max(top_k, sae_wishes.top_k)
                 encoded_rows.update(reported_rows(span, request))
             for edit in sae_wishes.edits:
-                edits.extend(edit, self._edited_rows(edit, span, request))
+                edits.extend(span.request_id, edit, self._edited_rows(edit, span, request))
         if not wanted:
             return None
         ordered = sorted(encoded_rows)
@@ -221,6 +263,7 @@ class StepPlanner:
             encoded_rows=tuple(ordered),
             sampled=tuple(ordered.index(row) for row in sampled_rows),
             top_k=top_k,
+            edited_rows=tuple(edits.counts),
         )
 
     def _edited_rows(self, edit: ResolvedEdit, span: RowSpan, request: RequestWishes) -> list[int]:
@@ -229,18 +272,13 @@ class StepPlanner:
         )
         return [span.first_row + offset for offset in offsets]
 
-    def _sampled_rows(self, spans: Sequence[RowSpan]) -> list[int]:
-        """Every `sample_every`-th row over all steps, special tokens not counted; none when it is 0."""
+    def _sampled_rows(self, ordinary_rows: Sequence[int]) -> list[int]:
+        """Every `sample_every`-th ordinary row over all steps; none when it is 0."""
         if self._sample_every == 0:
             return []
-        sampled = []
-        for span in spans:
-            for offset, token_id in enumerate(span.token_ids):
-                if token_id not in self._special:
-                    if self._rows_seen % self._sample_every == 0:
-                        sampled.append(span.first_row + offset)
-                    self._rows_seen += 1
-        return sampled
+        first = -self._rows_seen % self._sample_every
+        self._rows_seen += len(ordinary_rows)
+        return list(ordinary_rows[first :: self._sample_every])
 
     def _acquire_watched(self, watch: Sequence[FeatureRef]) -> dict[str, list[int]]:
         columns: dict[str, list[int]] = {}
@@ -258,6 +296,7 @@ def _resolve_edits(
             gain, bias = gain_and_bias(intervention.operation)
             edits.append(
                 ResolvedEdit(
+                    feature=intervention.feature.index,
                     column=columns[intervention.feature.index],
                     gain=gain,
                     bias=bias,
@@ -275,4 +314,3 @@ def reported_rows(span: RowSpan, request: RequestWishes) -> range:
         return range(span.first_row, end)
     first_reported = max(span.first_position, request.prompt_length - 1)
     return range(min(span.first_row + first_reported - span.first_position, end), end)
-

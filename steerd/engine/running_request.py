@@ -1,0 +1,118 @@
+"""The progress of one request, owned by the engine thread."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+from steerd.engine.events import (
+    FinishedEvent,
+    PromptEvent,
+    StartedEvent,
+    StreamEvent,
+    Timings,
+    TokenEvent,
+    TokenReading,
+)
+from steerd.engine.readings import FeatureTally
+from steerd.engine.request import FinishReason, GenerationRequest
+from steerd.steering.request_wishes import RequestWishes
+from steerd.steering.step_plan import RowSpan
+
+Deliver = Callable[[StreamEvent], None]
+
+
+class WaitingRequest:
+    """A request in the waiting line."""
+
+    def __init__(self, request: GenerationRequest, deliver: Deliver) -> None:
+        self.request = request
+        self.deliver = deliver
+        self.submitted = time.monotonic()
+
+    def cancelled(self) -> FinishedEvent:
+        """How it ends when it is cancelled before it ran."""
+        return FinishedEvent(
+            reason=FinishReason.CANCELLED,
+            prompt_tokens=len(self.request.prompt_ids),
+            generated_tokens=0,
+            timings=Timings(time.monotonic() - self.submitted, 0.0, 0.0),
+            features=(),
+        )
+
+
+class RunningRequest:
+    """A request that has memory: its tokens so far, its readings so far, and when it is over."""
+
+    def __init__(self, waiting: WaitingRequest, wishes: RequestWishes, eos_token_ids: frozenset[int]) -> None:
+        self.request = waiting.request
+        self.deliver = waiting.deliver
+        self.wishes = wishes
+        self.tally = FeatureTally(wishes)
+        self.submitted = waiting.submitted
+        self.started = time.monotonic()
+        self.first_token: float | None = None
+        self.token_ids = list(waiting.request.prompt_ids)
+        self._eos_token_ids = eos_token_ids
+        self._stops_at = waiting.request.make_stop() if waiting.request.make_stop else None
+
+    @property
+    def num_generated(self) -> int:
+        """Tokens generated so far."""
+        return len(self.token_ids) - len(self.request.prompt_ids)
+
+    def start(self) -> None:
+        """Tell the client that the request is running."""
+        self.deliver(StartedEvent(queue_seconds=self.started - self.submitted))
+
+    def span(self, first_row: int, first_position: int, num_rows: int) -> RowSpan:
+        """Its rows in a step."""
+        return RowSpan(
+            request_id=self.request.id,
+            first_row=first_row,
+            first_position=first_position,
+            token_ids=self.token_ids[first_position : first_position + num_rows],
+        )
+
+    def num_prompt_rows(self, span: RowSpan) -> int:
+        """How many rows of the span are the prompt's."""
+        return min(max(len(self.request.prompt_ids) - span.first_position, 0), len(span.token_ids))
+
+    def tell_prompt(self, readings: list[tuple[TokenReading, ...]]) -> None:
+        """Send the readings of prompt rows that produce no token."""
+        flat = tuple(reading for row in readings for reading in row)
+        if flat:
+            self.deliver(PromptEvent(readings=flat))
+
+    def add_token(
+        self, token_id: int, logprob: float, readings: tuple[TokenReading, ...]
+    ) -> FinishReason | None:
+        """Take and send a new token; the reason when it is the last one."""
+        if self.first_token is None:
+            self.first_token = time.monotonic()
+        position = len(self.token_ids)
+        self.token_ids.append(token_id)
+        self.deliver(TokenEvent(token_id=token_id, position=position, logprob=logprob, readings=readings))
+        if token_id in self._eos_token_ids:
+            return FinishReason.STOP
+        if self._stops_at is not None and self._stops_at(token_id):
+            return FinishReason.STOP_SEQUENCE
+        if self.num_generated >= self.request.sampling.max_new_tokens:
+            return FinishReason.LENGTH
+        return None
+
+    def finished(self, reason: FinishReason) -> FinishedEvent:
+        """How it ended."""
+        now = time.monotonic()
+        first_token = now if self.first_token is None else self.first_token
+        return FinishedEvent(
+            reason=reason,
+            prompt_tokens=len(self.request.prompt_ids),
+            generated_tokens=self.num_generated,
+            timings=Timings(
+                queue_seconds=self.started - self.submitted,
+                prefill_seconds=first_token - self.started,
+                decode_seconds=now - first_token,
+            ),
+            features=self.tally.uses(),
+        )
