@@ -1,0 +1,106 @@
+"""A client of the engine for tests: submits requests and keeps what is delivered."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from steerd.engine.engine import Engine
+from steerd.engine.events import (
+    FailedEvent,
+    FinishedEvent,
+    PromptEvent,
+    StepReport,
+    StreamEvent,
+    TokenEvent,
+    TokenReading,
+)
+from steerd.engine.request import GenerationRequest
+
+TIMEOUT_SECONDS = 300.0
+
+
+@dataclass
+class Recorder:
+    """The events of one request."""
+
+    events: list[StreamEvent] = field(default_factory=list)
+    _changed: threading.Condition = field(default_factory=threading.Condition)
+
+    def __call__(self, event: StreamEvent) -> None:
+        with self._changed:
+            self.events.append(event)
+            self._changed.notify_all()
+
+    def wait_for_tokens(self, count: int) -> None:
+        """Wait until so many tokens came, or the end."""
+        with self._changed:
+            assert self._changed.wait_for(lambda: len(self.tokens) >= count or self.ended, TIMEOUT_SECONDS)
+
+    def wait(self) -> FinishedEvent:
+        """Wait for the end; raises what the request failed with."""
+        with self._changed:
+            assert self._changed.wait_for(lambda: self.ended, TIMEOUT_SECONDS), "the request never ended"
+        last = self.events[-1]
+        if isinstance(last, FailedEvent):
+            raise last.error
+        assert isinstance(last, FinishedEvent)
+        return last
+
+    @property
+    def ended(self) -> bool:
+        return bool(self.events) and isinstance(self.events[-1], FinishedEvent | FailedEvent)
+
+    @property
+    def tokens(self) -> list[TokenEvent]:
+        return [event for event in self.events if isinstance(event, TokenEvent)]
+
+    @property
+    def token_ids(self) -> list[int]:
+        return [event.token_id for event in self.tokens]
+
+    @property
+    def logprobs(self) -> list[float]:
+        return [event.logprob for event in self.tokens]
+
+    @property
+    def readings(self) -> list[TokenReading]:
+        found: list[TokenReading] = []
+        for event in self.events:
+            if isinstance(event, PromptEvent | TokenEvent):
+                found.extend(event.readings)
+        return found
+
+
+class StepLog:
+    """An observer that keeps everything."""
+
+    def __init__(self) -> None:
+        self.steps: list[StepReport] = []
+        self.ended: list[tuple[GenerationRequest, FinishedEvent | FailedEvent]] = []
+        self.first_tokens: list[float] = []
+
+    def step_finished(self, report: StepReport) -> None:
+        self.steps.append(report)
+
+    def request_finished(self, request: GenerationRequest, event: FinishedEvent | FailedEvent) -> None:
+        self.ended.append((request, event))
+
+    def first_token(self, request: GenerationRequest, seconds: float) -> None:
+        del request
+        self.first_tokens.append(seconds)
+
+
+def submit(engine: Engine, request: GenerationRequest) -> Recorder:
+    recorder = Recorder()
+    engine.submit(request, recorder)
+    return recorder
+
+
+def run_together(engine: Engine, requests: Sequence[GenerationRequest]) -> list[Recorder]:
+    """Submit all, wait for all."""
+    recorders = [submit(engine, request) for request in requests]
+    for recorder in recorders:
+        recorder.wait()
+    return recorders
