@@ -32,21 +32,19 @@ def generate(target: Path) -> None:
         sources = sorted(path.relative_to(PROTOS).as_posix() for path in PROTOS.glob(f"{WIRE_FOLDER}*.proto"))
         _compile(f"-I{PROTOS}", "--include_imports", "--include_source_info", f"-o{descriptors}", *sources)
         descriptors.write_bytes(_renamed(descriptors.read_bytes()))
+        from_descriptors = (f"--descriptor_set_in={descriptors}", *_stub_plugins())
+        files = [_moved(source) for source in sources]
+        _compile(*from_descriptors, f"--python_out={target}", f"--mypy_out=quiet:{target}", *files)
+        services = [file for file in files if file.endswith("_service.proto")]
         _compile(
-            f"--descriptor_set_in={descriptors}",
-            f"--python_out={target}",
-            f"--pyi_out={target}",
-            *(_moved(source) for source in sources),
+            *from_descriptors, f"--grpc_python_out={target}", f"--mypy_grpc_out=quiet:{target}", *services
         )
-        services = [_moved(source) for source in sources if source.endswith("_service.proto")]
-        plugin = Path(sys.executable).parent / "protoc-gen-mypy_grpc"
-        _compile(
-            f"--descriptor_set_in={descriptors}",
-            f"--plugin=protoc-gen-mypy_grpc={plugin}",
-            f"--grpc_python_out={target}",
-            f"--mypy_grpc_out={target}",
-            *services,
-        )
+
+
+def _stub_plugins() -> tuple[str, ...]:
+    """mypy-protobuf writes stubs that pass mypy --strict; those that protoc writes itself do not."""
+    scripts = Path(sys.executable).parent
+    return tuple(f"--plugin={name}={scripts / name}" for name in ("protoc-gen-mypy", "protoc-gen-mypy_grpc"))
 
 
 def _compile(*arguments: str) -> None:
