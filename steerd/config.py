@@ -1,8 +1,8 @@
 """Everything an operator can turn, in frozen sections, read strictly from one TOML file.
 
 What a file leaves out has the default written here; no file at all means the default host on the CPU with the
-starter SAE, on loopback. A Config that exists is valid: an unknown key, a wrong type or a value out of bounds is
-a ConfigError with the key, the bound and the value.
+starter SAE, on loopback. A Config that exists is valid: an unknown key, a wrong type or a value out of bounds
+raises ConfigError with the key, the bound and the value.
 """
 
 from __future__ import annotations
@@ -107,10 +107,14 @@ class WatchedFeature:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class MonitoringConfig:
-    """Where /metrics listens (port 0: any free one), and the features that are exported."""
+    """Where /metrics listens (port 0: any free one), and what is measured.
+
+    Every `sample_every`-th token is encoded whole to count its active features (0: none).
+    """
 
     host: str = field(default="127.0.0.1", metadata=_matching(r"\S+"))
     port: int = field(default=9464, metadata=_between(0, 65535))
+    sample_every: int = field(default=16, metadata=_between(0, 1_000_000))
     watch: tuple[WatchedFeature, ...] = ()
 
 

@@ -1,0 +1,124 @@
+"""Requests, tokens and latencies as the engine sees them."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+
+from steerd.engine.events import FailedEvent, FinishedEvent, StepReport
+from steerd.engine.request import FinishReason
+from steerd.monitoring.buckets import (
+    BATCH_SIZE,
+    REQUEST_DURATION,
+    TIME_PER_OUTPUT_TOKEN,
+    TIME_TO_FIRST_TOKEN,
+    TOKENS,
+)
+
+
+class EngineMetrics:
+    """Counts steps and finished requests, on the engine's thread."""
+
+    def __init__(self, registry: CollectorRegistry, *, model: str, queue_limit: int) -> None:
+        self._registry = registry
+        self._model = model
+        self._make_request_series()
+        self._make_step_series()
+        Gauge(
+            "steerd_queue_limit", "Requests that may wait before others are refused.", registry=registry
+        ).set(queue_limit)
+
+    def read_load(self, running: Callable[[], int], waiting: Callable[[], int]) -> None:
+        """Have every scrape ask the engine how many requests run and wait."""
+        self._gauge("steerd_requests_running", "Requests being generated.").set_function(running)
+        self._gauge("steerd_requests_waiting", "Requests in the waiting line.").set_function(waiting)
+
+    def step_finished(self, report: StepReport) -> None:
+        self._steps.inc()
+        self._last_step.set(time.time())
+        self._batch_size.observe(report.batch_size)
+        self._prompt_tokens.inc(report.prompt_tokens)
+        self._generation_tokens.inc(report.generated_tokens)
+        self._kv_bytes.set(report.kv_total_bytes)
+        self._kv_usage.set(report.kv_used_bytes / report.kv_total_bytes)
+
+    def first_token(self, seconds: float) -> None:
+        self._time_to_first_token.observe(seconds)
+
+    def request_finished(self, event: FinishedEvent | FailedEvent) -> None:
+        if isinstance(event, FailedEvent):
+            return  # the edge counts it, with its status
+        self._finish_reasons[event.reason].inc()
+        if event.reason is FinishReason.CANCELLED:
+            return  # its times say when the client left, not how quick we are
+        self._request_prompt_tokens.observe(event.prompt_tokens)
+        self._request_generation_tokens.observe(event.generated_tokens)
+        self._queue_time.observe(event.timings.queue_seconds)
+        self._prefill_time.observe(event.timings.prefill_seconds)
+        self._decode_time.observe(event.timings.decode_seconds)
+        if event.generated_tokens > 1:
+            self._time_per_output_token.observe(event.timings.decode_seconds / (event.generated_tokens - 1))
+
+    def _make_request_series(self) -> None:
+        reasons = Counter(
+            "steerd_finish_reason_total",
+            "Generations that ran to an end, by why they ended.",
+            ("model", "reason"),
+            registry=self._registry,
+        )
+        self._finish_reasons = {reason: reasons.labels(self._model, reason.value) for reason in FinishReason}
+        self._time_to_first_token = self._histogram(
+            "steerd_time_to_first_token_seconds",
+            "Seconds from submission to the first token, the waiting line included.",
+            TIME_TO_FIRST_TOKEN,
+        )
+        self._time_per_output_token = self._histogram(
+            "steerd_time_per_output_token_seconds",
+            "Mean seconds per token after the first, one observation a request.",
+            TIME_PER_OUTPUT_TOKEN,
+        )
+        self._queue_time = self._histogram(
+            "steerd_queue_time_seconds", "Seconds in the waiting line.", REQUEST_DURATION
+        )
+        self._prefill_time = self._histogram(
+            "steerd_prefill_time_seconds",
+            "Seconds from the waiting line to the first token.",
+            REQUEST_DURATION,
+        )
+        self._decode_time = self._histogram(
+            "steerd_decode_time_seconds", "Seconds from the first token to the last.", REQUEST_DURATION
+        )
+        self._request_prompt_tokens = self._histogram(
+            "steerd_request_prompt_tokens", "Prompt tokens of a request.", TOKENS
+        )
+        self._request_generation_tokens = self._histogram(
+            "steerd_request_generation_tokens", "Generated tokens of a request.", TOKENS
+        )
+
+    def _make_step_series(self) -> None:
+        self._prompt_tokens = self._counter("steerd_prompt_tokens_total", "Prompt tokens run.")
+        self._generation_tokens = self._counter("steerd_generation_tokens_total", "Tokens generated.")
+        self._kv_bytes = self._gauge("steerd_kv_cache_bytes", "Size of the key-value cache.")
+        self._kv_usage = self._gauge("steerd_kv_cache_usage_ratio", "Share of the key-value cache in use.")
+        self._steps = Counter("steerd_engine_steps_total", "Engine steps.", registry=self._registry)
+        self._last_step = Gauge(
+            "steerd_engine_last_step_timestamp_seconds",
+            "Unix time of the last engine step, or of the start when there was none.",
+            registry=self._registry,
+        )
+        self._last_step.set(time.time())
+        self._batch_size = Histogram(
+            "steerd_engine_batch_size", "Requests in a step.", buckets=BATCH_SIZE, registry=self._registry
+        )
+
+    def _counter(self, name: str, text: str) -> Counter:
+        return Counter(name, text, ("model",), registry=self._registry).labels(self._model)
+
+    def _gauge(self, name: str, text: str) -> Gauge:
+        return Gauge(name, text, ("model",), registry=self._registry).labels(self._model)
+
+    def _histogram(self, name: str, text: str, buckets: tuple[float, ...]) -> Histogram:
+        histogram = Histogram(name, text, ("model",), buckets=buckets, registry=self._registry)
+        return histogram.labels(self._model)
