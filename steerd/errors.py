@@ -65,6 +65,12 @@ class Unavailable(SteerdError):
         self.reason = reason
 
 
+class DeadlineExceeded(SteerdError):
+    """A request that took longer than the server allows."""
+
+    reason = "REQUEST_TOO_LONG"
+
+
 class HostError(SteerdError):
     """The host model cannot be loaded, or has no such hook point."""
 

@@ -1,7 +1,21 @@
 """The gRPC edge: the only reader and writer of protobuf.
 
-- `parse`: wire to `GenerationRequest`, or an error that names every bad field; the only validation
-- `reply`: engine events to wire, decoding text as it goes
-- `status`: kinds of failure to gRPC status codes and error details
-- `grpc_server`: bind, health, drain
+A Generate call passes, in this order:
+- `rpc_guard`: around every RPC; undecodable bytes, the failures' statuses, the counts
+- `generation_service`: one request's life: parse, submit, stream, cancel
+- `parse`: wire -> `GenerationRequest`, or every broken rule at once
+- `parse_prompt`, `parse_sampling`, `parse_steering`: the parts of a request, the last against the served SAEs
+- `violations`: the collector of broken rules
+- `event_stream`: from the engine's thread to this request's coroutine, bounded
+- `reply`: events -> wire
+- `stop_text`: holds text back while it may be the start of a stop string
+
+Beside it:
+- `admission`: who is being served, and nobody new while draining
+- `catalog_service`: what is served here
+- `status`: the table from kinds of failure to gRPC statuses with their details
+- `edge_observer`: what the edge tells the metrics
+- `grpc_server`: bind, health, reflection, drain
+
+Nothing here waits for torch: the engine's thread owns it, and the two meet in `event_stream`.
 """

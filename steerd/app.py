@@ -1,0 +1,167 @@
+"""The one place where host, SAEs, engine, metrics and gRPC meet."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+import time
+from importlib.metadata import version
+from pathlib import Path
+
+from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector, ProcessCollector
+
+from steerd.config import STARTER_SAE, Config
+from steerd.engine.engine import Engine
+from steerd.errors import ConfigError
+from steerd.host.host_model import HostModel
+from steerd.monitoring.metrics import Metrics
+from steerd.monitoring.scrape_endpoint import ScrapeEndpoint
+from steerd.sae.sae_file import load_sae
+from steerd.server.catalog_service import CatalogService
+from steerd.server.generation_service import GenerationService
+from steerd.server.grpc_server import GrpcServer
+from steerd.server.parse import RequestParser
+from steerd.steering.loaded_saes import LoadedSaes
+
+_ENGINE_CHECK_SECONDS = 0.5
+
+_log = logging.getLogger(__name__)
+
+
+def serve(config: Config) -> int:
+    """Load, serve until SIGTERM or SIGINT, drain; returns the process's exit status.
+
+    Raises ConfigError, HostError or SaeFileError when the server cannot start.
+    """
+    logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    logging.getLogger("steerd").setLevel(logging.INFO)
+    return asyncio.run(_serve(config))
+
+
+async def _serve(config: Config) -> int:
+    app = App(config)
+    try:
+        host = HostModel.load(config.model.name, dtype=config.model.dtype, device=config.model.device)
+        await app.start(host, load_saes(config, host))
+        return await app.run()
+    finally:
+        await app.stop()
+
+
+def load_saes(config: Config, host: HostModel) -> LoadedSaes:
+    """The configured SAEs, checked against the host. Raises SaeFileError."""
+    saes = LoadedSaes(host)
+    for sae in config.saes:
+        starter = Path(__file__).parent / "starter_sae"
+        saes.add(sae.name, load_sae(starter if sae.path == STARTER_SAE else Path(sae.path)))
+    return saes
+
+
+class App:
+    """One server: binds its ports when made, serves from `start` to `stop`. Belongs to one event loop."""
+
+    def __init__(self, config: Config) -> None:
+        """Bind before anything is loaded, so that a port in use is told at once. Raises ConfigError."""
+        self._config = config
+        self._engine: Engine | None = None
+        registry = CollectorRegistry()
+        for collector in (ProcessCollector, PlatformCollector, GCCollector):
+            collector(registry=registry)
+        self._metrics = _metrics(config, registry)
+        self.grpc = GrpcServer(config.server, self._metrics)
+        self.scrape_endpoint = ScrapeEndpoint(config.monitoring, registry)
+
+    async def start(self, host: HostModel, saes: LoadedSaes) -> None:
+        """Start the engine and serve. Raises ConfigError for a watched feature that does not exist."""
+        config = self._config
+        _check_watch(config, saes)
+        monitoring = config.monitoring
+        engine = Engine(host, saes, config.engine, self._metrics, monitoring.watch, monitoring.sample_every)
+        self._engine = engine
+        self._metrics.read_load(lambda: engine.running, lambda: engine.waiting)
+        engine.start()
+        generation = GenerationService(
+            engine,
+            RequestParser(host, saes, config.limits),
+            config=config.server,
+            admission=self.grpc.admission,
+            observer=self._metrics,
+        )
+        catalog = CatalogService(host, saes, config)
+        await self.grpc.start(generation, catalog, is_healthy=lambda: self._makes_progress(engine))
+        _log.info(
+            "serving %s with SAEs %s on %s:%d, metrics on http://%s:%d/metrics",
+            host.name,
+            ", ".join(sae.name for sae in saes) or "none",
+            config.server.host,
+            self.grpc.port,
+            monitoring.host,
+            self.scrape_endpoint.port,
+        )
+
+    async def run(self) -> int:
+        """Serve until a signal, then drain; 0. A second signal ends the drain. 1 when the engine has died."""
+        signals: asyncio.Queue[int] = asyncio.Queue()
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, signals.put_nowait, number)
+        if not await self._signal_or_engine_death(signals):
+            _log.error("the engine has died; the server ends")
+            return 1
+        _log.info("draining: requests in flight have %g seconds", self._config.server.drain_seconds)
+        drain = asyncio.create_task(self.grpc.drain(self._config.server.drain_seconds))
+        again = asyncio.create_task(signals.get())
+        await asyncio.wait({drain, again}, return_when=asyncio.FIRST_COMPLETED)
+        if not (drain.done() and drain.result()):
+            _log.warning("requests in flight are given up")
+        drain.cancel()
+        again.cancel()
+        return 0
+
+    async def stop(self) -> None:
+        """End everything now; requests in flight end with UNAVAILABLE."""
+        if self._engine is not None:
+            await asyncio.to_thread(self._engine.stop)
+        await self.grpc.stop()
+        self.scrape_endpoint.stop()
+
+    async def _signal_or_engine_death(self, signals: asyncio.Queue[int]) -> bool:
+        """Wait; True for a signal, False when the engine thread has ended."""
+        while self._engine is not None and self._engine.is_alive:
+            try:
+                await asyncio.wait_for(signals.get(), _ENGINE_CHECK_SECONDS)
+            except TimeoutError:
+                continue
+            return True
+        return False
+
+    def _makes_progress(self, engine: Engine) -> bool:
+        silent_seconds = time.monotonic() - engine.heartbeat
+        return engine.is_alive and silent_seconds < self._config.server.stall_seconds
+
+
+def _metrics(config: Config, registry: CollectorRegistry) -> Metrics:
+    return Metrics(
+        registry,
+        model=config.model.name,
+        saes=[sae.name for sae in config.saes],
+        watch=config.monitoring.watch,
+        queue_limit=config.engine.max_waiting_requests,
+        build={
+            "version": version("steerd"),
+            "torch": version("torch"),
+            "transformers": version("transformers"),
+            "device": config.model.device,
+        },
+    )
+
+
+def _check_watch(config: Config, saes: LoadedSaes) -> None:
+    for position, watched in enumerate(config.monitoring.watch):
+        d_sae = saes.get(watched.sae).sae.d_sae
+        if watched.index >= d_sae:
+            field = f"monitoring.watch[{position}].index"
+            raise ConfigError(
+                f"{field} must be below SAE {watched.sae!r}'s d_sae, {d_sae}; got {watched.index}"
+            )

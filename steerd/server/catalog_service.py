@@ -1,0 +1,99 @@
+"""CatalogService: what is served here."""
+
+from __future__ import annotations
+
+from importlib.metadata import version
+
+import grpc
+
+from steerd.config import Config
+from steerd.host.host_model import HostModel
+from steerd.pb.v1 import catalog_service_pb2 as pb
+from steerd.pb.v1 import feature_pb2
+from steerd.pb.v1.catalog_service_pb2_grpc import CatalogServiceServicer
+from steerd.steering.loaded_saes import LoadedSae, LoadedSaes
+
+InfoContext = grpc.aio.ServicerContext[pb.GetServerInfoRequest, pb.GetServerInfoResponse]
+ListContext = grpc.aio.ServicerContext[pb.ListSaesRequest, pb.ListSaesResponse]
+
+
+class CatalogService(CatalogServiceServicer):
+    """Answers from what was loaded at the start."""
+
+    def __init__(self, host: HostModel, saes: LoadedSaes, config: Config) -> None:
+        self._host = host
+        self._saes = saes
+        self._config = config
+
+    async def GetServerInfo(
+        self,
+        request: pb.GetServerInfoRequest,  # noqa: ARG002  # it is empty
+        context: InfoContext,  # noqa: ARG002
+    ) -> pb.GetServerInfoResponse:
+        return pb.GetServerInfoResponse(
+            version=version("steerd"),
+            model=_host_model(self._host),
+            limits=_limits(self._config),
+            watched_features=_watched_features(self._config),
+        )
+
+    async def ListSaes(
+        self,
+        request: pb.ListSaesRequest,  # noqa: ARG002  # it is empty
+        context: ListContext,  # noqa: ARG002
+    ) -> pb.ListSaesResponse:
+        return pb.ListSaesResponse(saes=[_sae(loaded) for loaded in self._saes])
+
+
+def _host_model(host: HostModel) -> pb.HostModel:
+    return pb.HostModel(
+        name=host.name,
+        d_model=host.d_model,
+        num_layers=host.num_layers,
+        vocab_size=host.vocab_size,
+        max_context=host.max_context,
+        dtype=str(host.dtype).removeprefix("torch."),
+        device=str(host.device),
+        content_hash=host.content_hash,
+        has_chat_template=host.has_chat_template,
+    )
+
+
+def _limits(config: Config) -> pb.Limits:
+    limits = config.limits
+    return pb.Limits(
+        max_new_tokens=limits.max_new_tokens,
+        default_max_new_tokens=limits.default_max_new_tokens,
+        max_prompt_characters=limits.max_prompt_characters,
+        max_interventions=limits.max_interventions,
+        max_watched_features=limits.max_watched_features,
+        max_top_k=limits.max_top_k,
+        max_stop_strings=limits.max_stop_strings,
+        max_stop_characters=limits.max_stop_characters,
+        max_magnitude=limits.max_magnitude,
+        max_request_seconds=config.server.max_request_seconds,
+    )
+
+
+def _watched_features(config: Config) -> list[pb.WatchedFeature]:
+    return [
+        pb.WatchedFeature(
+            feature=feature_pb2.FeatureRef(sae=watched.sae, index=watched.index),
+            alias=watched.alias,
+            threshold=watched.threshold,
+        )
+        for watched in config.monitoring.watch
+    ]
+
+
+def _sae(loaded: LoadedSae) -> pb.Sae:
+    return pb.Sae(
+        name=loaded.name,
+        hook_point=str(loaded.hook_point),
+        d_model=loaded.sae.d_model,
+        d_sae=loaded.sae.d_sae,
+        architecture=loaded.metadata.architecture,
+        model_name=loaded.metadata.model_name,
+        weights_sha256=loaded.metadata.weights_sha256,
+        has_statistics=loaded.statistics is not None,
+    )

@@ -1,0 +1,117 @@
+"""GenerationService: the life of one request at the edge."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from typing import Protocol
+
+import grpc
+
+from steerd.config import ServerConfig
+from steerd.engine.events import StreamEvent
+from steerd.engine.request import GenerationRequest
+from steerd.errors import DeadlineExceeded, Overloaded
+from steerd.pb.v1 import generation_service_pb2 as pb
+from steerd.pb.v1.generation_service_pb2_grpc import GenerationServiceServicer
+from steerd.server.admission import Admission
+from steerd.server.edge_observer import EdgeObserver
+from steerd.server.event_stream import EventStream
+from steerd.server.parse import RequestParser, request_id_of
+from steerd.server.reply import ReplyWriter
+from steerd.server.rpc_guard import REQUEST_ID_TRAILER
+
+Context = grpc.aio.ServicerContext[pb.GenerateRequest, pb.GenerateResponse]
+
+_log = logging.getLogger(__name__)
+
+
+class TokenEngine(Protocol):
+    """What the edge needs of the engine. Both may be called from any thread."""
+
+    def submit(self, request: GenerationRequest, deliver: Callable[[StreamEvent], None]) -> None:
+        """Take a request in, or raise Overloaded, AlreadyExists, Unavailable or InvalidRequest."""
+
+    def cancel(self, request_id: str) -> None:
+        """End a request; does nothing when it has ended."""
+
+
+class GenerationService(GenerationServiceServicer):
+    """Parses, submits, streams; whatever ends a call also frees its place in the engine."""
+
+    def __init__(
+        self,
+        engine: TokenEngine,
+        parser: RequestParser,
+        *,
+        config: ServerConfig,
+        admission: Admission,
+        observer: EdgeObserver,
+    ) -> None:
+        self._engine = engine
+        self._parser = parser
+        self._config = config
+        self._admission = admission
+        self._observer = observer
+
+    # A coroutine that writes, not a generator: a cancel while a message waits for a slow client must reach
+    # the `finally` below at once.
+    async def Generate(self, message: pb.GenerateRequest, context: Context) -> None:  # type: ignore[override]
+        request_id = request_id_of(message)
+        context.set_trailing_metadata(((REQUEST_ID_TRAILER, request_id),))
+        with self._admission.admitted():
+            request = self._parser.parse(message, request_id)
+            stream = EventStream(self._config.stream_buffer_events)
+            self._engine.submit(request, stream.deliver)
+            try:
+                async with self._time_limit():
+                    await context.send_initial_metadata(())
+                    await self._stream(request, message.sampling.stop, stream, context)
+            finally:
+                self._engine.cancel(request.id)
+
+    async def _stream(
+        self, request: GenerationRequest, stop: Sequence[str], stream: EventStream, context: Context
+    ) -> None:
+        host = self._parser.host
+        writer = ReplyWriter(request, tokenizer=host.tokenizer, model=host.name, stop=stop)
+        while writer.finished is None:
+            for reply in writer.write(await stream.next_events()):
+                await self._send(reply, context)
+        usage, timings = writer.finished, writer.finished.timings
+        _log.info(
+            "Generate id=%s code=OK finish=%s prompt_tokens=%d generated_tokens=%d interventions=%d "
+            "queue=%.3f prefill=%.3f decode=%.3f",
+            request.id,
+            usage.reason.value,
+            usage.prompt_tokens,
+            usage.generated_tokens,
+            len(request.interventions),
+            timings.queue_seconds,
+            timings.prefill_seconds,
+            timings.decode_seconds,
+        )
+
+    async def _send(self, reply: pb.GenerateResponse, context: Context) -> None:
+        """Write one message; a client that takes none for too long is given up."""
+        limit = self._config.slow_reader_seconds
+        try:
+            async with asyncio.timeout(limit):
+                await context.write(reply)
+        except TimeoutError:
+            message = f"the client reads too slowly: it took nothing for {limit:g} seconds"
+            raise Overloaded(message, reason="SLOW_READER") from None
+        self._observer.messages_sent(1, max(len(reply.delta.token_ids) - 1, 0))
+
+    @asynccontextmanager
+    async def _time_limit(self) -> AsyncIterator[None]:
+        limit = self._config.max_request_seconds
+        try:
+            async with asyncio.timeout(limit):
+                yield
+        except TimeoutError:
+            raise DeadlineExceeded(
+                f"the request took longer than the server allows, {limit:g} seconds"
+            ) from None

@@ -1,0 +1,70 @@
+"""Wire -> GenerationRequest. Everything is checked here, once; what comes out cannot be wrong."""
+
+from __future__ import annotations
+
+import re
+import secrets
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from steerd.config import LimitsConfig
+from steerd.engine.request import GenerationRequest
+from steerd.host.host_model import HostModel
+from steerd.host.text import IncrementalDecoder, StopMatcher
+from steerd.pb.v1 import generation_service_pb2 as pb
+from steerd.server.parse_prompt import PromptParser
+from steerd.server.parse_sampling import SamplingParser
+from steerd.server.parse_steering import SteeringParser
+from steerd.server.violations import Violations
+from steerd.steering.loaded_saes import LoadedSaes
+
+_REQUEST_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
+
+
+def request_id_of(message: pb.GenerateRequest) -> str:
+    """The client's id when it is well formed, otherwise a new one."""
+    return message.request_id if _REQUEST_ID.fullmatch(message.request_id) else secrets.token_hex(8)
+
+
+@dataclass(frozen=True, slots=True)
+class RequestParser:
+    """Parses requests for one host, its SAEs and the operator's limits."""
+
+    host: HostModel
+    saes: LoadedSaes
+    limits: LimitsConfig
+
+    def parse(self, message: pb.GenerateRequest, request_id: str) -> GenerationRequest:
+        """The request under the given id, with every default filled in.
+
+        Raises InvalidRequest with every broken rule, or NotFound when all that is wrong is an unknown name.
+        """
+        violations = Violations()
+        self._check_request_id(message.request_id, violations)
+        prompt_ids = PromptParser(self.host, self.limits, violations).prompt_ids(message)
+        sampling_parser = SamplingParser(self.host.vocab_size, self.host.max_context, self.limits, violations)
+        sampling = sampling_parser.sampling(message.sampling, len(prompt_ids or ()))
+        stop = sampling_parser.stop(message.sampling)
+        steering_parser = SteeringParser(self.saes, self.limits, violations)
+        interventions = steering_parser.interventions(message.interventions)
+        capture = steering_parser.capture(message.capture)
+        violations.raise_if_any()
+        assert prompt_ids is not None  # otherwise a violation was recorded
+        return GenerationRequest(
+            id=request_id,
+            prompt_ids=prompt_ids,
+            sampling=sampling,
+            interventions=interventions,
+            capture=capture,
+            make_stop=self._make_stop(prompt_ids, stop) if stop else None,
+        )
+
+    def _check_request_id(self, request_id: str, violations: Violations) -> None:
+        if request_id:
+            holds = _REQUEST_ID.fullmatch(request_id) is not None
+            violations.must(holds, "request_id", f"of the form {_REQUEST_ID.pattern}", request_id)
+
+    def _make_stop(
+        self, prompt_ids: tuple[int, ...], stop: tuple[str, ...]
+    ) -> Callable[[], Callable[[int], bool]]:
+        return lambda: StopMatcher(IncrementalDecoder(self.host.tokenizer, prompt_ids), stop)

@@ -1,0 +1,83 @@
+"""The input of a request, prompt, chat or token ids, -> the host's token ids."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from steerd.config import LimitsConfig
+from steerd.errors import InvalidRequest
+from steerd.host.host_model import HostModel
+from steerd.host.text import ChatMessage, encode_chat, encode_prompt
+from steerd.pb.v1 import generation_service_pb2 as pb
+from steerd.server.violations import Violations
+
+
+@dataclass(frozen=True, slots=True)
+class PromptParser:
+    """Parses one request's input, recording every broken rule."""
+
+    host: HostModel
+    limits: LimitsConfig
+    violations: Violations
+
+    def prompt_ids(self, message: pb.GenerateRequest) -> tuple[int, ...] | None:
+        """The ids of the prompt, at least one; None when a violation was recorded."""
+        try:
+            ids = self._ids(message)
+        except InvalidRequest as error:  # from the chat template
+            self.violations.add_all(error)
+            return None
+        return tuple(ids) if ids and self._fits_context(len(ids), message) else None
+
+    def _ids(self, message: pb.GenerateRequest) -> list[int] | None:
+        match message.WhichOneof("input"):
+            case "prompt":
+                return self._from_prompt(message.prompt)
+            case "chat":
+                return self._from_chat(message.chat)
+            case "token_ids":
+                return self._from_token_ids(list(message.token_ids.ids))
+            case _:
+                self.violations.add("input", "one of prompt, chat and token_ids is required")
+                return None
+
+    def _from_prompt(self, prompt: str) -> list[int] | None:
+        rules = [
+            self.violations.must(bool(prompt), "prompt", "not empty", prompt),
+            self.violations.must_be_text("prompt", prompt),
+            self._fits_characters("prompt", len(prompt)),
+        ]
+        return encode_prompt(self.host.tokenizer, prompt) if all(rules) else None
+
+    def _from_chat(self, chat: pb.Chat) -> list[int] | None:
+        rules = [self.violations.must(len(chat.messages) > 0, "chat.messages", "not empty", [])]
+        for position, turn in enumerate(chat.messages):
+            field = f"chat.messages[{position}]"
+            rules.append(self.violations.must(bool(turn.role), f"{field}.role", "not empty", turn.role))
+            rules.append(self.violations.must_be_text(f"{field}.role", turn.role))
+            rules.append(self.violations.must_be_text(f"{field}.content", turn.content))
+        characters = sum(len(turn.role) + len(turn.content) for turn in chat.messages)
+        rules.append(self._fits_characters("chat.messages", characters))
+        turns = [ChatMessage(turn.role, turn.content) for turn in chat.messages]
+        return encode_chat(self.host.tokenizer, turns) if all(rules) else None
+
+    def _from_token_ids(self, ids: list[int]) -> list[int] | None:
+        bound = f"below the vocabulary size, {self.host.vocab_size}"
+        rules = [self.violations.must(len(ids) > 0, "token_ids.ids", "not empty", ids)]
+        for position, token_id in enumerate(ids):
+            if token_id >= self.host.vocab_size:
+                rules.append(self.violations.must(False, f"token_ids.ids[{position}]", bound, token_id))
+                break  # one is enough to see what is wrong; a wrong vocabulary would fill the answer
+        return ids if all(rules) else None
+
+    def _fits_characters(self, field: str, characters: int) -> bool:
+        limit = self.limits.max_prompt_characters
+        return self.violations.must_be_at_most(field, characters, limit, "characters")
+
+    def _fits_context(self, prompt_tokens: int, message: pb.GenerateRequest) -> bool:
+        """At least one new token must fit behind the prompt."""
+        field = message.WhichOneof("input") or "input"
+        limit = self.host.max_context - 1
+        return self.violations.must_be_at_most(
+            field, prompt_tokens, limit, "tokens, one less than the context"
+        )
