@@ -1,0 +1,18 @@
+"""The subcommands of `steerd`, one module each; each adds its own parser and runs itself.
+
+- `serve`: the server
+- `generate`: one steered generation, streamed to the terminal
+- `saes`, `features`: what a server has loaded; what the features of an SAE stand for
+- `health`: exit status 0 if a server serves
+- `demo`: all of it, by itself
+
+What they share:
+
+- `arguments`: `sae:feature=strength` and the like
+- `stream`: one generation, printed while it comes
+- `token_painter`: text coloured by a feature's activation
+- `tables`: readings and summaries as tables
+- `feature_pages`: what an SAE folder tells about its features
+- `server_process`: a server as a child process
+- `labels`: names of features, where a server's SAE is the one at hand
+"""

@@ -1,0 +1,38 @@
+"""What is typed on the command line, as data: `sae:feature`, `sae:feature=number`, a server's address."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+
+from steerd.client import DEFAULT_ADDRESS
+from steerd.steering.intervention import FeatureRef, Operation
+
+
+def feature(text: str) -> FeatureRef:
+    """`sae:feature`, for example `starter:1234`."""
+    sae, colon, index = text.rpartition(":")
+    if not colon or not sae or not index.isdecimal():
+        raise argparse.ArgumentTypeError(f"expected SAE:FEATURE, for example starter:1234; got {text!r}")
+    return FeatureRef(sae, int(index))
+
+
+def edit(operation: Callable[[float], Operation]) -> Callable[[str], tuple[FeatureRef, Operation]]:
+    """A reader of `sae:feature=number`, where the number is what `operation` takes."""
+
+    def read(text: str) -> tuple[FeatureRef, Operation]:
+        target, _, number = text.partition("=")
+        try:
+            return feature(target), operation(float(number))
+        except (ValueError, argparse.ArgumentTypeError):
+            message = f"expected SAE:FEATURE=NUMBER, for example starter:1234=8; got {text!r}"
+            raise argparse.ArgumentTypeError(message) from None
+
+    return read
+
+
+def add_address(parser: argparse.ArgumentParser) -> None:
+    """Where the server listens."""
+    parser.add_argument(
+        "--address", default=DEFAULT_ADDRESS, metavar="HOST:PORT", help="the server (default: %(default)s)"
+    )

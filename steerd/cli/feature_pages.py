@@ -1,0 +1,92 @@
+"""What an SAE folder tells about its features: a table of matches, or all about one."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from steerd.cli.token_painter import painted
+from steerd.errors import NotFound, SaeFileError
+from steerd.sae.feature_files import FeatureNote, FeatureStatistics
+from steerd.sae.sae_file import NOTES_FILE, SaeBundle, load_sae
+
+_SHOWN_TOKENS = 8
+_SHOWN_EXAMPLES = 5
+
+
+def search(notes: Sequence[FeatureNote], words: Sequence[str]) -> list[FeatureNote]:
+    """Notes whose label or tokens contain every word, matches in the label first; case does not matter."""
+    wanted = [word.casefold() for word in words]
+    found = []
+    for note in notes:
+        label = note.label.casefold()
+        tokens = " ".join([*note.top_tokens, *note.promoted_tokens]).casefold()
+        if all(word in label or word in tokens for word in wanted):
+            found.append((sum(word not in label for word in wanted), note))
+    return [note for _, note in sorted(found, key=lambda entry: entry[0])]
+
+
+def print_matches(folder: Path, words: Sequence[str], limit: int) -> None:
+    """A table of the features that match, most often active first among equals."""
+    bundle, notes = _with_notes(folder)
+    statistics = bundle.statistics
+    if statistics is not None:
+        density = statistics.density.tolist()
+        notes = sorted(notes, key=lambda note: -density[note.feature])
+    matches = search(notes, words)
+    table = Table("feature", "label", "density", "max", "top tokens", "promotes")
+    for note in matches[:limit]:
+        table.add_row(
+            str(note.feature),
+            note.label,
+            *_figures(statistics, note.feature),
+            _quoted(note.top_tokens),
+            _quoted(note.promoted_tokens),
+        )
+    console = Console(highlight=False, markup=False)
+    console.print(table)
+    shown = min(limit, len(matches))
+    console.print(
+        f"{shown} of {len(matches)} matches among {bundle.sae.d_sae} features of {bundle.metadata.name}"
+    )
+
+
+def print_feature(folder: Path, feature: int) -> None:
+    """Label, figures, tokens and the contexts where one feature is most active; raises NotFound."""
+    bundle, notes = _with_notes(folder)
+    if not 0 <= feature < len(notes):
+        message = f"feature must be from 0 to {len(notes) - 1}; got {feature}"
+        raise NotFound(message, reason="FEATURE_NOT_FOUND", field="feature")
+    note = notes[feature]
+    density, highest = _figures(bundle.statistics, feature)
+    console = Console(highlight=False, markup=False)
+    console.print(f"{bundle.metadata.name}:{feature}  {note.label}", style="bold")
+    console.print(f"at {bundle.metadata.hook_point} of {bundle.metadata.model_name}")
+    console.print(f"density {density}, largest activation {highest}")
+    console.print(f"most active on {_quoted(note.top_tokens)}")
+    console.print(f"promotes {_quoted(note.promoted_tokens)}")
+    for example in note.examples[:_SHOWN_EXAMPLES]:
+        console.rule(f"{max(example.values, default=0.0):.2f}", align="left")
+        console.print(painted(example.tokens, example.values))
+
+
+def _with_notes(folder: Path) -> tuple[SaeBundle, Sequence[FeatureNote]]:
+    bundle = load_sae(folder)
+    if bundle.notes is None:
+        raise SaeFileError(f"{folder}: {NOTES_FILE} is missing, so its features have no labels to search")
+    return bundle, bundle.notes
+
+
+def _figures(statistics: FeatureStatistics | None, feature: int) -> tuple[str, str]:
+    if statistics is None:
+        return "", ""
+    if statistics.dead[feature]:
+        return "dead", ""
+    return f"{statistics.density[feature]:.3%}", f"{statistics.max_activation[feature]:.2f}"
+
+
+def _quoted(tokens: Sequence[str]) -> str:
+    return " ".join(repr(token) for token in tokens[:_SHOWN_TOKENS])

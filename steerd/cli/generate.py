@@ -1,0 +1,164 @@
+"""`steerd generate`: one generation, streamed to the terminal and coloured by a feature's activation."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import replace
+
+from rich.console import Console
+
+from steerd.cli import arguments
+from steerd.cli.labels import starter_labels
+from steerd.cli.stream import show_stream
+from steerd.cli.tables import peaks, peaks_table, speed_line, summary_table
+from steerd.client import Client
+from steerd.client_messages import ChatTurn, GenerateCall, Generation, Unit
+from steerd.steering.intervention import (
+    Ablate,
+    Add,
+    FeatureRef,
+    Intervention,
+    Operation,
+    Phase,
+    Scale,
+    Scope,
+    Set,
+)
+
+_PHASES = {phase.value: phase for phase in Phase}
+_UNITS = {unit.value: unit for unit in Unit}
+_SHOWN_PEAKS = 10
+
+
+def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Register the subcommand."""
+    parser = commands.add_parser(
+        "generate",
+        help="generate from a prompt, steered",
+        description="Generate from a prompt and steer features meanwhile. The text goes to standard output, "
+        "coloured by the first watched or steered feature; everything else goes to standard error.",
+        epilog="example: steerd generate 'Tell me about your day.' --add starter:1234=8 --baseline",
+    )
+    parser.add_argument("prompt", metavar="PROMPT", help="what the user says")
+    arguments.add_address(parser)
+    _add_input(parser)
+    _add_steering(parser)
+    _add_reading(parser)
+    _add_sampling(parser)
+    parser.set_defaults(run=run)
+
+
+def _add_input(parser: argparse.ArgumentParser) -> None:
+    form = parser.add_mutually_exclusive_group()
+    form.add_argument("--raw", action="store_true", help="continue the prompt as plain text, no chat")
+    form.add_argument("--system", metavar="TEXT", help="a system message before the prompt")
+
+
+def _add_steering(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("steering (each may be repeated)")
+    for name, operation, text in (
+        ("--add", Add, "add a multiple of the feature's direction"),
+        ("--set", Set, "set the feature's activation"),
+        ("--scale", Scale, "multiply the feature's activation"),
+    ):
+        group.add_argument(
+            name,
+            type=arguments.edit(operation),
+            action="append",
+            dest="edits",
+            metavar="SAE:FEATURE=NUMBER",
+            help=text,
+        )
+    group.add_argument(
+        "--ablate",
+        type=lambda text: (arguments.feature(text), Ablate()),
+        action="append",
+        dest="edits",
+        metavar="SAE:FEATURE",
+        help="remove the feature",
+    )
+    group.add_argument(
+        "--phase", choices=_PHASES, default=Phase.ALL.value, help="tokens to edit (default: all)"
+    )
+    group.add_argument("--special-tokens", action="store_true", help="edit special tokens (chat markers) too")
+    group.add_argument(
+        "--unit",
+        choices=_UNITS,
+        default=Unit.ACTIVATION.value,
+        help="of --add and --set: the SAE's activations (default), or the feature's recorded maximum",
+    )
+    group.add_argument("--baseline", action="store_true", help="generate without steering first, to compare")
+
+
+def _add_reading(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("reading")
+    group.add_argument(
+        "--watch",
+        type=arguments.feature,
+        action="append",
+        default=[],
+        metavar="SAE:FEATURE",
+        help="read this feature",
+    )
+    group.add_argument(
+        "--top-features", type=int, default=0, metavar="N", help="read the N most active per token"
+    )
+
+
+def _add_sampling(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("sampling (default: the server's)")
+    group.add_argument("--max-new-tokens", type=int, metavar="N")
+    group.add_argument("--temperature", type=float, metavar="T", help="0 is greedy")
+    group.add_argument("--top-p", type=float, metavar="P")
+    group.add_argument("--top-k", type=int, metavar="K")
+    group.add_argument("--seed", type=int)
+    group.add_argument("--stop", action="append", default=[], metavar="TEXT", help="may be repeated")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Generate, without steering first if asked; one seed serves both."""
+    call = generate_call(options)
+    text = Console(highlight=False, markup=False)
+    rest = Console(highlight=False, markup=False, stderr=True)
+    with Client(options.address) as client:
+        if options.baseline:
+            rest.rule("Without steering", align="left")
+            seed = show_stream(client, replace(call, interventions=()), text).started.seed
+            rest.rule("With steering", align="left")
+            call = replace(call, seed=seed)
+        report(client, call, show_stream(client, call, text), rest)
+    return 0
+
+
+def generate_call(options: argparse.Namespace) -> GenerateCall:
+    """The call that the options ask for. Steered features are watched, so that their effect shows."""
+    scope = Scope(phase=_PHASES[options.phase], include_special_tokens=options.special_tokens)
+    edits: Sequence[tuple[FeatureRef, Operation]] = options.edits or ()
+    system = (ChatTurn("system", options.system),) if options.system else ()
+    return GenerateCall(
+        prompt=options.prompt if options.raw else None,
+        chat=() if options.raw else (*system, ChatTurn("user", options.prompt)),
+        max_new_tokens=options.max_new_tokens,
+        temperature=options.temperature,
+        top_p=options.top_p,
+        top_k=options.top_k,
+        seed=options.seed,
+        stop=tuple(options.stop),
+        interventions=tuple(Intervention(feature=f, operation=o, scope=scope) for f, o in edits),
+        unit=_UNITS[options.unit],
+        watch=tuple(dict.fromkeys([*options.watch, *(feature for feature, _ in edits)])),
+        top_features=options.top_features,
+    )
+
+
+def report(client: Client, call: GenerateCall, generation: Generation, console: Console) -> None:
+    """Tables of what the features did, and the speed."""
+    labels = starter_labels(client.saes()) if call.watch or call.top_features else {}
+    if generation.completed.features:
+        console.print(summary_table(generation.completed, labels))
+    if call.top_features:
+        texts = {token.position: token.text for token in generation.tokens}
+        strongest = peaks(generation.readings, call.watch)[:_SHOWN_PEAKS]
+        console.print(peaks_table(strongest, texts, labels))
+    console.print(speed_line(generation.completed), style="dim")

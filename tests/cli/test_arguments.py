@@ -1,0 +1,99 @@
+"""What is typed on the command line."""
+
+from __future__ import annotations
+
+import argparse
+
+import pytest
+
+from steerd.__main__ import main, make_parser
+from steerd.cli import arguments
+from steerd.cli.generate import generate_call
+from steerd.client_messages import ChatTurn, GenerateCall, Unit
+from steerd.steering.intervention import Ablate, Add, FeatureRef, Intervention, Phase, Scale, Scope, Set
+
+
+def call(*words: str) -> GenerateCall:
+    return generate_call(make_parser().parse_args(["generate", *words]))
+
+
+@pytest.mark.parametrize(
+    ("text", "feature"),
+    [("starter:12", FeatureRef("starter", 12)), ("a.b:c:0", FeatureRef("a.b:c", 0))],
+)
+def test_a_feature_is_sae_and_index(text: str, feature: FeatureRef) -> None:
+    assert arguments.feature(text) == feature
+
+
+@pytest.mark.parametrize(
+    "text", ["", "12", "starter", "starter:", ":12", "starter:-1", "starter:1.5", "starter:x"]
+)
+def test_anything_else_is_refused_with_an_example(text: str) -> None:
+    with pytest.raises(argparse.ArgumentTypeError, match="starter:1234"):
+        arguments.feature(text)
+
+
+@pytest.mark.parametrize("text", ["starter:12", "starter:12=", "starter:12=much"])
+def test_an_edit_needs_a_number(text: str) -> None:
+    with pytest.raises(argparse.ArgumentTypeError, match="starter:1234=8"):
+        arguments.edit(Add)(text)
+
+
+def test_a_prompt_is_a_chat_unless_it_is_raw() -> None:
+    assert call("Hi").chat == (ChatTurn("user", "Hi"),)
+    assert call("Hi", "--system", "Be brief.").chat == (
+        ChatTurn("system", "Be brief."),
+        ChatTurn("user", "Hi"),
+    )
+    assert call("Hi", "--raw").prompt == "Hi"
+    assert call("Hi", "--raw").chat == ()
+
+
+def test_edits_keep_their_order_and_share_the_scope() -> None:
+    steered = call(
+        *("Hi", "--add", "s:1=2", "--set", "s:2=3", "--scale", "s:3=0.5", "--ablate", "s:4"),
+        *("--phase", "generated", "--special-tokens", "--unit", "feature-max"),
+    )
+
+    scope = Scope(phase=Phase.GENERATED, include_special_tokens=True)
+    operations = (Add(2.0), Set(3.0), Scale(0.5), Ablate())
+    assert steered.unit is Unit.FEATURE_MAX
+    assert steered.interventions == tuple(
+        Intervention(feature=FeatureRef("s", index), operation=operation, scope=scope)
+        for index, operation in enumerate(operations, start=1)
+    )
+
+
+def test_steered_features_are_watched_after_those_that_are_asked_for() -> None:
+    watched = call("Hi", "--add", "s:1=2", "--add", "s:1=3", "--watch", "s:7").watch
+
+    assert watched == (FeatureRef("s", 7), FeatureRef("s", 1))
+
+
+def test_sampling_that_is_not_given_is_left_to_the_server() -> None:
+    assert call("Hi").temperature is None
+    assert call("Hi", "--temperature", "0", "--seed", "0", "--stop", "a", "--stop", "b").stop == ("a", "b")
+    assert call("Hi", "--seed", "0").seed == 0
+
+
+def test_bad_usage_is_status_2(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as exit_:
+        main(["generate", "Hi", "--add", "nonsense"])
+
+    assert exit_.value.code == 2
+    assert "expected SAE:FEATURE=NUMBER" in capsys.readouterr().err
+
+
+def test_a_server_that_is_not_there_is_one_line_and_status_1(capsys: pytest.CaptureFixture[str]) -> None:
+    status = main(["saes", "--address", "127.0.0.1:1"])
+
+    output = capsys.readouterr()
+    assert status == 1
+    assert output.err.startswith("steerd: ")
+    assert "127.0.0.1:1" in output.err
+    assert output.err.count("\n") == 1
+
+
+def test_health_of_a_server_that_is_not_there_is_status_1(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["health", "--address", "127.0.0.1:1"]) == 1
+    assert "127.0.0.1:1" in capsys.readouterr().err

@@ -1,0 +1,57 @@
+"""Readings and summaries as tables."""
+
+from __future__ import annotations
+
+from rich.console import Console
+from rich.table import Table
+
+from steerd.cli.tables import Peak, most_active, peaks, peaks_table, speed_line, summary_table, token_table
+from steerd.client_messages import Completed, FeatureUse, Reading, Token
+from steerd.steering.intervention import FeatureRef
+
+ONE, TWO, THREE = (FeatureRef("s", index) for index in (1, 2, 3))
+COMPLETED = Completed("length", 5, 11, 0.1, 0.2, 2.0, (FeatureUse(ONE, 3.25, 0.5, 4, 9),))
+
+
+def printed(table: Table) -> str:
+    console = Console(width=120, markup=False, highlight=False)
+    with console.capture() as capture:
+        console.print(table)
+    return capture.get()
+
+
+def test_watched_features_are_not_among_the_most_active() -> None:
+    reading = Reading(4, "s", (1, 3, 1, 2), (0.5, 2.0, 0.5, 0.0))
+
+    assert most_active(reading, watch=[ONE]) == [(THREE, 2.0), (ONE, 0.5)]
+    assert most_active(reading, watch=[FeatureRef("other", 1)])[0] == (ONE, 0.5)
+
+
+def test_a_peak_is_the_largest_reading_and_counts_all() -> None:
+    readings = [
+        Reading(4, "s", (1, 2), (1.0, 0.5)),
+        Reading(5, "s", (1,), (3.0,)),
+        Reading(6, "s", (1,), (2.0,)),
+    ]
+
+    assert peaks(readings, watch=[]) == [Peak(ONE, 3.0, 5, 3), Peak(TWO, 0.5, 4, 1)]
+
+
+def test_tables_show_labels_and_survive_brackets() -> None:
+    labels = {ONE: "[bold] brackets"}
+
+    assert "[bold] brackets" in printed(summary_table(COMPLETED, labels))
+    assert "' [x]'" in printed(peaks_table([Peak(ONE, 3.0, 5, 3)], {5: " [x]"}, labels))
+
+
+def test_each_token_has_its_features() -> None:
+    tokens = [Token(0, 5, 0.0, "a"), Token(0, 6, 0.0, "b")]
+
+    lines = printed(token_table(tokens, [Reading(5, "s", (2,), (1.5,))], [], {TWO: "seas"})).splitlines()
+
+    assert any("'a'" in line and "seas 1.5" in line for line in lines)
+    assert any("'b'" in line and "seas" not in line for line in lines)
+
+
+def test_the_speed_counts_the_tokens_after_the_first() -> None:
+    assert speed_line(COMPLETED).endswith("first after 0.30 s, 5.0 tokens/s")
