@@ -23,7 +23,8 @@ from steerd.errors import AlreadyExists, FieldViolation, InvalidRequest, Overloa
 from steerd.host.host_model import HostModel
 from steerd.steering.intervention import FeatureRef
 from steerd.steering.loaded_saes import LoadedSaes
-from steerd.steering.step_plan import RowSpan, StepPlan, StepPlanner
+from steerd.steering.row_span import RowSpan
+from steerd.steering.step_plan import StepPlan, StepPlanner
 
 logger = logging.getLogger(__name__)
 
@@ -253,7 +254,7 @@ class Engine:
             running = self._running[span.request_id]
             by_row = readings.rows(span, running.wishes)
             token = tokens.get(span.request_id)
-            last = by_row.pop(span.first_row + len(span.token_ids) - 1, ()) if token else ()
+            last = by_row.pop(span.rows[-1], ()) if token else ()
             running.tell_prompt(list(by_row.values()))
             if token is not None:
                 self._take_token(running, token, last)

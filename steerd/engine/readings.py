@@ -10,7 +10,9 @@ from numpy.typing import NDArray
 from steerd.engine.events import FeatureUse, TokenReading, WatchedReading
 from steerd.steering.intervention import FeatureRef
 from steerd.steering.request_wishes import RequestWishes, SaeWishes
-from steerd.steering.step_plan import RowSpan, SaeStep, StepPlan, reported_rows
+from steerd.steering.row_span import RowSpan, reported_rows
+from steerd.steering.steered_point import SaeStep
+from steerd.steering.step_plan import StepPlan
 
 Floats = NDArray[np.float32]
 
@@ -21,8 +23,9 @@ class SaeReadings:
     def __init__(self, step: SaeStep) -> None:
         self.acts: Floats = step.acts.cpu().numpy()  # [rows, columns]
         self.active_features: list[int] = []
-        self._encoded = {row: index for index, row in enumerate(step.encoded_rows)}
-        if step.encoded_rows:
+        self._encoded: dict[int, int] = {}
+        if step.encoded_rows is not None:
+            self._encoded = {row: index for index, row in enumerate(step.encoded_rows.tolist())}
             self.active_features = step.active_features.tolist()
             self._top_values: list[list[float]] = step.top_values.tolist()
             self._top_features: list[list[int]] = step.top_features.tolist()
@@ -57,13 +60,12 @@ class StepReadings:
         offset = span.first_position - span.first_row
         return {
             row: tuple(self.by_sae[w.sae].token(row, row + offset, w) for w in reading)
-            for row in reported_rows(span, wishes)
+            for row in reported_rows(span, wishes.prompt_length, wishes.include_prompt)
         }
 
     def ordinary_rows(self, span: RowSpan) -> list[int]:
         """The rows of a request that are no special tokens."""
-        rows = range(span.first_row, span.first_row + len(span.token_ids))
-        return [row for row in rows if row in self._ordinary]
+        return [row for row in span.rows if row in self._ordinary]
 
     def monitored_tokens(self) -> dict[str, int]:
         """By SAE, the rows that its watched features were read on: special tokens do not count."""

@@ -17,7 +17,7 @@ from steerd.engine.events import (
 from steerd.engine.readings import FeatureTally
 from steerd.engine.request import FinishReason, GenerationRequest
 from steerd.steering.request_wishes import RequestWishes
-from steerd.steering.step_plan import RowSpan
+from steerd.steering.row_span import RowSpan
 
 Deliver = Callable[[StreamEvent], None]
 

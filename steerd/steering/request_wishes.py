@@ -2,10 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from steerd.steering.intervention import Add, FeatureRef, Intervention, Operation, Phase, Scale, Scope, Set
+from steerd.steering.intervention import (
+    Add,
+    FeatureRef,
+    Intervention,
+    Operation,
+    Scale,
+    Scope,
+    Set,
+    gain_and_bias,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,16 +80,22 @@ def wanted_features(
     return tuple(dict.fromkeys([*watched, *steered])), len(watched)
 
 
-def rows_in_scope(
-    scope: Scope, first_position: int, token_ids: Sequence[int], prompt_length: int, special: frozenset[int]
-) -> list[int]:
-    """Offsets into a span of rows (one a token, positions from `first_position`) that the scope covers."""
-    start, end = 0, len(token_ids)
-    num_prompt = min(max(prompt_length - first_position, 0), end)
-    if scope.phase is Phase.PROMPT:
-        end = num_prompt
-    elif scope.phase is Phase.GENERATED:
-        start = num_prompt
-    if scope.include_special_tokens:
-        return list(range(start, end))
-    return [offset for offset in range(start, end) if token_ids[offset] not in special]
+def resolve_edits(
+    sae: str, interventions: Sequence[Intervention], columns: Mapping[int, int]
+) -> tuple[ResolvedEdit, ...]:
+    """The interventions on features of `sae`, with the columns that the features have."""
+    edits = []
+    for intervention in interventions:
+        if intervention.feature.sae == sae:
+            gain, bias = gain_and_bias(intervention.operation)
+            edits.append(
+                ResolvedEdit(
+                    feature=intervention.feature.index,
+                    column=columns[intervention.feature.index],
+                    gain=gain,
+                    bias=bias,
+                    operation=operation_name(intervention.operation),
+                    scope=intervention.scope,
+                )
+            )
+    return tuple(edits)

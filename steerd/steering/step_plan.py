@@ -1,8 +1,7 @@
-"""From the rows of a step and the wishes of their requests to tensors, before the forward; and back after it.
+"""From the rows of a step and the wishes of their requests to tensors, before the forward.
 
-The planner does all the looking-up. What runs inside the forward is `SteeredPoint`, which reads what was
-planned and does arithmetic. At one hook point every reading is taken and every edit computed from the same
-rows, then the edits are added; so a reading is what the host itself produced there.
+The planner does all the looking-up, so that what runs inside the forward (`steered_point`) only does
+arithmetic.
 """
 
 from __future__ import annotations
@@ -11,109 +10,20 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
-from torch import Tensor
 
 from steerd.host.host_model import HostModel
-from steerd.steering.apply import edit_deltas
 from steerd.steering.feature_table import FeatureTable
-from steerd.steering.intervention import FeatureRef, Intervention, gain_and_bias
+from steerd.steering.intervention import FeatureRef, Intervention
 from steerd.steering.loaded_saes import LoadedSaes
 from steerd.steering.request_wishes import (
     RequestWishes,
     ResolvedEdit,
     SaeWishes,
-    operation_name,
-    rows_in_scope,
+    resolve_edits,
     wanted_features,
 )
-
-
-@dataclass(frozen=True, slots=True)
-class RowSpan:
-    """The consecutive rows of one request in a step: one a token, at positions from `first_position`."""
-
-    request_id: str
-    first_row: int
-    first_position: int
-    token_ids: Sequence[int]
-
-
-@dataclass(frozen=True, slots=True)
-class PlannedEdits:
-    """The edits of one SAE in one step, each tensor [edits]: row, table column, gain and bias."""
-
-    rows: Tensor
-    columns: Tensor
-    gain: Tensor
-    bias: Tensor
-
-
-@dataclass(frozen=True, slots=True)
-class EditedRows:
-    """How many rows of one request an edit is for in this step."""
-
-    request_id: str
-    feature: int
-    operation: str
-    num_rows: int
-
-
-@dataclass(slots=True)
-class SaeStep:
-    """One SAE's part of a step: what is planned, and the readings once the forward has run.
-
-    `encoded_rows` are the rows whose whole dictionary is encoded; at `sampled` [samples] of them the number
-    of active features is reported. Filled by the hook, for rows x of the step: acts [rows, columns],
-    top_values and top_features [encoded, top_k], active_features [samples].
-    """
-
-    table: FeatureTable
-    edits: PlannedEdits | None
-    encoded_rows: tuple[int, ...]
-    sampled: tuple[int, ...]
-    top_k: int
-    edited_rows: tuple[EditedRows, ...]
-    acts: Tensor = field(init=False)
-    top_values: Tensor = field(init=False)
-    top_features: Tensor = field(init=False)
-    active_features: Tensor = field(init=False)
-
-    def read(self, x: Tensor) -> None:
-        """Take the planned readings of rows x [rows, d_model], float32."""
-        self.acts = self.table.read(x)
-        if self.encoded_rows:
-            feature_acts = self.table.sae.encode(x[list(self.encoded_rows)])  # [encoded, d_sae]
-            self.active_features = (feature_acts[list(self.sampled)] > 0).sum(dim=-1)
-            self.top_values, self.top_features = feature_acts.topk(self.top_k, dim=-1)
-
-    def add_edits(self, edited: Tensor) -> None:
-        """Add the planned edits to `edited` [rows, d_model], in place."""
-        edits = self.edits
-        if edits is not None:
-            deltas = edit_deltas(
-                self.acts, self.table.directions, edits.rows, edits.columns, edits.gain, edits.bias
-            )
-            edited.index_add_(0, edits.rows, deltas)
-
-
-class SteeredPoint:
-    """The hook of one hook point. With nothing planned it returns None, and the forward is untouched."""
-
-    def __init__(self) -> None:
-        self.steps: list[SaeStep] = []
-
-    def __call__(self, resid: Tensor) -> Tensor | None:
-        if not self.steps:
-            return None
-        x = resid.float()  # [rows, d_model]
-        for step in self.steps:
-            step.read(x)
-        if all(step.edits is None for step in self.steps):
-            return None
-        edited = x.clone()
-        for step in self.steps:
-            step.add_edits(edited)
-        return edited.to(resid.dtype)
+from steerd.steering.row_span import RowSpan, reported_rows, rows_in_scope
+from steerd.steering.steered_point import EditedRows, PlannedEdits, SaeStep, SteeredPoint
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,7 +106,7 @@ class StepPlanner:
             by_sae.append(
                 SaeWishes(
                     sae=name,
-                    edits=_resolve_edits(name, interventions, columns),
+                    edits=resolve_edits(name, interventions, columns),
                     features=features,
                     columns=tuple(columns.values()),
                     num_watched=num_watched,
@@ -214,9 +124,9 @@ class StepPlanner:
     def plan(self, spans: Sequence[RowSpan], wishes: Mapping[str, RequestWishes]) -> StepPlan:
         """Put the plan of the coming forward in place; the hooks will fill its readings."""
         ordinary_rows = [
-            span.first_row + offset
+            row
             for span in spans
-            for offset, token_id in enumerate(span.token_ids)
+            for row, token_id in zip(span.rows, span.token_ids, strict=True)
             if token_id not in self._special
         ]
         sampled_rows = self._sampled_rows(ordinary_rows)
@@ -251,26 +161,23 @@ class StepPlanner:
             wanted = True
             if sae_wishes.top_k:
                 top_k = max(top_k, sae_wishes.top_k)
-                encoded_rows.update(reported_rows(span, request))
+                encoded_rows.update(reported_rows(span, request.prompt_length, request.include_prompt))
             for edit in sae_wishes.edits:
-                edits.extend(span.request_id, edit, self._edited_rows(edit, span, request))
+                rows = rows_in_scope(edit.scope, span, request.prompt_length, self._special)
+                edits.extend(span.request_id, edit, rows)
         if not wanted:
             return None
-        ordered = sorted(encoded_rows)
+        encoded = {row: index for index, row in enumerate(sorted(encoded_rows))}
         return SaeStep(
             table=self._tables[name],
             edits=edits.to_tensors(self._device),
-            encoded_rows=tuple(ordered),
-            sampled=tuple(ordered.index(row) for row in sampled_rows),
+            encoded_rows=torch.tensor(list(encoded), device=self._device) if encoded else None,
+            sampled=torch.tensor(
+                [encoded[row] for row in sampled_rows], dtype=torch.long, device=self._device
+            ),
             top_k=top_k,
             edited_rows=tuple(edits.counts),
         )
-
-    def _edited_rows(self, edit: ResolvedEdit, span: RowSpan, request: RequestWishes) -> list[int]:
-        offsets = rows_in_scope(
-            edit.scope, span.first_position, span.token_ids, request.prompt_length, self._special
-        )
-        return [span.first_row + offset for offset in offsets]
 
     def _sampled_rows(self, ordinary_rows: Sequence[int]) -> list[int]:
         """Every `sample_every`-th ordinary row over all steps; none when it is 0."""
@@ -285,32 +192,3 @@ class StepPlanner:
         for ref in watch:
             columns.setdefault(ref.sae, []).append(self._tables[ref.sae].acquire(ref.index))
         return columns
-
-
-def _resolve_edits(
-    name: str, interventions: Sequence[Intervention], columns: dict[int, int]
-) -> tuple[ResolvedEdit, ...]:
-    edits = []
-    for intervention in interventions:
-        if intervention.feature.sae == name:
-            gain, bias = gain_and_bias(intervention.operation)
-            edits.append(
-                ResolvedEdit(
-                    feature=intervention.feature.index,
-                    column=columns[intervention.feature.index],
-                    gain=gain,
-                    bias=bias,
-                    operation=operation_name(intervention.operation),
-                    scope=intervention.scope,
-                )
-            )
-    return tuple(edits)
-
-
-def reported_rows(span: RowSpan, request: RequestWishes) -> range:
-    """The rows of a span whose readings are sent: all of them, or those that produce a generated token."""
-    end = span.first_row + len(span.token_ids)
-    if request.include_prompt:
-        return range(span.first_row, end)
-    first_reported = max(span.first_position, request.prompt_length - 1)
-    return range(min(span.first_row + first_reported - span.first_position, end), end)
