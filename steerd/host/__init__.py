@@ -4,7 +4,7 @@
 - `host_model`: `HostModel`, loaded by alias, folder or hub id; nobody else touches a torch hook
 - `decoder_layers`, `sublayers`, `residual_stream`: how it finds them, by experiment and not by names
 - `loading`: from such a name to a model and a tokenizer in memory; `quiet` keeps libraries silent meanwhile
-- `default_host`: the model that comes with the package, converted once into the user's cache
+- `default_host`: the model that comes with the package, converted once into the cache (`cache_folder`)
 - `text`: prompts and chats to token ids, generated ids back to text as they come
 
 A hook sees rows: one token position's vector each, whatever the batch looks like. A hook that returns None

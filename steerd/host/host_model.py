@@ -25,6 +25,9 @@ Hook = Callable[[Tensor], Tensor | None]
 
 _PROBE_TOKENS = 8
 
+# Attentions that run without a paged cache.
+_PLAIN_ATTENTIONS = ("sdpa", "eager", "flash_attention_2", "flash_attention_3")
+
 
 class Handle(Protocol):
     """What `attach` returns: `remove()` takes the hook off again."""
@@ -223,7 +226,7 @@ class HostModel:
     def _plain_attention(self) -> Iterator[None]:
         """Continuous batching may have put in an attention that only works with its own paged cache."""
         installed = self.model.config._attn_implementation
-        if installed in ("sdpa", "eager"):
+        if installed in _PLAIN_ATTENTIONS:
             yield
             return
         self.model.set_attn_implementation("sdpa")
