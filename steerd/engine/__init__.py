@@ -3,6 +3,9 @@
 - `request`: a request that cannot be wrong, in token ids
 - `events`: what the engine tells to a request's stream and to the metrics
 - `engine`: the thread and its loop; submit, cancel, drain
+- `waiting_line`: where other threads meet it
+- `running_request`: the progress of one request
+- `readings`: what a step read from the SAEs, on its way to events
 - `sampler`: logits to next tokens, every request with its own temperature, filters and seed
 - `kv_cache`: keys and values of the running requests
 - `paged_attention`: attention of a packed step, request by request

@@ -6,7 +6,6 @@ import logging
 import math
 import threading
 import time
-from collections import deque
 from collections.abc import Sequence
 
 import torch
@@ -17,12 +16,14 @@ from steerd.engine.continuous_batching import ContinuousBatch, NewToken, PackedR
 from steerd.engine.events import EngineObserver, FailedEvent, FinishedEvent, StepReport, TokenReading
 from steerd.engine.readings import StepReadings
 from steerd.engine.request import FinishReason, GenerationRequest
-from steerd.engine.running_request import Deliver, RunningRequest, WaitingRequest
+from steerd.engine.running_request import RunningRequest
 from steerd.engine.sampler import Draw, sample
-from steerd.errors import AlreadyExists, FieldViolation, InvalidRequest, Overloaded, Unavailable
+from steerd.engine.waiting_line import Deliver, WaitingLine, WaitingRequest
+from steerd.errors import FieldViolation, InvalidRequest, Unavailable
 from steerd.host.host_model import HostModel
 from steerd.steering.intervention import FeatureRef
 from steerd.steering.loaded_saes import LoadedSaes
+from steerd.steering.request_wishes import RequestWishes
 from steerd.steering.row_span import RowSpan
 from steerd.steering.step_plan import StepPlan, StepPlanner
 
@@ -60,19 +61,16 @@ class Engine:
             page_size=config.page_size,
         )
         self._running: dict[str, RunningRequest] = {}  # the engine thread's own
-        self._changed = threading.Condition()  # guards all below
-        self._waiting: deque[WaitingRequest] = deque()
-        self._cancelled: set[str] = set()
-        self._ids: set[str] = set()
-        self._draining = False
-        self._stopping = False
+        self._line = WaitingLine(
+            max_running=config.max_running_requests, max_waiting=config.max_waiting_requests
+        )
         self._heartbeat = time.monotonic()
         self._thread = threading.Thread(target=self._run, name="steerd-engine", daemon=True)
 
     @property
     def heartbeat(self) -> float:
         """time.monotonic() of the last turn of the loop; now, while there is nothing to do."""
-        return time.monotonic() if not self._ids else self._heartbeat
+        return time.monotonic() if self._line.is_idle else self._heartbeat
 
     @property
     def is_alive(self) -> bool:
@@ -87,7 +85,7 @@ class Engine:
     @property
     def waiting(self) -> int:
         """Requests in the waiting line."""
-        return len(self._waiting)
+        return len(self._line)
 
     def start(self) -> None:
         """Start the engine thread."""
@@ -100,40 +98,19 @@ class Engine:
         stopped, InvalidRequest for a request that could never fit in the memory.
         """
         self._check_fits(request)
-        with self._changed:
-            self._check_accepting()
-            if request.id in self._ids:
-                raise AlreadyExists(f"request_id {request.id!r} is in use")
-            # Those that may run at once do not count as waiting, even before the engine has taken them in.
-            limit = self._config.max_waiting_requests + self._config.max_running_requests
-            if len(self._ids) >= limit:
-                raise Overloaded(
-                    f"the waiting line is full: {self._config.max_waiting_requests} requests wait already",
-                    reason="QUEUE_FULL",
-                    retry_after_seconds=1.0,
-                )
-            self._ids.add(request.id)
-            self._waiting.append(WaitingRequest(request, deliver))
-            self._changed.notify_all()
+        self._line.join(WaitingRequest(request, deliver))
 
     def cancel(self, request_id: str) -> None:
         """End a request before its next step; nothing happens when it is over already."""
-        with self._changed:
-            if request_id in self._ids:
-                self._cancelled.add(request_id)
-                self._changed.notify_all()
+        self._line.cancel(request_id)
 
     def drain(self, timeout_seconds: float) -> bool:
         """Refuse new requests and wait for those there are; False when some are left at the end."""
-        with self._changed:
-            self._draining = True
-            return self._changed.wait_for(lambda: not self._ids or not self.is_alive, timeout_seconds)
+        return self._line.drain(timeout_seconds)
 
     def stop(self) -> None:
         """End the thread after its current step and detach the hooks; what still runs is Unavailable."""
-        with self._changed:
-            self._stopping = True
-            self._changed.notify_all()
+        self._fail(self._line.close(), _stopped())
         if self._thread.is_alive():
             self._thread.join()
         self._planner.close()
@@ -141,19 +118,13 @@ class Engine:
     def _run(self) -> None:
         try:
             with torch.inference_mode():
-                while self._wait_for_work():
+                while self._line.wait_for_work(bool(self._running)):
                     self._turn()
         except Exception:
             logger.exception("the engine stopped")
         finally:
-            self._fail_everything(Unavailable("the engine has stopped", reason="ENGINE_STOPPED"))
-
-    def _wait_for_work(self) -> bool:
-        with self._changed:
-            self._changed.wait_for(
-                lambda: self._running or self._waiting or self._cancelled or self._stopping
-            )
-            return not self._stopping
+            self._fail([*self._line.close(), *self._running.values()], _stopped())
+            self._running.clear()
 
     def _turn(self) -> None:
         self._heartbeat = time.monotonic()
@@ -164,10 +135,7 @@ class Engine:
             self._step(packed)
 
     def _drop_cancelled(self) -> None:
-        with self._changed:
-            cancelled, self._cancelled = self._cancelled, set()
-            dropped = [waiting for waiting in self._waiting if waiting.request.id in cancelled]
-            self._waiting = deque(w for w in self._waiting if w.request.id not in cancelled)
+        dropped, cancelled = self._line.take_cancelled()
         for waiting in dropped:
             self._end(waiting, waiting.cancelled())
         for request_id in cancelled & self._running.keys():
@@ -175,25 +143,27 @@ class Engine:
 
     def _admit(self) -> None:
         """Start waiting requests in their order, as long as there is room for the first of them."""
-        while self._waiting and len(self._running) < self._config.max_running_requests:
-            waiting = self._waiting[0]
+        while len(self._running) < self._config.max_running_requests and (waiting := self._line.first()):
             request = waiting.request
             if not self._batch.admit(request.id, request.prompt_ids, request.sampling.max_new_tokens):
                 return
-            with self._changed:
-                self._waiting.popleft()
-            capture = request.capture
-            wishes = self._planner.resolve(
-                prompt_length=len(request.prompt_ids),
-                interventions=request.interventions,
-                watch=capture.watch,
-                top_k=capture.top_k,
-                top_k_saes=capture.top_k_saes,
-                include_prompt=capture.include_prompt,
-            )
-            running = RunningRequest(waiting, wishes, self._host.eos_token_ids)
+            running = RunningRequest(waiting, self._resolve(request), self._host.eos_token_ids)
             self._running[request.id] = running
-            running.start()
+            if self._line.leave(waiting):
+                running.start()
+            else:
+                self._free(running)
+
+    def _resolve(self, request: GenerationRequest) -> RequestWishes:
+        capture = request.capture
+        return self._planner.resolve(
+            prompt_length=len(request.prompt_ids),
+            interventions=request.interventions,
+            watch=capture.watch,
+            top_k=capture.top_k,
+            top_k_saes=capture.top_k_saes,
+            include_prompt=capture.include_prompt,
+        )
 
     def _step(self, packed: Sequence[PackedRows]) -> None:
         started = time.monotonic()
@@ -205,7 +175,7 @@ class Engine:
         except Exception as error:
             logger.exception("a step of %d requests failed", len(packed))
             for rows in packed:
-                self._fail(self._running[rows.request_id], error)
+                self._finish_failed(self._running[rows.request_id], error)
             return
         prompt_tokens = sum(self._running[span.request_id].num_prompt_rows(span) for span in spans)
         self._count(spans, plan, readings)
@@ -217,7 +187,7 @@ class Engine:
                 generated_tokens=len(new_tokens),
                 batch_size=len(packed),
                 running=len(self._running),
-                waiting=len(self._waiting),
+                waiting=len(self._line),
                 kv_used_bytes=self._batch.cache.used_bytes,
                 kv_total_bytes=self._batch.cache.total_bytes,
                 monitored_tokens=readings.monitored_tokens(),
@@ -263,7 +233,7 @@ class Engine:
         self, running: RunningRequest, token: NewToken, readings: tuple[TokenReading, ...]
     ) -> None:
         if not math.isfinite(token.logprob):
-            self._fail(running, _not_finite(running.request))
+            self._finish_failed(running, _not_finite(running.request))
             return
         is_first = running.first_token is None
         reason = running.add_token(token.token_id, token.logprob, readings)
@@ -276,9 +246,13 @@ class Engine:
         self._free(running)
         self._end(running, running.finished(reason))
 
-    def _fail(self, running: RunningRequest, error: Exception) -> None:
+    def _finish_failed(self, running: RunningRequest, error: Exception) -> None:
         self._free(running)
-        self._end(running, FailedEvent(error))
+        self._fail([running], error)
+
+    def _fail(self, requests: Sequence[WaitingRequest | RunningRequest], error: Exception) -> None:
+        for request in requests:
+            self._end(request, FailedEvent(error))
 
     def _free(self, running: RunningRequest) -> None:
         del self._running[running.request.id]
@@ -289,18 +263,7 @@ class Engine:
         """Say the last word to the client, then let the id be used again."""
         self._observer.request_finished(request.request, event)
         request.deliver(event)
-        with self._changed:
-            self._ids.discard(request.request.id)
-            self._changed.notify_all()
-
-    def _fail_everything(self, error: Unavailable) -> None:
-        with self._changed:
-            self._stopping = True
-            left: list[RunningRequest | WaitingRequest] = [*self._running.values(), *self._waiting]
-            self._running.clear()
-            self._waiting.clear()
-        for request in left:
-            self._end(request, FailedEvent(error))
+        self._line.end(request.request.id)
 
     def _check_fits(self, request: GenerationRequest) -> None:
         prompt, new = len(request.prompt_ids), request.sampling.max_new_tokens
@@ -312,11 +275,9 @@ class Engine:
             )
             raise InvalidRequest([FieldViolation("sampling.max_new_tokens", description)])
 
-    def _check_accepting(self) -> None:
-        if self._draining:
-            raise Unavailable("the server is draining", reason="DRAINING")
-        if self._stopping or not self.is_alive:
-            raise Unavailable("the engine has stopped", reason="ENGINE_STOPPED")
+
+def _stopped() -> Unavailable:
+    return Unavailable("the engine has stopped", reason="ENGINE_STOPPED")
 
 
 def _not_finite(request: GenerationRequest) -> Exception:

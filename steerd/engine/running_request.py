@@ -3,42 +3,20 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 
 from steerd.engine.events import (
     FinishedEvent,
     PromptEvent,
     StartedEvent,
-    StreamEvent,
     Timings,
     TokenEvent,
     TokenReading,
 )
 from steerd.engine.readings import FeatureTally
-from steerd.engine.request import FinishReason, GenerationRequest
+from steerd.engine.request import FinishReason
+from steerd.engine.waiting_line import WaitingRequest
 from steerd.steering.request_wishes import RequestWishes
 from steerd.steering.row_span import RowSpan
-
-Deliver = Callable[[StreamEvent], None]
-
-
-class WaitingRequest:
-    """A request in the waiting line."""
-
-    def __init__(self, request: GenerationRequest, deliver: Deliver) -> None:
-        self.request = request
-        self.deliver = deliver
-        self.submitted = time.monotonic()
-
-    def cancelled(self) -> FinishedEvent:
-        """How it ends when it is cancelled before it ran."""
-        return FinishedEvent(
-            reason=FinishReason.CANCELLED,
-            prompt_tokens=len(self.request.prompt_ids),
-            generated_tokens=0,
-            timings=Timings(time.monotonic() - self.submitted, 0.0, 0.0),
-            features=(),
-        )
 
 
 class RunningRequest:

@@ -1,0 +1,133 @@
+"""Where other threads meet the engine's: requests in order, cancels, and the wish to drain or stop."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+
+from steerd.engine.events import FinishedEvent, StreamEvent, Timings
+from steerd.engine.request import FinishReason, GenerationRequest
+from steerd.errors import AlreadyExists, Overloaded, Unavailable
+
+Deliver = Callable[[StreamEvent], None]
+
+
+class WaitingRequest:
+    """A request in the waiting line."""
+
+    def __init__(self, request: GenerationRequest, deliver: Deliver) -> None:
+        self.request = request
+        self.deliver = deliver
+        self.submitted = time.monotonic()
+
+    def cancelled(self) -> FinishedEvent:
+        """How it ends when it is cancelled before it ran."""
+        return FinishedEvent(
+            reason=FinishReason.CANCELLED,
+            prompt_tokens=len(self.request.prompt_ids),
+            generated_tokens=0,
+            timings=Timings(time.monotonic() - self.submitted, 0.0, 0.0),
+            features=(),
+        )
+
+
+class WaitingLine:
+    """A bounded line of requests, and the ids of all that have not ended. Every method may be called anywhere.
+
+    An id is in use from `join` until `end`, also while its request runs.
+    """
+
+    def __init__(self, *, max_running: int, max_waiting: int) -> None:
+        self._max_running = max_running
+        self._max_waiting = max_waiting
+        self._changed = threading.Condition()  # guards all below
+        self._waiting: deque[WaitingRequest] = deque()
+        self._cancelled: set[str] = set()
+        self._ids: set[str] = set()
+        self._draining = False
+        self._closed = False
+
+    def __len__(self) -> int:
+        return len(self._waiting)
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether no request is waiting or running."""
+        return not self._ids
+
+    def join(self, waiting: WaitingRequest) -> None:
+        """Put a request last. Raises Overloaded, AlreadyExists or, draining or closed, Unavailable."""
+        with self._changed:
+            if self._closed:
+                raise Unavailable("the engine has stopped", reason="ENGINE_STOPPED")
+            if self._draining:
+                raise Unavailable("the server is draining", reason="DRAINING")
+            if waiting.request.id in self._ids:
+                raise AlreadyExists(f"request_id {waiting.request.id!r} is in use")
+            # Those that may run at once do not count as waiting, even before the engine has taken them in.
+            if len(self._ids) >= self._max_running + self._max_waiting:
+                raise Overloaded(
+                    f"the waiting line is full: {self._max_waiting} requests wait already",
+                    reason="QUEUE_FULL",
+                    retry_after_seconds=1.0,
+                )
+            self._ids.add(waiting.request.id)
+            self._waiting.append(waiting)
+            self._changed.notify_all()
+
+    def cancel(self, request_id: str) -> None:
+        """Ask for the end of a request; nothing happens when it has ended."""
+        with self._changed:
+            if request_id in self._ids:
+                self._cancelled.add(request_id)
+                self._changed.notify_all()
+
+    def first(self) -> WaitingRequest | None:
+        """The request whose turn is next; it stays in the line."""
+        with self._changed:
+            return self._waiting[0] if self._waiting else None
+
+    def leave(self, waiting: WaitingRequest) -> bool:
+        """Take a request out of the line, to run it; False when it was closed meanwhile."""
+        with self._changed:
+            if waiting not in self._waiting:
+                return False
+            self._waiting.remove(waiting)
+            return True
+
+    def take_cancelled(self) -> tuple[list[WaitingRequest], set[str]]:
+        """What was cancelled since the last call: those that waited, now out of the line; and all ids."""
+        with self._changed:
+            cancelled, self._cancelled = self._cancelled, set()
+            dropped = [waiting for waiting in self._waiting if waiting.request.id in cancelled]
+            self._waiting = deque(w for w in self._waiting if w.request.id not in cancelled)
+        return dropped, cancelled
+
+    def end(self, request_id: str) -> None:
+        """A request has ended: its id may be used again."""
+        with self._changed:
+            self._ids.discard(request_id)
+            self._cancelled.discard(request_id)
+            self._changed.notify_all()
+
+    def wait_for_work(self, is_running: bool) -> bool:
+        """Wait until there is something to do; False once closed."""
+        with self._changed:
+            self._changed.wait_for(lambda: is_running or self._waiting or self._cancelled or self._closed)
+            return not self._closed
+
+    def drain(self, timeout_seconds: float) -> bool:
+        """Refuse newcomers and wait until every request has ended; False when some are left at the end."""
+        with self._changed:
+            self._draining = True
+            return self._changed.wait_for(lambda: not self._ids, timeout_seconds)
+
+    def close(self) -> list[WaitingRequest]:
+        """Refuse newcomers for good and empty the line."""
+        with self._changed:
+            self._closed = True
+            left, self._waiting = list(self._waiting), deque()
+            self._changed.notify_all()
+        return left
