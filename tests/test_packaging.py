@@ -1,0 +1,91 @@
+"""The files around the code agree with each other: project file, pinned versions, image, scrape config."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+import tomllib
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+from steerd.config import load_config
+
+ROOT = Path(__file__).parent.parent
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+DOCKERFILE = (ROOT / "Dockerfile").read_text()
+
+
+def constraints() -> dict[str, str]:
+    lines = (ROOT / "constraints.txt").read_text().splitlines()
+    pairs = (line.split("==") for line in lines if line and not line.startswith("#"))
+    return {canonicalize_name(name): version for name, version in pairs}
+
+
+def installed_requirements() -> list[Requirement]:
+    return [Requirement(text) for text in PROJECT["dependencies"] + PROJECT["optional-dependencies"]["dev"]]
+
+
+def stages() -> list[list[str]]:
+    """The Dockerfile's instructions by stage, continued lines joined."""
+    lines = re.sub(r"\\\n\s*", "", DOCKERFILE).splitlines()
+    found: list[list[str]] = []
+    for line in (line for line in lines if line and not line.startswith("#")):
+        if line.startswith("FROM "):
+            found.append([])
+        found[-1].append(line)
+    return found
+
+
+@pytest.mark.parametrize("requirement", installed_requirements(), ids=str)
+def test_every_requirement_is_pinned_to_a_version_it_allows(requirement: Requirement) -> None:
+    version = constraints()[canonicalize_name(requirement.name)]
+
+    assert requirement.specifier.contains(version), f"{version} is pinned, {requirement} is required"
+
+
+def test_grpc_is_of_one_release() -> None:
+    versions = {version for name, version in constraints().items() if name.startswith("grpcio")}
+
+    assert len(versions) == 1
+
+
+def test_what_the_image_copies_exists_and_is_in_the_build_context() -> None:
+    allowed = [line[1:] for line in (ROOT / ".dockerignore").read_text().splitlines() if line.startswith("!")]
+    copies = [line.split()[1:-1] for stage in stages() for line in stage if line.startswith("COPY ")]
+    sources = [source for words in copies if not words[0].startswith("--from") for source in words]
+
+    assert "steerd" in sources
+    for source in sources:
+        assert (ROOT / source).exists(), source
+        assert any(source == name or source.startswith(name + "/") for name in allowed), source
+
+
+def test_the_final_image_runs_as_a_fixed_user_and_installs_nothing() -> None:
+    *_, final = stages()
+
+    assert "USER 10001:10001" in final
+    assert any(line.startswith("HEALTHCHECK ") for line in final)
+    assert not any(re.search(r"pip|apt-get|gcc", line) for line in final)
+
+
+def test_the_image_can_be_reached_from_outside() -> None:
+    config = load_config(ROOT / "deploy/docker/steerd.toml")
+
+    exposed = {int(port) for port in re.findall(r"EXPOSE (\d+) (\d+)", DOCKERFILE)[0]}
+    assert {config.server.port, config.monitoring.port} == exposed
+    assert config.server.host == config.monitoring.host == "0.0.0.0"
+
+
+@pytest.mark.skipif(
+    shutil.which("promtool") is None, reason="promtool, of Debian's prometheus, is not installed"
+)
+def test_the_scrape_config_is_valid() -> None:
+    command = ["promtool", "check", "config", str(ROOT / "deploy/prometheus/prometheus.yml")]
+
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+
+    assert result.returncode == 0, result.stdout + result.stderr
