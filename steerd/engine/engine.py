@@ -6,7 +6,7 @@ import logging
 import math
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -180,7 +180,8 @@ class Engine:
         prompt_tokens = sum(self._running[span.request_id].num_prompt_rows(span) for span in spans)
         self._count(spans, plan, readings)
         self._tell(spans, new_tokens, readings)
-        self._observer.step_finished(
+        self._observe(
+            self._observer.step_finished,
             StepReport(
                 duration_seconds=time.monotonic() - started,
                 prompt_tokens=prompt_tokens,
@@ -194,7 +195,7 @@ class Engine:
                 active_features=readings.active_features(),
                 steered_rows=plan.steered_rows(),
                 watched=readings.watched(self._planner.watched_columns, self._watch),
-            )
+            ),
         )
 
     def _spans(self, packed: Sequence[PackedRows]) -> list[RowSpan]:
@@ -238,7 +239,9 @@ class Engine:
         is_first = running.first_token is None
         reason = running.add_token(token.token_id, token.logprob, readings)
         if is_first and running.first_token is not None:
-            self._observer.first_token(running.request, running.first_token - running.submitted)
+            self._observe(
+                self._observer.first_token, running.request, running.first_token - running.submitted
+            )
         if reason is not None:
             self._finish(running, reason)
 
@@ -261,9 +264,16 @@ class Engine:
 
     def _end(self, request: WaitingRequest | RunningRequest, event: FinishedEvent | FailedEvent) -> None:
         """Say the last word to the client, then let the id be used again."""
-        self._observer.request_finished(request.request, event)
+        self._observe(self._observer.request_finished, request.request, event)
         request.deliver(event)
         self._line.end(request.request.id)
+
+    def _observe(self, tell: Callable[..., None], *what: object) -> None:
+        """Tell the observer; one that fails must not take the requests with it."""
+        try:
+            tell(*what)
+        except Exception:
+            logger.exception("the observer failed")
 
     def _check_fits(self, request: GenerationRequest) -> None:
         prompt, new = len(request.prompt_ids), request.sampling.max_new_tokens

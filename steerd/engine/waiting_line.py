@@ -34,7 +34,7 @@ class WaitingRequest:
 
 
 class WaitingLine:
-    """A bounded line of requests, and the ids of all that have not ended. Every method may be called anywhere.
+    """A bounded line of requests, and the ids of all that have not ended. May be used from any thread.
 
     An id is in use from `join` until `end`, also while its request runs.
     """

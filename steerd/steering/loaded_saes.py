@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from steerd.errors import NotFound, SaeFileError
+from steerd.errors import HostError, NotFound, SaeFileError
 from steerd.host.hook_point import HookPoint
 from steerd.host.host_model import HostModel
 from steerd.sae.autoencoder import SparseAutoencoder
@@ -66,10 +66,9 @@ class LoadedSaes:
                 f"SAE {name!r} reads rows of width {metadata.d_model}, "
                 f"but host {self._host.name!r} has d_model {self._host.d_model}"
             )
-        hook_point = HookPoint.parse(metadata.hook_point)
-        if hook_point not in self._host.hook_points():
-            raise SaeFileError(
-                f"SAE {name!r} reads at {hook_point}, which host {self._host.name!r} "
-                f"({self._host.num_layers} layers) does not have"
-            )
+        try:
+            hook_point = HookPoint.parse(metadata.hook_point)
+            self._host.check_hook_point(hook_point)
+        except HostError as error:
+            raise SaeFileError(f"SAE {name!r} cannot be served: {error}") from error
         return hook_point
