@@ -11,6 +11,7 @@ What they share:
 - `arguments`: `sae:feature=strength` and the like
 - `stream`: one generation, printed while it comes
 - `token_painter`: text coloured by a feature's activation
+- `terminal`: the consoles they print to
 - `tables`: readings and summaries as tables
 - `feature_pages`: what an SAE folder tells about its features
 - `server_process`: a server as a child process

@@ -14,6 +14,7 @@ from steerd.cli.labels import starter_labels
 from steerd.cli.server_process import free_ports, server_process, stop, wait_until_serving
 from steerd.cli.stream import show_stream
 from steerd.cli.tables import speed_line, token_table
+from steerd.cli.terminal import open_console
 from steerd.client import Client
 from steerd.client_messages import ChatTurn, GenerateCall, Unit
 from steerd.steering.intervention import Add, FeatureRef, Intervention
@@ -57,7 +58,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 
 def run(options: argparse.Namespace) -> int:  # noqa: ARG001  # every subcommand is given its options
     """The whole demonstration; returns the exit status of the server."""
-    console = Console(highlight=False, markup=False)
+    console = open_console()
     with tempfile.TemporaryDirectory(prefix="steerd-demo-") as folder:
         grpc_port, metrics_port = free_ports(2)
         address = f"127.0.0.1:{grpc_port}"

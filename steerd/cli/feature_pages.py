@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from rich.console import Console
 from rich.table import Table
 
+from steerd.cli.terminal import open_console
 from steerd.cli.token_painter import painted
 from steerd.errors import NotFound, SaeFileError
 from steerd.sae.feature_files import FeatureNote, FeatureStatistics
@@ -46,7 +46,7 @@ def print_matches(folder: Path, words: Sequence[str], limit: int) -> None:
             _quoted(note.top_tokens),
             _quoted(note.promoted_tokens),
         )
-    console = Console(highlight=False, markup=False)
+    console = open_console()
     console.print(table)
     shown = min(limit, len(matches))
     console.print(
@@ -62,7 +62,7 @@ def print_feature(folder: Path, feature: int) -> None:
         raise NotFound(message, reason="FEATURE_NOT_FOUND", field="feature")
     note = notes[feature]
     density, highest = _figures(bundle.statistics, feature)
-    console = Console(highlight=False, markup=False)
+    console = open_console()
     console.print(f"{bundle.metadata.name}:{feature}  {note.label}", style="bold")
     console.print(f"at {bundle.metadata.hook_point} of {bundle.metadata.model_name}")
     console.print(f"density {density}, largest activation {highest}")

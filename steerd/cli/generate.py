@@ -12,6 +12,7 @@ from steerd.cli import arguments
 from steerd.cli.labels import starter_labels
 from steerd.cli.stream import show_stream
 from steerd.cli.tables import peaks, peaks_table, speed_line, summary_table
+from steerd.cli.terminal import open_console
 from steerd.client import Client
 from steerd.client_messages import ChatTurn, GenerateCall, Generation, Unit
 from steerd.steering.intervention import (
@@ -119,8 +120,8 @@ def _add_sampling(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Generate, without steering first if asked; one seed serves both."""
     call = generate_call(options)
-    text = Console(highlight=False, markup=False)
-    rest = Console(highlight=False, markup=False, stderr=True)
+    text = open_console()
+    rest = open_console(stderr=True)
     with Client(options.address) as client:
         if options.baseline:
             rest.rule("Without steering", align="left")

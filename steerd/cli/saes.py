@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import argparse
 
-from rich.console import Console
 from rich.table import Table
 
 from steerd.cli import arguments
+from steerd.cli.terminal import open_console
 from steerd.client import Client
 
 
@@ -33,7 +33,7 @@ def run(options: argparse.Namespace) -> int:
             sae.model_name,
             sae.weights_sha256[:12],
         )
-    console = Console(highlight=False, markup=False)
+    console = open_console()
     console.print(
         f"steerd {info.version} at {options.address} serves {info.model} ({info.dtype}, {info.device})"
     )
