@@ -23,11 +23,15 @@ def mixed_batches(
             continue
         rows = _shuffle(held, generator)
         emitted = max(1, len(rows) // 2 // batch_size) * batch_size
-        yield from torch.split(rows[:emitted], batch_size)
+        yield from _batches(rows[:emitted], batch_size)
         held = [rows[emitted:]]
     if held:
-        rows = _shuffle(held, generator)
-        yield from torch.split(rows[: len(rows) // batch_size * batch_size], batch_size)
+        yield from _batches(_shuffle(held, generator), batch_size)
+
+
+def _batches(rows: Tensor, batch_size: int) -> Iterator[Tensor]:
+    for start in range(0, len(rows) - batch_size + 1, batch_size):
+        yield rows[start : start + batch_size]
 
 
 def _shuffle(chunks: list[Tensor], generator: torch.Generator) -> Tensor:

@@ -12,9 +12,6 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-# Announced by torch at the first sparse tensor; what is used here has its own tests.
-warnings.filterwarnings("ignore", message="Sparse CSR tensor support is in beta state")
-
 
 class ActiveEntries(NamedTuple):
     """Which (row, feature) entries are active: compressed rows."""
@@ -92,15 +89,21 @@ class _DecodeEntries(torch.autograd.Function):
 
 
 def _sparse(values: Tensor, entries: ActiveEntries) -> Tensor:
-    return torch.sparse_csr_tensor(
-        entries.row_starts, entries.features, values, entries.shape, check_invariants=False
-    )
+    """The [B, d_sae] matrix with these entries."""
+    return _compressed_rows(entries.row_starts, entries.features, values, entries.shape)
 
 
 def _transposed(values: Tensor, entries: ActiveEntries) -> Tensor:
     """The [d_sae, B] matrix with these entries."""
+    rows, features = entries.shape
     order = torch.argsort(entries.features, stable=True)
-    starts = torch.zeros(entries.shape[1] + 1, dtype=torch.long, device=values.device)
-    torch.cumsum(torch.bincount(entries.features, minlength=entries.shape[1]), dim=0, out=starts[1:])
-    shape = (entries.shape[1], entries.shape[0])
-    return torch.sparse_csr_tensor(starts, entries.rows[order], values[order], shape, check_invariants=False)
+    starts = torch.zeros(features + 1, dtype=torch.long, device=values.device)
+    torch.cumsum(torch.bincount(entries.features, minlength=features), dim=0, out=starts[1:])
+    return _compressed_rows(starts, entries.rows[order], values[order], (features, rows))
+
+
+def _compressed_rows(starts: Tensor, columns: Tensor, values: Tensor, shape: tuple[int, int]) -> Tensor:
+    with warnings.catch_warnings():
+        # torch announces its sparse tensors as unfinished, once; what is used here has its own tests.
+        warnings.filterwarnings("ignore", message="Sparse CSR tensor support is in beta state")
+        return torch.sparse_csr_tensor(starts, columns, values, shape, check_invariants=False)
