@@ -64,7 +64,7 @@ class App:
     def __init__(self, config: Config) -> None:
         """Bind before anything is loaded, so that a port in use is told at once. Raises ConfigError."""
         self._config = config
-        self._engine: Engine | None = None
+        self.engine: Engine | None = None  # from `start` on
         registry = CollectorRegistry()
         for collector in (ProcessCollector, PlatformCollector, GCCollector):
             collector(registry=registry)
@@ -78,7 +78,7 @@ class App:
         _check_watch(config, saes)
         monitoring = config.monitoring
         engine = Engine(host, saes, config.engine, self._metrics, monitoring.watch, monitoring.sample_every)
-        self._engine = engine
+        self.engine = engine
         self._metrics.read_load(lambda: engine.running, lambda: engine.waiting)
         engine.start()
         generation = GenerationService(
@@ -121,14 +121,14 @@ class App:
 
     async def stop(self) -> None:
         """End everything now; requests in flight end with UNAVAILABLE."""
-        if self._engine is not None:
-            await asyncio.to_thread(self._engine.stop)
+        if self.engine is not None:
+            await asyncio.to_thread(self.engine.stop)
         await self.grpc.stop()
         self.scrape_endpoint.stop()
 
     async def _signal_or_engine_death(self, signals: asyncio.Queue[int]) -> bool:
         """Wait; True for a signal, False when the engine thread has ended."""
-        while self._engine is not None and self._engine.is_alive:
+        while self.engine is not None and self.engine.is_alive:
             try:
                 await asyncio.wait_for(signals.get(), _ENGINE_CHECK_SECONDS)
             except TimeoutError:
@@ -161,7 +161,5 @@ def _check_watch(config: Config, saes: LoadedSaes) -> None:
     for position, watched in enumerate(config.monitoring.watch):
         d_sae = saes.get(watched.sae).sae.d_sae
         if watched.index >= d_sae:
-            field = f"monitoring.watch[{position}].index"
-            raise ConfigError(
-                f"{field} must be below SAE {watched.sae!r}'s d_sae, {d_sae}; got {watched.index}"
-            )
+            key = f"monitoring.watch[{position}].index"
+            raise ConfigError(f"{key} must be below {d_sae}, the SAE's d_sae; got {watched.index}")

@@ -43,17 +43,17 @@ class PromptParser:
 
     def _from_prompt(self, prompt: str) -> list[int] | None:
         rules = [
-            self.violations.must(bool(prompt), "prompt", "not empty", prompt),
+            self.violations.must_not_be_empty("prompt", prompt),
             self.violations.must_be_text("prompt", prompt),
             self._fits_characters("prompt", len(prompt)),
         ]
         return encode_prompt(self.host.tokenizer, prompt) if all(rules) else None
 
     def _from_chat(self, chat: pb.Chat) -> list[int] | None:
-        rules = [self.violations.must(len(chat.messages) > 0, "chat.messages", "not empty", [])]
+        rules = [self.violations.must_not_be_empty("chat.messages", chat.messages)]
         for position, turn in enumerate(chat.messages):
             field = f"chat.messages[{position}]"
-            rules.append(self.violations.must(bool(turn.role), f"{field}.role", "not empty", turn.role))
+            rules.append(self.violations.must_not_be_empty(f"{field}.role", turn.role))
             rules.append(self.violations.must_be_text(f"{field}.role", turn.role))
             rules.append(self.violations.must_be_text(f"{field}.content", turn.content))
         characters = sum(len(turn.role) + len(turn.content) for turn in chat.messages)
@@ -63,7 +63,7 @@ class PromptParser:
 
     def _from_token_ids(self, ids: list[int]) -> list[int] | None:
         bound = f"below the vocabulary size, {self.host.vocab_size}"
-        rules = [self.violations.must(len(ids) > 0, "token_ids.ids", "not empty", ids)]
+        rules = [self.violations.must_not_be_empty("token_ids.ids", ids)]
         for position, token_id in enumerate(ids):
             if token_id >= self.host.vocab_size:
                 rules.append(self.violations.must(False, f"token_ids.ids[{position}]", bound, token_id))

@@ -39,7 +39,7 @@ class SamplingParser:
         self.violations.must_be_at_most("sampling.stop", len(stop), limits.max_stop_strings, "strings")
         for position, text in enumerate(stop):
             field = f"sampling.stop[{position}]"
-            self.violations.must(bool(text), field, "not empty", text)
+            self.violations.must_not_be_empty(field, text)
             self.violations.must_be_at_most(field, len(text), limits.max_stop_characters, "characters")
         return stop
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sized
 from typing import Any
 
 from steerd.errors import FieldViolation, InvalidRequest, NotFound
@@ -39,6 +40,12 @@ class Violations:
     def must_be_at_most(self, field: str, count: int, limit: int, what: str) -> bool:
         """A count of things against a limit."""
         return self.must(count <= limit, field, f"at most {limit} {what}", count)
+
+    def must_not_be_empty(self, field: str, value: Sized) -> bool:
+        """Text or a list with something in it."""
+        if not value:
+            self.add(field, "must not be empty")
+        return bool(value)
 
     def must_be_text(self, field: str, text: str) -> bool:
         """Text that no tokenizer, log or terminal chokes on: no NUL character."""
