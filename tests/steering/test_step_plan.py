@@ -1,0 +1,276 @@
+"""What a plan does to a forward of a host: to the rows it is for, to all others, and what it reads."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+
+import pytest
+import torch
+from torch import Tensor
+
+from steerd.host.hook_point import HookPoint
+from steerd.host.host_model import HostModel
+from steerd.steering.intervention import (
+    Ablate,
+    Add,
+    FeatureRef,
+    Intervention,
+    Phase,
+    Scale,
+    Set,
+    gain_and_bias,
+)
+from steerd.steering.loaded_saes import LoadedSaes
+from steerd.steering.request_wishes import RequestWishes
+from steerd.steering.row_span import RowSpan
+from steerd.steering.step_plan import StepPlan, StepPlanner
+from tests.engine.requests import edit
+from tests.tiny_hosts import make_tiny_host
+from tests.tiny_saes import tiny_sae
+
+IM_START = 257
+# Three requests of six tokens; the second begins with a special token.
+TOKENS = [[10, 11, 12, 13, 14, 15], [IM_START, 21, 22, 23, 24, 25], [30, 31, 32, 33, 34, 35]]
+SPANS = [RowSpan(name, 6 * number, 0, TOKENS[number]) for number, name in enumerate("abc")]
+FIRST_POINT, SECOND_POINT = HookPoint(0, "resid_post"), HookPoint(1, "resid_post")
+
+# float32 sums in another order than the reference's float64.
+TOLERANCE = 1e-5
+
+
+def serve(host: HostModel, points: Mapping[str, HookPoint], architecture: str = "jumprelu") -> LoadedSaes:
+    saes = LoadedSaes(host)
+    for seed, (name, point) in enumerate(points.items()):
+        saes.add(name, tiny_sae(host, point, seed=seed, activation=architecture))
+    return saes
+
+
+@contextmanager
+def planning(
+    host: HostModel, saes: LoadedSaes, watch: Sequence[FeatureRef] = (), sample_every: int = 0
+) -> Iterator[StepPlanner]:
+    planner = StepPlanner(host, saes, watch, sample_every)
+    try:
+        yield planner
+    finally:
+        planner.close()
+
+
+def wish(
+    planner: StepPlanner,
+    interventions: Sequence[Intervention] = (),
+    watch: Sequence[FeatureRef] = (),
+    top_k: int = 0,
+    top_k_saes: Sequence[str] = (),
+    include_prompt: bool = True,
+    prompt_length: int = 4,
+) -> RequestWishes:
+    return planner.resolve(prompt_length, interventions, watch, top_k, top_k_saes, include_prompt)
+
+
+def logits(host: HostModel) -> Tensor:
+    with torch.inference_mode():
+        return host.model(input_ids=torch.tensor(TOKENS), use_cache=False).logits
+
+
+def rows_at(host: HostModel, point: HookPoint) -> Tensor:
+    """What leaves the hook point [rows, d_model], after the hooks attached before."""
+    return host.activations(torch.tensor(TOKENS), None, [point])[point].reshape(18, -1)
+
+
+def expected_rows(saes: LoadedSaes, x: Tensor, edits: Mapping[int, Sequence[Intervention]]) -> Tensor:
+    """In float64, every edit of a row computed from the row as it came."""
+    result = x.double()
+    for row, interventions in edits.items():
+        for intervention in interventions:
+            sae = saes.get(intervention.feature.sae).sae.to(dtype=torch.float64)
+            z = sae.encode(x[row].double())[intervention.feature.index]
+            gain, bias = gain_and_bias(intervention.operation)
+            result[row] += (gain * z + bias) * sae.W_dec[intervention.feature.index]
+    return result
+
+
+def test_hooks_with_nothing_planned_leave_the_logits_bit_identical(tiny_host: HostModel) -> None:
+    plain = logits(tiny_host)
+    with planning(tiny_host, serve(tiny_host, {"sae": FIRST_POINT})) as planner:
+        assert torch.equal(logits(tiny_host), plain), "before any plan"
+        empty = wish(planner)
+        plan = planner.plan(SPANS, dict.fromkeys("abc", empty))
+
+        assert plan.by_sae == {}
+        assert torch.equal(logits(tiny_host), plain)
+
+
+def test_readings_alone_leave_the_logits_bit_identical(tiny_host: HostModel) -> None:
+    plain = logits(tiny_host)
+    saes = serve(tiny_host, {"sae": FIRST_POINT, "other": SECOND_POINT})
+    with planning(tiny_host, saes, [FeatureRef("other", 5)], sample_every=2) as planner:
+        wishes = wish(planner, watch=[FeatureRef("sae", 3)], top_k=4, top_k_saes=("sae",))
+        plan = planner.plan(SPANS, dict.fromkeys("abc", wishes))
+
+        assert torch.equal(logits(tiny_host), plain)
+        assert plan.by_sae["sae"].acts.shape == (18, 1)
+
+
+def test_interventions_whose_scope_holds_no_row_leave_the_logits_bit_identical(tiny_host: HostModel) -> None:
+    plain = logits(tiny_host)
+    with planning(tiny_host, serve(tiny_host, {"sae": FIRST_POINT})) as planner:
+        wishes = wish(planner, [edit("sae", 3, Add(9.0), Phase.GENERATED)], prompt_length=6)
+        plan = planner.plan(SPANS, dict.fromkeys("abc", wishes))
+
+        assert torch.equal(logits(tiny_host), plain)
+        assert plan.steered_rows() == {("sae", "add"): 0}
+
+
+@pytest.mark.parametrize("architecture", ["standard", "jumprelu", "topk"])
+def test_steered_rows_are_the_formula_and_all_others_bit_identical(
+    tiny_host: HostModel, architecture: str
+) -> None:
+    plain = rows_at(tiny_host, FIRST_POINT)
+    saes = serve(tiny_host, {"sae": FIRST_POINT}, architecture)
+    steered = [edit("sae", 3, Add(2.0)), edit("sae", 7, Scale(3.0)), edit("sae", 8, Set(1.5))]
+    ablated = [edit("sae", feature, Ablate(), Phase.PROMPT) for feature in range(32)]
+    with planning(tiny_host, saes) as planner:
+        wishes = {"a": wish(planner), "b": wish(planner, steered), "c": wish(planner, ablated)}
+        plan = planner.plan(SPANS, wishes)
+
+        got = rows_at(tiny_host, FIRST_POINT)
+
+    # b's first token is special; of c only the prompt's four rows are edited.
+    edits = dict.fromkeys(range(7, 12), steered) | dict.fromkeys(range(12, 16), ablated)
+    others = [row for row in range(18) if row not in edits]
+    assert torch.equal(got[others], plain[others])
+    assert all(not torch.equal(got[row], plain[row]) for row in edits)
+    torch.testing.assert_close(
+        got.double(), expected_rows(saes, plain, edits), atol=TOLERANCE, rtol=TOLERANCE
+    )
+    assert plan.steered_rows() == {
+        ("sae", "add"): 5,
+        ("sae", "scale"): 5,
+        ("sae", "set"): 5,
+        ("sae", "ablate"): 4 * 32,
+    }
+
+
+def test_two_saes_at_one_hook_point_compute_from_the_same_rows(tiny_host: HostModel) -> None:
+    plain = rows_at(tiny_host, FIRST_POINT)
+    saes = serve(tiny_host, {"one": FIRST_POINT, "two": FIRST_POINT})
+    interventions = [edit("one", 3, Add(5.0)), edit("two", 3, Scale(4.0)), edit("two", 4, Ablate())]
+    watch = [FeatureRef("one", 3), FeatureRef("two", 3), FeatureRef("two", 4)]
+    with planning(tiny_host, saes) as planner:
+        wishes = {"a": wish(planner, interventions, watch), "b": wish(planner), "c": wish(planner)}
+        plan = planner.plan(SPANS, wishes)
+
+        got = rows_at(tiny_host, FIRST_POINT)
+
+    expected = expected_rows(saes, plain, dict.fromkeys(range(6), interventions))
+    torch.testing.assert_close(got.double(), expected, atol=TOLERANCE, rtol=TOLERANCE)
+    for name, features in (("one", [3]), ("two", [3, 4])):
+        columns = list(wishes["a"].of(name).columns)
+        acts = saes.get(name).sae.feature_acts(plain, features)
+        torch.testing.assert_close(plan.by_sae[name].acts[:, columns], acts, atol=TOLERANCE, rtol=TOLERANCE)
+
+
+def test_a_later_hook_point_reads_what_the_earlier_one_left(tiny_host: HostModel) -> None:
+    saes = serve(tiny_host, {"early": FIRST_POINT, "late": SECOND_POINT})
+    unsteered = rows_at(tiny_host, SECOND_POINT)
+    with planning(tiny_host, saes) as planner:
+        wishes = wish(planner, [edit("early", 3, Add(5.0))], [FeatureRef("late", 5)])
+        plan = planner.plan(SPANS, {"a": wishes, "b": wish(planner), "c": wish(planner)})
+        steered = rows_at(tiny_host, SECOND_POINT)
+
+    late = saes.get("late").sae
+    acts = plan.by_sae["late"].acts[:, list(wishes.of("late").columns)]
+    torch.testing.assert_close(acts, late.feature_acts(steered, [5]), atol=TOLERANCE, rtol=TOLERANCE)
+    assert not torch.allclose(acts[:6], late.feature_acts(unsteered, [5])[:6], atol=1e-3)
+    assert torch.equal(steered[6:], unsteered[6:]), "a sequence steers itself alone"
+
+
+def test_edits_on_a_bfloat16_host_are_rounded_once_and_other_rows_bit_identical() -> None:
+    host = make_tiny_host(dtype=torch.bfloat16)
+    plain = rows_at(host, FIRST_POINT)
+    saes = serve(host, {"sae": FIRST_POINT})
+    interventions = [edit("sae", 3, Add(0.3)), edit("sae", 7, Scale(3.0)), edit("sae", 8, Set(1.5))]
+    with planning(host, saes) as planner:
+        wishes = {"a": wish(planner, interventions), "b": wish(planner), "c": wish(planner)}
+        plan = planner.plan(SPANS, wishes)
+
+        got = rows_at(host, FIRST_POINT)
+
+    assert got.dtype == torch.bfloat16
+    assert plan.by_sae["sae"].acts.dtype == torch.float32
+    assert torch.equal(got[6:], plain[6:])
+    exact = expected_rows(saes, plain, dict.fromkeys(range(6), interventions))[:6]
+    _, exponent = exact.frexp()
+    half_a_step = 2.0 ** (exponent - 9)  # bfloat16 keeps eight bits
+    assert ((got[:6].double() - exact).abs() <= half_a_step + 1e-6).all()
+
+
+@pytest.mark.parametrize("architecture", ["jumprelu", "topk"])
+def test_top_k_and_l0_are_those_of_the_whole_encoding(tiny_host: HostModel, architecture: str) -> None:
+    plain = rows_at(tiny_host, FIRST_POINT)
+    saes = serve(tiny_host, {"sae": FIRST_POINT}, architecture)
+    feature_acts = saes.get("sae").sae.encode(plain)
+    with planning(tiny_host, saes, sample_every=4) as planner:
+        wishes = {
+            "a": wish(planner, top_k=2, top_k_saes=("sae",), include_prompt=False),
+            "b": wish(planner, [edit("sae", 3, Add(9.0))]),
+            "c": wish(planner, top_k=5, top_k_saes=("sae",)),
+        }
+        plan = planner.plan(SPANS, wishes)
+        rows_at(tiny_host, FIRST_POINT)
+
+    step = plan.by_sae["sae"]
+    assert plan.ordinary_rows == (*range(6), *range(7, 18))
+    sampled = list(plan.ordinary_rows[::4])
+    # a is reported from its last prompt row on, c whole; b asks for none, but three of its rows are sampled.
+    assert step.encoded_rows.tolist() == sorted({3, 4, 5, *range(12, 18), *sampled})
+    assert step.active_features.tolist() == (feature_acts[sampled] > 0).sum(dim=-1).tolist()
+    values, _ = feature_acts[step.encoded_rows].topk(5, dim=-1)
+    torch.testing.assert_close(step.top_values, values, atol=TOLERANCE, rtol=TOLERANCE)
+    found = feature_acts[step.encoded_rows].gather(1, step.top_features)
+    torch.testing.assert_close(found, values, atol=TOLERANCE, rtol=TOLERANCE)
+
+
+def test_every_nth_ordinary_row_is_sampled_across_steps(tiny_host: HostModel) -> None:
+    saes = serve(tiny_host, {"sae": FIRST_POINT})
+    sampled: list[int] = []
+    with planning(tiny_host, saes, sample_every=5) as planner:
+        nothing = {"a": wish(planner)}
+        for step in range(12):
+            # One special token in the middle of three.
+            span = RowSpan("a", 0, 3 * step, [1, IM_START, 2])
+            plan = planner.plan([span], nothing)
+            if plan.by_sae:
+                rows = plan.by_sae["sae"].encoded_rows[plan.by_sae["sae"].sampled]
+                sampled += [2 * step + plan.ordinary_rows.index(row) for row in rows.tolist()]
+
+    assert sampled == [0, 5, 10, 15, 20]
+
+
+def test_released_features_cost_nothing_and_watched_ones_stay(tiny_host: HostModel) -> None:
+    saes = serve(tiny_host, {"sae": FIRST_POINT})
+    with planning(tiny_host, saes, [FeatureRef("sae", 60), FeatureRef("sae", 61)]) as planner:
+        wishes = wish(planner, [edit("sae", 61, Add(1.0))], [FeatureRef("sae", 4)])
+        again = wish(planner, [edit("sae", 4, Add(1.0))])
+
+        def columns(requests: dict[str, RequestWishes]) -> int:
+            plan: StepPlan = planner.plan(SPANS[:1], requests)
+            rows_at(tiny_host, FIRST_POINT)
+            return plan.by_sae["sae"].acts.shape[1]
+
+        assert columns({"a": wishes}) == 3
+        planner.release(wishes)
+        assert columns({"a": again}) == 3
+        planner.release(again)
+        assert columns({"a": wish(planner)}) == 2
+
+
+def test_close_takes_the_hooks_off(tiny_host: HostModel) -> None:
+    plain = logits(tiny_host)
+    with planning(tiny_host, serve(tiny_host, {"sae": FIRST_POINT})) as planner:
+        planner.plan(SPANS, dict.fromkeys("abc", wish(planner, [edit("sae", 3, Add(9.0))])))
+        assert not torch.equal(logits(tiny_host), plain)
+
+    assert torch.equal(logits(tiny_host), plain)
