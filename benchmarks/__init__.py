@@ -3,7 +3,9 @@
 - `engine_overhead`: what serving, steering and watching cost next to plain transformers
 - `report`: the table, the target lines and the result file that every benchmark ends with
 - `decode_rate`: tokens a second, from the arrival times of tokens
-- `generation_systems`: the systems that engine_overhead compares
+- `generation_systems`: plain transformers, two ways
+- `steerd_system`: steerd's engine in the benchmark's process
+- `many_wishes`: the steering and watching that it is put under
 - `serving_process`: a `steerd serve` process: its start, its memory under load
 
 A result is a JSON file in benchmarks/results. `--quick` tries a benchmark out on less work and writes no

@@ -4,13 +4,14 @@ Four systems, interleaved over several rounds: (a) transformers' generate, (b) t
 batching, (c) steerd's engine with nothing asked of it, (d) the same with another intervention for every
 request and 64 features watched by each request and by the server. Ratios are medians over the rounds.
 Prompts are random ordinary tokens (what a step costs does not depend on them) and no token ends a text.
+Then, of a server process under load (d) at batch 16 and the longest context: its start and its memory.
 """
 
 from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from itertools import product
 from pathlib import Path
 from statistics import median
@@ -24,11 +25,16 @@ from benchmarks.generation_systems import (
     DenseGenerate,
     PlainContinuousBatching,
     Prompts,
-    SteerdEngine,
     load_endless_host,
 )
+from benchmarks.many_wishes import SAE_NAME, server_watch_list, sixteen_interventions, watched_features
 from benchmarks.report import Report, Row, parser_of, report_for
+from benchmarks.serving_process import serve_load
+from benchmarks.steerd_system import SteerdEngine
+from steerd.client_messages import GenerateCall
 from steerd.config import EngineConfig
+from steerd.host.default_host import default_host_folder
+from steerd.sae.sae_file import load_sae
 
 NAME = "engine_overhead"
 STARTER_SAE_FOLDER = Path(steerd.__file__).parent / "starter_sae"
@@ -38,6 +44,8 @@ CONTEXTS = (64, 512)
 
 IDLE_BOUND = 0.87
 STEERED_BOUND = 0.95
+MEMORY_BOUND_GIB = 2.0
+START_BOUND_SECONDS = 15.0
 
 System = Callable[[Prompts, int], Arrivals]
 
@@ -52,12 +60,12 @@ class Point:
     def __str__(self) -> str:
         return f"batch_{self.batch}_context_{self.context}"
 
-    def prompts(self, vocab_size: int, special: frozenset[int]) -> Prompts:
-        """The same random prompts every time."""
-        ordinary = torch.tensor([i for i in range(vocab_size) if i not in special])
+    def prompts(self) -> Prompts:
+        """The same random prompts every time; the default host's ids below 1000 include its special ones."""
         generator = torch.Generator().manual_seed(self.batch * 10_000 + self.context)
-        drawn = torch.randint(len(ordinary), (self.batch, self.context), generator=generator)
-        ids: list[list[int]] = ordinary[drawn].tolist()
+        ids: list[list[int]] = torch.randint(
+            1000, 40_000, (self.batch, self.context), generator=generator
+        ).tolist()
         return ids
 
     def num_new(self, decode_tokens: int, max_batch_tokens: int) -> int:
@@ -81,7 +89,10 @@ def main() -> None:
     """Measure, print, write."""
     options = _options()
     report = report_for(NAME, options)
-    measure_rates(report, options)
+    if "rates" in options.parts:
+        measure_rates(report, options)
+    if "serving" in options.parts:
+        measure_serving(report, options)
     report.finish()
 
 
@@ -105,7 +116,7 @@ def measure_rates(report: Report, options: argparse.Namespace) -> None:
             for system in systems.values():
                 system([[1] * 16], 4)  # the first call of a process allocates
             for point in points:
-                prompts = point.prompts(plain.vocab_size, plain.special_token_ids)
+                prompts = point.prompts()
                 num_new = point.num_new(decode_tokens, config.max_batch_tokens)
                 rates = measure_point(systems, prompts, num_new, rounds, lambda: progress.advance(task))
                 add_point(report, point, rates)
@@ -140,6 +151,36 @@ def add_point(report: Report, point: Point, rates: Mapping[str, Rates]) -> None:
     report.at_least(f"d_over_c.{point}", _ratio(steered, idle), STEERED_BOUND)
 
 
+def measure_serving(report: Report, options: argparse.Namespace) -> None:
+    """Start, memory and targets of a server process. The default host was converted before."""
+    default_host_folder()
+    d_sae = load_sae(options.sae).sae.d_sae
+    point = Point(max(options.batch), max(options.context))
+    interventions = sixteen_interventions(d_sae)
+    calls = [
+        GenerateCall(
+            token_ids=tuple(prompt),
+            max_new_tokens=12 if options.quick else 48,
+            temperature=0.0,
+            interventions=interventions[row : row + 1],
+            watch=watched_features(d_sae),
+        )
+        for row, prompt in enumerate(point.prompts())
+    ]
+    load = serve_load(_server_config(options.sae, d_sae), calls)
+    report.add_rows(f"A server process, {len(calls)} steered streams at once", [asdict(load)])
+    report.at_most("resident_gib", load.peak_gib, MEMORY_BOUND_GIB)
+    report.at_most("seconds_to_serving", load.seconds_to_serving, START_BOUND_SECONDS)
+
+
+def _server_config(sae: Path, d_sae: int) -> str:
+    watched = "".join(
+        f'[[monitoring.watch]]\nsae = "{watch.sae}"\nindex = {watch.index}\nalias = "{watch.alias}"\n'
+        for watch in server_watch_list(d_sae)
+    )
+    return f'{watched}[[saes]]\nname = "{SAE_NAME}"\npath = "{sae.resolve()}"\n'
+
+
 def _row(point: Point, name: str, rates: Rates) -> Row:
     return {
         "batch": point.batch,
@@ -165,6 +206,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--batch", type=int, nargs="+", default=BATCH_SIZES)
     parser.add_argument("--context", type=int, nargs="+", default=CONTEXTS)
+    parser.add_argument("--parts", nargs="+", choices=("rates", "serving"), default=("rates", "serving"))
     return parser.parse_args()
 
 

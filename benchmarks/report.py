@@ -49,7 +49,7 @@ class Report:
     def __init__(self, name: str, *, out: Path | None, console: Console | None = None) -> None:
         """`out` is the result file, None for none."""
         self._name = name
-        self._out = out
+        self.out = out
         self._console = console or Console(width=None if sys.stdout.isatty() else 160)
         self._tables: dict[str, list[Row]] = {}
         self._targets: list[Target] = []
@@ -71,9 +71,9 @@ class Report:
         """Print the tables and, last, the target lines; write the result file."""
         for title, rows in self._tables.items():
             self._console.print(_table(title, rows))
-        if self._out is not None:
-            self._out.parent.mkdir(parents=True, exist_ok=True)
-            self._out.write_text(json.dumps(self._as_json(), indent=1) + "\n", encoding="utf-8")
+        if self.out is not None:
+            self.out.parent.mkdir(parents=True, exist_ok=True)
+            self.out.write_text(json.dumps(self._as_json(), indent=1) + "\n", encoding="utf-8")
         for target in self._targets:
             print(target)
 

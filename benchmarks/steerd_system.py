@@ -1,0 +1,92 @@
+"""steerd's engine in this process, with its metrics: prompts in, arrival times out."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from prometheus_client import CollectorRegistry
+
+from benchmarks.decode_rate import Arrivals
+from benchmarks.generation_systems import TIMEOUT_SECONDS, Prompts
+from benchmarks.many_wishes import SAE_NAME, server_watch_list, sixteen_interventions, watched_features
+from steerd.config import EngineConfig, MonitoringConfig
+from steerd.engine.engine import Engine
+from steerd.engine.events import FailedEvent, FinishedEvent, StreamEvent, TokenEvent
+from steerd.engine.request import Capture, GenerationRequest, SamplingParams
+from steerd.host.host_model import HostModel
+from steerd.monitoring.metrics import Metrics
+from steerd.sae.sae_file import load_sae
+from steerd.steering.loaded_saes import LoadedSaes
+
+
+@dataclass
+class _EndOfRequest:
+    times: list[float] = field(default_factory=list)
+    ended: threading.Event = field(default_factory=threading.Event)
+    error: Exception | None = None
+
+    def __call__(self, event: StreamEvent) -> None:
+        match event:
+            case TokenEvent():
+                self.times.append(time.perf_counter())
+            case FinishedEvent() | FailedEvent():
+                self.error = event.error if isinstance(event, FailedEvent) else None
+                self.ended.set()
+
+    def wait(self) -> list[float]:
+        """The arrival times of a request that ran to its end."""
+        if not self.ended.wait(TIMEOUT_SECONDS):
+            raise TimeoutError("a request did not end")
+        if self.error is not None:
+            raise self.error
+        return self.times
+
+
+class SteerdEngine:
+    """(c) idle, or (d) steered: every request has another intervention, 64 features are watched by each
+    request and by the server.
+
+    Metrics are kept as in a server with its defaults: every 16th token is encoded whole for its L0.
+    """
+
+    def __init__(self, host: HostModel, sae_folder: Path, config: EngineConfig, *, steered: bool) -> None:
+        saes = LoadedSaes(host)
+        d_sae = saes.add(SAE_NAME, load_sae(sae_folder, name=SAE_NAME)).sae.d_sae
+        self._interventions = sixteen_interventions(d_sae) if steered else ()
+        self._capture = Capture(watch=watched_features(d_sae) if steered else ())
+        watch = server_watch_list(d_sae) if steered else ()
+        metrics = Metrics(
+            CollectorRegistry(),
+            model=host.name,
+            saes=[SAE_NAME],
+            watch=watch,
+            queue_limit=config.max_waiting_requests,
+            build={"version": "benchmark"},
+        )
+        sample_every = MonitoringConfig().sample_every
+        self._engine = Engine(host, saes, config, metrics, watch, sample_every)
+        self._engine.start()
+
+    def __call__(self, prompts: Prompts, num_new: int) -> Arrivals:
+        started = time.perf_counter()
+        ends = [_EndOfRequest() for _ in prompts]
+        for row, (prompt, end) in enumerate(zip(prompts, ends, strict=True)):
+            self._engine.submit(self._request(row, prompt, num_new), end)
+        return Arrivals(started, [end.wait() for end in ends])
+
+    def close(self) -> None:
+        """Stop the engine."""
+        self._engine.stop()
+
+    def _request(self, row: int, prompt: Sequence[int], num_new: int) -> GenerationRequest:
+        return GenerationRequest(
+            id=f"row-{row}",
+            prompt_ids=tuple(prompt),
+            sampling=SamplingParams(max_new_tokens=num_new, temperature=0.0, top_p=1.0, top_k=0, seed=0),
+            interventions=self._interventions[row : row + 1],
+            capture=self._capture,
+        )
