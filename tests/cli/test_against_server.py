@@ -1,0 +1,118 @@
+"""The subcommands and the client against a real server with a tiny host."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from steerd.__main__ import main
+from steerd.client import Client, RemoteError
+from steerd.client_messages import GenerateCall
+from steerd.steering.intervention import Add, FeatureRef, Intervention
+from tests.server.running_server import TIMEOUT_SECONDS, RunningServer, tiny_config, tiny_parts
+
+FEATURE = FeatureRef("late", 3)
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[RunningServer]:
+    with RunningServer(tiny_config(), *tiny_parts()) as running:
+        yield running
+
+
+@pytest.fixture
+def client(server: RunningServer) -> Iterator[Client]:
+    with Client(server.address, timeout_seconds=TIMEOUT_SECONDS) as connected:
+        yield connected
+
+
+def test_a_generation_is_whole(client: Client) -> None:
+    call = GenerateCall(
+        prompt="Hello",
+        max_new_tokens=6,
+        watch=(FEATURE,),
+        top_features=2,
+        interventions=(Intervention(feature=FEATURE, operation=Add(2.0)),),
+    )
+
+    generation = client.generate(call)
+
+    assert generation.started.prompt_tokens == generation.completed.prompt_tokens
+    assert len(generation.tokens) == generation.completed.generated_tokens
+    assert {reading.sae for reading in generation.readings} == {"early", "late"}
+    assert all(FEATURE.index in reading.features for reading in generation.readings if reading.sae == "late")
+    (use,) = generation.completed.features
+    assert use.feature == FEATURE
+    assert use.steered_tokens > 0
+
+
+def test_a_refusal_carries_the_servers_words(client: Client) -> None:
+    with pytest.raises(RemoteError, match="temperature") as refusal:
+        client.generate(GenerateCall(prompt="Hello", temperature=-1.0))
+
+    assert refusal.value.code == "INVALID_ARGUMENT"
+    assert refusal.value.reason == "INVALID_REQUEST"
+
+
+def test_a_stream_can_be_left_early(client: Client) -> None:
+    stream = client.stream(GenerateCall(prompt="Hello", max_new_tokens=100))
+    next(stream)
+
+    stream.close()
+
+    assert client.generate(GenerateCall(prompt="Hello", max_new_tokens=1)).completed.generated_tokens == 1
+
+
+def test_a_running_server_is_waited_for_at_once(client: Client) -> None:
+    client.wait_until_serving(TIMEOUT_SECONDS)
+
+    assert client.is_serving()
+
+
+def test_generate_prints_text_and_tables(server: RunningServer, capsys: pytest.CaptureFixture[str]) -> None:
+    options = [
+        "--address",
+        server.address,
+        "--max-new-tokens",
+        "5",
+        "--add",
+        "late:3=2",
+        "--top-features",
+        "2",
+    ]
+
+    assert main(["generate", "Hello", "--raw", "--baseline", *options]) == 0
+
+    output = capsys.readouterr()
+    assert output.out.strip()
+    assert "Without steering" in output.err
+    assert "late:3" in output.err
+    assert "Most active features" in output.err
+    assert "5 generated" in output.err
+
+
+def test_generate_without_features_prints_the_text_only(
+    server: RunningServer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["generate", "Hello", "--address", server.address, "--max-new-tokens", "3", "--raw"]) == 0
+
+    assert "Summary" not in capsys.readouterr().err
+
+
+def test_an_unknown_sae_is_one_line(server: RunningServer, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["generate", "Hello", "--address", server.address, "--add", "absent:3=2"]) == 1
+
+    assert "absent" in capsys.readouterr().err
+
+
+def test_saes_are_listed_whole(server: RunningServer, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["saes", "--address", server.address]) == 0
+
+    output = capsys.readouterr().out
+    assert "early" in output
+    assert "blocks.2.hook_resid_post" in output
+
+
+def test_health_of_a_server_that_serves_is_status_0(server: RunningServer) -> None:
+    assert main(["health", "--address", server.address]) == 0
