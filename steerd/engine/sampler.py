@@ -56,7 +56,8 @@ def _mix(state: int) -> int:
 
 def _sample_rows(logits: Tensor, draws: Sequence[Draw]) -> Tensor:
     temperature = torch.tensor([[draw.sampling.temperature] for draw in draws], device=logits.device)
-    probs = torch.softmax(logits / temperature, dim=-1)  # [n, vocab]
+    # The largest becomes 0 first, so that no quotient leaves the range of float32.
+    probs = torch.softmax((logits - logits.amax(dim=-1, keepdim=True)) / temperature, dim=-1)  # [n, vocab]
     for row, draw in enumerate(draws):
         _keep_top_k(probs[row], draw.sampling.top_k)
         _keep_top_p(probs[row], draw.sampling.top_p)
