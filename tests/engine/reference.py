@@ -1,4 +1,4 @@
-"""Steered generation in the plainest form: one request alone, `generate`, and a hook that encodes everything."""
+"""Steered generation in the plainest form: one request alone, `generate`, and a hook that encodes all."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ class OurSampler(LogitsProcessor):
 
 
 class Reference:
-    """What a request gives alone: generated ids, their log-probabilities, and acts [positions, d_sae] by SAE."""
+    """What a request gives alone: generated ids, log-probabilities, and by SAE acts [positions, d_sae]."""
 
     def __init__(self, host: HostModel, saes: LoadedSaes, request: GenerationRequest) -> None:
         prompt = list(request.prompt_ids)

@@ -36,7 +36,7 @@ def edit(
 def mixed_requests(
     prompts: Sequence[Sequence[int]], saes: Sequence[str], strength: float, num_new: int
 ) -> list[GenerationRequest]:
-    """Ten requests over the prompts: every operation, phase and sampling, two SAEs, some steered by nothing."""
+    """Ten requests over the prompts: every operation, phase and sampling, two SAEs, some not steered."""
     first, second = saes
     greedy = sampling(num_new)
     wishes: list[tuple[SamplingParams, list[Intervention]]] = [
