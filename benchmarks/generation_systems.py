@@ -13,11 +13,10 @@ from transformers.generation.configuration_utils import ContinuousBatchingConfig
 from transformers.generation.streamers import BaseStreamer
 
 from benchmarks.decode_rate import Arrivals
+from benchmarks.outcome import TIMEOUT_SECONDS
 from steerd.config import DEFAULT_MODEL, EngineConfig
 from steerd.host.host_model import HostModel
 from steerd.host.loading import load_pretrained
-
-TIMEOUT_SECONDS = 1800.0
 
 Prompts = Sequence[Sequence[int]]
 GIB = 1 << 30

@@ -2,48 +2,23 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 
 from prometheus_client import CollectorRegistry
 
 from benchmarks.decode_rate import Arrivals
-from benchmarks.generation_systems import TIMEOUT_SECONDS, Prompts
+from benchmarks.generation_systems import Prompts
 from benchmarks.many_wishes import SAE_NAME, server_watch_list, sixteen_interventions, watched_features
+from benchmarks.outcome import Outcome
 from steerd.config import EngineConfig, MonitoringConfig
 from steerd.engine.engine import Engine
-from steerd.engine.events import FailedEvent, FinishedEvent, StreamEvent, TokenEvent
 from steerd.engine.request import Capture, GenerationRequest, SamplingParams
 from steerd.host.host_model import HostModel
 from steerd.monitoring.metrics import Metrics
 from steerd.sae.sae_file import load_sae
 from steerd.steering.loaded_saes import LoadedSaes
-
-
-@dataclass
-class _EndOfRequest:
-    times: list[float] = field(default_factory=list)
-    ended: threading.Event = field(default_factory=threading.Event)
-    error: Exception | None = None
-
-    def __call__(self, event: StreamEvent) -> None:
-        match event:
-            case TokenEvent():
-                self.times.append(time.perf_counter())
-            case FinishedEvent() | FailedEvent():
-                self.error = event.error if isinstance(event, FailedEvent) else None
-                self.ended.set()
-
-    def wait(self) -> list[float]:
-        """The arrival times of a request that ran to its end."""
-        if not self.ended.wait(TIMEOUT_SECONDS):
-            raise TimeoutError("a request did not end")
-        if self.error is not None:
-            raise self.error
-        return self.times
 
 
 class SteerdEngine:
@@ -73,10 +48,12 @@ class SteerdEngine:
 
     def __call__(self, prompts: Prompts, num_new: int) -> Arrivals:
         started = time.perf_counter()
-        ends = [_EndOfRequest() for _ in prompts]
-        for row, (prompt, end) in enumerate(zip(prompts, ends, strict=True)):
-            self._engine.submit(self._request(row, prompt, num_new), end)
-        return Arrivals(started, [end.wait() for end in ends])
+        outcomes = [Outcome() for _ in prompts]
+        for row, (prompt, outcome) in enumerate(zip(prompts, outcomes, strict=True)):
+            self._engine.submit(self._request(row, prompt, num_new), outcome)
+        for outcome in outcomes:
+            outcome.wait()
+        return Arrivals(started, [outcome.times for outcome in outcomes])
 
     def close(self) -> None:
         """Stop the engine."""
