@@ -49,6 +49,8 @@ class SourceConfig:
     """fast: each conversation alone through the chat template; block: joined and cut."""
     share: float = 1.0
     """Part of the tokens, relative to the other sources' shares."""
+    licence: str = ""
+    """Where the documents come from and under which licences; travels with the SAE in steerd.json."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

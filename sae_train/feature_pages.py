@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -46,23 +47,32 @@ def observe(
     names = sorted({source for path in paths for source in open_shard(path).sources})
     seen = FeatureObservations(sae.d_sae, vocab_size=vocab_size, num_sources=len(names), num_places=EXAMPLES)
     for path in paths:
-        shard, number = open_shard(path), int(path.name.split("-")[-1])
-        source_of_block = np.array([names.index(source) for source in shard.sources])
-        row_blocks = shard.row_blocks()
-        kept = np.flatnonzero(shard.keep)
-        for start in range(0, len(kept), _BATCH_ROWS):
-            rows = kept[start : start + _BATCH_ROWS]
-            resid = shard.read(rows)
-            inlier = scale.is_inlier(resid)
-            rows = rows[inlier.numpy()]
-            observed = ObservedRows(
-                token_ids=torch.from_numpy(shard.token_ids[rows].astype(np.int64)),
-                sources=torch.from_numpy(source_of_block[row_blocks[rows]]),
-                places=torch.from_numpy(rows + number * _ROWS_A_SHARD),
-            )
-            seen.update(sae.encode(resid[inlier]), observed)
-            on_tokens(len(rows))
+        for resid, observed in _observed_rows(path, names, scale):
+            seen.update(sae.encode(resid), observed)
+            on_tokens(len(resid))
     return seen, names
+
+
+def _observed_rows(
+    path: Path, source_names: list[str], scale: ActivationScale
+) -> Iterator[tuple[Tensor, ObservedRows]]:
+    """Yield a shard's kept inlier rows, a few thousand at a time, with what is known of them."""
+    shard, number = open_shard(path), int(path.name.split("-")[-1])
+    row_sources = np.array([source_names.index(source) for source in shard.sources])[shard.row_blocks()]
+    kept = np.flatnonzero(shard.keep)
+    for start in range(0, len(kept), _BATCH_ROWS):
+        rows = kept[start : start + _BATCH_ROWS]
+        resid = shard.read(rows)
+        inlier = scale.is_inlier(resid)
+        rows = rows[inlier.numpy()]
+        yield (
+            resid[inlier],
+            ObservedRows(
+                token_ids=torch.from_numpy(shard.token_ids[rows].astype(np.int64)),
+                sources=torch.from_numpy(row_sources[rows]),
+                places=torch.from_numpy(rows + number * _ROWS_A_SHARD),
+            ),
+        )
 
 
 def feature_pages(

@@ -1,4 +1,4 @@
-"""The whole promise on a tiny host: one command from corpus files to an SAE folder, and the two others on it."""
+"""The whole promise on a tiny host: one command from corpus files to an SAE folder, and the other two."""
 
 from __future__ import annotations
 
