@@ -7,7 +7,7 @@ A Generate call passes, in this order:
 - `parse_prompt`, `parse_sampling`, `parse_steering`: the parts of a request, the last against the served SAEs
 - `violations`: the collector of broken rules
 - `event_stream`: from the engine's thread to this request's coroutine, bounded
-- `reply`: events -> wire
+- `reply`: events -> wire; `reply_intervention` repeats the interventions as applied
 - `stop_text`: holds text back while it may be the start of a stop string
 
 Beside it:
