@@ -1,0 +1,130 @@
+"""A server whose engine follows a script, on the event loop of the test."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+
+import grpc
+
+from steerd.config import Config, LimitsConfig, ServerConfig
+from steerd.engine.events import FinishedEvent, PromptEvent, StreamEvent, Timings, TokenEvent, TokenReading
+from steerd.engine.request import FinishReason, GenerationRequest
+from steerd.server.catalog_service import CatalogService
+from steerd.server.edge_observer import Rpc
+from steerd.server.generation_service import GenerationService
+from steerd.server.grpc_server import GrpcServer
+from steerd.server.parse import RequestParser
+from tests.server.running_server import tiny_parts
+
+
+@dataclass
+class ScriptedEngine:
+    """Answers every request with the same events or refusal, and remembers what was cancelled."""
+
+    events: Sequence[StreamEvent] = ()
+    refusal: Exception | None = None
+    arrived: asyncio.Event = field(default_factory=asyncio.Event)
+    cancelled: list[str] = field(default_factory=list)
+
+    def submit(self, request: GenerationRequest, deliver: Callable[[StreamEvent], None]) -> None:
+        assert request.prompt_ids
+        if self.refusal is not None:
+            raise self.refusal
+        for event in self.events:
+            deliver(event)
+        self.arrived.set()
+
+    def cancel(self, request_id: str) -> None:
+        self.cancelled.append(request_id)
+
+
+@dataclass
+class Counts:
+    """An observer that keeps everything."""
+
+    served: list[Rpc] = field(default_factory=list)
+    started: list[Rpc] = field(default_factory=list)
+    finished: list[tuple[str, str, str]] = field(default_factory=list)
+    rejected: list[str] = field(default_factory=list)
+    messages: int = 0
+    coalesced: int = 0
+
+    def rpc_served(self, rpc: Rpc) -> None:
+        self.served.append(rpc)
+
+    def rpc_started(self, rpc: Rpc) -> None:
+        self.started.append(rpc)
+
+    def rpc_finished(self, rpc: Rpc, *, code: str, outcome: str, seconds: float) -> None:
+        assert 0 <= seconds <= time.monotonic()
+        self.finished.append((rpc.method, code, outcome))
+
+    def request_rejected(self, reason: str) -> None:
+        self.rejected.append(reason)
+
+    def messages_sent(self, messages: int, coalesced_tokens: int) -> None:
+        self.messages += messages
+        self.coalesced += coalesced_tokens
+
+
+@dataclass
+class ScriptedServer:
+    """A channel to the server, and what the test may look at."""
+
+    address: str
+    channel: grpc.aio.Channel
+    engine: ScriptedEngine
+    counts: Counts
+
+
+@asynccontextmanager
+async def scripted_server(
+    *events: StreamEvent, refusal: Exception | None = None, **server: float
+) -> AsyncIterator[ScriptedServer]:
+    """Serve inside the block; `server` is the section of that name."""
+    config = ServerConfig(port=0, **server)  # type: ignore[arg-type]
+    engine, counts = ScriptedEngine(events, refusal), Counts()
+    host, saes = tiny_parts()
+    grpc_server = GrpcServer(config, counts)
+    generation = GenerationService(
+        engine,
+        RequestParser(host, saes, LimitsConfig()),
+        config=config,
+        admission=grpc_server.admission,
+        observer=counts,
+    )
+    await grpc_server.start(generation, CatalogService(host, saes, Config()), is_healthy=lambda: True)
+    address = f"127.0.0.1:{grpc_server.port}"
+    try:
+        async with grpc.aio.insecure_channel(address) as channel:
+            yield ScriptedServer(address, channel, engine, counts)
+    finally:
+        await grpc_server.stop()
+
+
+def token(position: int, token_id: int = ord("x")) -> TokenEvent:
+    """One generated token without readings."""
+    return TokenEvent(token_id=token_id, position=position, logprob=-1.0, readings=())
+
+
+def readings(num_values: int) -> PromptEvent:
+    """One reading of so many activations."""
+    values = [1.5] * num_values
+    return PromptEvent(
+        (TokenReading(position=0, sae="late", features=list(range(num_values)), values=values),)
+    )
+
+
+def finished(reason: FinishReason = FinishReason.LENGTH, generated_tokens: int = 0) -> FinishedEvent:
+    """The last event."""
+    return FinishedEvent(
+        reason=reason,
+        prompt_tokens=1,
+        generated_tokens=generated_tokens,
+        timings=Timings(0.1, 0.2, 0.3),
+        features=(),
+    )
