@@ -137,7 +137,7 @@ async def _answer(behaviour: Behaviour, request: Any, context: Context) -> Any:
 
 def _decoded(message: Any) -> Any:
     if message is _UNDECODABLE:
-        raise InvalidRequest([FieldViolation("", "request is not a valid message")])
+        raise InvalidRequest([FieldViolation("request", "is not a valid message")])
     return message
 
 
