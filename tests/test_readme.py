@@ -1,0 +1,82 @@
+"""What the README shows works as written: its commands parse, its code compiles, its paths exist."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from steerd.__main__ import make_parser
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text()
+MAKE_TARGETS = re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), flags=re.MULTILINE)
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```$", README, flags=re.MULTILINE | re.DOTALL)
+
+
+def shell_lines() -> list[str]:
+    return [line.split("  # ")[0].strip() for block in blocks("") for line in block.splitlines()]
+
+
+def tree_paths() -> list[str]:
+    """Paths of the file tree; an indented line lies in the last folder that was not."""
+    (tree,) = (block for block in blocks("") if block.startswith("protos/"))
+    paths, folder = [], ""
+    for line in tree.splitlines():
+        name = line.split()[0]
+        folder = folder if line.startswith(" ") else name
+        paths.append(folder + name if line.startswith(" ") else name)
+    return paths
+
+
+def test_it_is_short() -> None:
+    assert len(README.splitlines()) <= 200
+
+
+@pytest.mark.parametrize("line", [line for line in shell_lines() if line.startswith("steerd ")])
+def test_a_steerd_command_parses(line: str) -> None:
+    make_parser().parse_args(shlex.split(line)[1:])
+
+
+@pytest.mark.parametrize("line", [line for line in shell_lines() if line.startswith("make ")])
+def test_a_make_target_exists(line: str) -> None:
+    assert line.split()[1] in MAKE_TARGETS
+
+
+def test_the_python_example_imports_what_it_uses() -> None:
+    (example,) = blocks("python")
+    imports = [line for line in example.splitlines() if line.startswith("from ")]
+
+    compile(example, "README.md", "exec")
+    exec("\n".join(imports), {})
+
+
+def test_the_training_example_is_a_valid_run() -> None:
+    from sae_train.config import parse_config
+
+    (example,) = blocks("toml")
+
+    config = parse_config(tomllib.loads(example))
+
+    assert f"> {config.data.sources[0].path}" in README
+
+
+@pytest.mark.parametrize("path", tree_paths())
+def test_a_path_of_the_tree_exists(path: str) -> None:
+    assert (ROOT / path).exists()
+
+
+@pytest.mark.parametrize("target", re.findall(r"\]\(([^)]+)\)", README))
+def test_a_link_leads_somewhere(target: str) -> None:
+    assert (ROOT / target).exists()
+
+
+@pytest.mark.parametrize("path", re.findall(r"`([a-z_]+/[a-z_/]+\.py)`", README))
+def test_a_file_of_the_requests_path_exists(path: str) -> None:
+    assert (ROOT / "steerd" / path).exists()
