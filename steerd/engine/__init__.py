@@ -9,5 +9,5 @@
 - `sampler`: logits to next tokens, every request with its own temperature, filters and seed
 - `kv_cache`: keys and values of the running requests
 - `paged_attention`: attention of a packed step, request by request
-- `continuous_batching`: transformers' batching, one step at a time; it and `kv_cache` alone know its internals
+- `continuous_batching`: transformers' batching, a step at a time; it and `kv_cache` alone know its internals
 """
