@@ -23,16 +23,15 @@ from steerd.sae.autoencoder import SparseAutoencoder
 TOP_TOKENS = 8
 LABEL_TOKENS = 4
 
-_SMOOTHING = (
-    10.0  # occurrences added to each token's count, so that a token seen once is not "characteristic"
-)
+_SMOOTHING = 10.0  # occurrences added to each token's count: one that was seen once is not characteristic
 _ALONE = 0.5  # share of the activation from which a token, or a source, stands for the feature
+_FEATURES_AT_ONCE = 256
 _SOURCE_LIFT = 2.5  # how much more of the activation than of the tokens a source must have
 
 
 @dataclass(frozen=True, slots=True)
 class FeatureTokens:
-    """The tokens of one feature, most characteristic first, and their shares of its activation."""
+    """The tokens of one feature, most characteristic first, and their shares of its squared activation."""
 
     token_ids: NDArray[np.int64]
     shares: NDArray[np.float64]
@@ -71,15 +70,24 @@ def dominating_sources(observations: FeatureObservations, names: Sequence[str]) 
 
 
 def promoted_tokens(host: HostModel, sae: SparseAutoencoder, *, count: int = TOP_TOKENS) -> Tensor:
-    """Return the tokens whose logits each decoder direction raises most, [d_sae, count].
+    """Return the tokens whose logits each decoder direction raises unusually much, [d_sae, count].
 
-    The direction is read through the final norm's weight and the head, as if no later layer touched it.
+    The direction is read through the final norm's weight and the head, as if no later layer touched it. A
+    token's effect is counted in standard deviations over all features: some rare tokens have so long a row
+    in the head that they would come first for hundreds of features.
     """
     embeddings = host.model.get_output_embeddings()  # type: ignore[no-untyped-call]
-    head = embeddings.weight.float()  # [vocab, d_model]
-    directions = sae.W_dec.to(head.device) * _final_norm_weight(host)
-    tops = [(chunk @ head.t()).topk(count, dim=1).indices for chunk in torch.split(directions, 512)]
-    return torch.cat(tops).cpu()
+    head = embeddings.weight.float().cpu()  # [vocab, d_model]
+    directions = sae.W_dec.cpu() * _final_norm_weight(host)
+    head = head - head.mean(dim=0)
+    mean = directions.mean(dim=0)
+    covariance = (directions - mean).t() @ (directions - mean) / len(directions)  # [d_model, d_model]
+    spread = ((head @ covariance) * head).sum(dim=1).clamp(min=1e-12).sqrt()  # [vocab]
+    tops = [
+        (((chunk - mean) @ head.t()) / spread).topk(count, dim=1).indices
+        for chunk in torch.split(directions, _FEATURES_AT_ONCE)
+    ]
+    return torch.cat(tops)
 
 
 def label(
@@ -90,21 +98,22 @@ def label(
         return "dead"
     words = _distinct_words(tokens, tokenizer)
     script = _script([word for word, _ in words])
-    kind = ", ".join(part for part in (script and f"{script} script", source and f"in {source}") if part)
-    first, first_share = words[0]
-    if first_share >= _ALONE:
-        text = f"token {first!r}"
+    if words and words[0][1] >= _ALONE:
+        text = f"token '{words[0][0]}'"
     else:
-        text = " · ".join(word for word, _ in words[:LABEL_TOKENS])
-    return f"{text} ({kind})" if kind else text
+        text = " · ".join(word for word, _ in words[:LABEL_TOKENS]) or "parts of characters"
+    kinds = [kind for kind in (script and f"{script} script", source and f"mostly {source}") if kind]
+    return f"{text} ({', '.join(kinds)})" if kinds else text
 
 
 def _distinct_words(tokens: FeatureTokens, tokenizer: PreTrainedTokenizerBase) -> list[tuple[str, float]]:
-    """Tokens that differ in case or spaces only are one word; shares add up."""
+    """Join tokens that differ in case or spaces only; leave out parts of characters."""
     words: dict[str, tuple[str, float]] = {}
     for token_id, share in zip(tokens.token_ids.tolist(), tokens.shares.tolist(), strict=True):
         text = token_text(tokenizer, token_id)
-        shown = text.strip() or repr(text)[1:-1]
+        if "\ufffd" in text:
+            continue
+        shown = text.strip() or repr(text)[1:-1].replace(" ", "␣")
         key = shown.lower()
         word, so_far = words.get(key, (shown, 0.0))
         words[key] = (word, so_far + share)
@@ -133,5 +142,5 @@ def _final_norm_weight(host: HostModel) -> Tensor:
     for name, parameter in reversed(list(host.model.base_model.named_parameters())):
         inside_a_layer = any(part.isdigit() for part in name.split("."))
         if name.endswith("weight") and parameter.shape == (host.d_model,) and not inside_a_layer:
-            return parameter.float()
-    return torch.ones(host.d_model, device=host.device)
+            return parameter.float().cpu()
+    return torch.ones(host.d_model)

@@ -43,7 +43,7 @@ class ObservedRows:
 
 @dataclass(frozen=True, slots=True)
 class TokenMass:
-    """Summed activation by (feature, token), as triples sorted by feature."""
+    """Summed squared activation by (feature, token), as triples sorted by feature."""
 
     features: NDArray[np.int64]
     token_ids: NDArray[np.int64]
@@ -51,7 +51,7 @@ class TokenMass:
 
 
 class FeatureObservations:
-    """Gathers, batch after batch: counts and sums, mass by token and by source, the strongest places."""
+    """Gathers, batch after batch: counts and sums, squared mass by token and by source, strongest places."""
 
     def __init__(self, d_sae: int, *, vocab_size: int, num_sources: int, num_places: int) -> None:
         self.rows = 0
@@ -75,12 +75,12 @@ class FeatureObservations:
         values = feature_acts[rows, features].double()
         self.active.index_add_(0, features, torch.ones_like(values))
         self.total.index_add_(0, features, values)
-        self.source_mass.index_add_(0, features * self._num_sources + observed.sources[rows], values)
+        squares = values.square()  # strong activations say more about a feature than many weak ones
+        self.source_mass.index_add_(0, features * self._num_sources + observed.sources[rows], squares)
         self.source_rows.index_add_(0, observed.sources, torch.ones(len(observed.sources)).double())
         self.token_rows.index_add_(0, observed.token_ids, torch.ones(len(observed.token_ids)).double())
-        self._pending.append(
-            (((features * self._vocab_size) + observed.token_ids[rows]).numpy(), values.numpy())
-        )
+        keys = features * self._vocab_size + observed.token_ids[rows]
+        self._pending.append((keys.numpy(), squares.numpy()))
         if sum(len(keys) for keys, _ in self._pending) > _PENDING_LIMIT:
             self._merge_pending()
         self._add_places(feature_acts, observed.places)

@@ -172,7 +172,7 @@ class Trainer:
         tensors["tokens_since_fired"] = self._firing.tokens_since_fired
         state = {
             "step": self._step,
-            "recipe": recipe(self._config),
+            "run": _run_identity(self._config),
             "last_smallest": self.sae.last_smallest,
             "seconds": self._seconds,
             "rows": dataclasses.asdict(self._counts),
@@ -181,7 +181,7 @@ class Trainer:
 
     def _restore(self, path: Path) -> None:
         checkpoint = load_checkpoint(path)
-        if checkpoint.state["recipe"] != recipe(self._config):
+        if checkpoint.state["run"] != _run_identity(self._config):
             raise CheckpointError(
                 f"{path}: belongs to a run with another configuration; choose another output"
             )
@@ -208,6 +208,19 @@ def recipe(config: Config) -> dict[str, Any]:  # Any: JSON values
     sources = values["data"]["sources"]
     values["data"]["sources"] = [{**source, "path": Path(source["path"]).name} for source in sources]
     return values
+
+
+def _run_identity(config: Config) -> dict[str, Any]:  # Any: JSON values
+    """What decides the weights at each step: the recipe without what is measured and said afterwards."""
+    values = recipe(config)
+    sources = [{**source, "licence": None} for source in values["data"]["sources"]]
+    return {
+        "seed": values["seed"],
+        "host": values["host"],
+        "sae": {**values["sae"], "weights_dtype": None},
+        "data": {**values["data"], "sources": sources},
+        "training": {**values["training"], "log_every": None, "checkpoint_every": None},
+    }
 
 
 def _initial_sae(config: Config, cache: ActivationCache) -> tuple[ActivationScale, BatchTopKSae]:
