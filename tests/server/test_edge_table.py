@@ -240,7 +240,7 @@ def test_reasons_are_stable_words(strict_server: RunningServer) -> None:
     [
         sampling(temperature=0.0, top_p=1.0, top_k=0, seed=0, max_new_tokens=1),
         sampling(temperature=0.01, top_p=1e-6, top_k=259, seed=2**64 - 1, max_new_tokens=1),
-        sampling(temperature=100, max_new_tokens=100, stop=["aaaa", "b"]),
+        sampling(temperature=100, max_new_tokens=5, stop=["aaaa", "b"]),
         steered(add(strength=1), add(strength=-1000)),
         steered(set_to(1000), pb.Intervention(feature=FeatureRef(sae="early"), ablate=pb.Ablate())),
         captured(watch=[GOOD, FeatureRef(sae="early")], top_k=5, top_k_saes=["early"]),

@@ -150,7 +150,7 @@ def test_the_server_ends_requests_that_take_too_long() -> None:
 def test_a_drain_finishes_what_runs_and_refuses_what_is_new() -> None:
     with make_server() as server:
         call = server.generation.Generate(
-            pb.GenerateRequest(prompt="xyz", sampling=pb.SamplingParams(max_new_tokens=500))
+            pb.GenerateRequest(prompt="xyz", sampling=pb.SamplingParams(max_new_tokens=150))
         )
         first = next(call)
 
@@ -162,7 +162,7 @@ def test_a_drain_finishes_what_runs_and_refuses_what_is_new() -> None:
 
         assert first.HasField("started")
         assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
-        assert rest[-1].completed.usage.generated_tokens == 500
+        assert rest[-1].completed.usage.generated_tokens == 150
         assert drained.result(TIMEOUT_SECONDS) is True
         assert server.total("steerd_requests_rejected_total", reason="draining") == 1
 
@@ -236,4 +236,4 @@ def wait_until(condition: Callable[[], bool]) -> None:
     pause, give_up = threading.Event(), time.monotonic() + TIMEOUT_SECONDS
     while not condition():
         assert time.monotonic() < give_up, "waited in vain"
-        pause.wait(0.02)
+        pause.wait(0.05)

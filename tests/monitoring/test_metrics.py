@@ -1,0 +1,229 @@
+"""What each event does to the series, without a server."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import pytest
+from prometheus_client import CollectorRegistry
+
+from steerd.config import MAX_SAES, MAX_WATCHED_FEATURES, WatchedFeature
+from steerd.engine.events import (
+    FailedEvent,
+    FeatureUse,
+    FinishedEvent,
+    StepReport,
+    Timings,
+    WatchedReading,
+)
+from steerd.engine.request import FinishReason, GenerationRequest, SamplingParams
+from steerd.monitoring.metrics import Metrics
+from steerd.steering.intervention import FeatureRef
+
+GREEDY = SamplingParams(max_new_tokens=9, temperature=0.0, top_p=1.0, top_k=0, seed=1)
+REQUEST = GenerationRequest(id="r", prompt_ids=(1, 2, 3), sampling=GREEDY)
+WATCHED = WatchedFeature(sae="a", index=7, alias="seventh", threshold=2.0)
+SEVENTH = {"sae": "a", "feature": "7", "alias": "seventh"}
+
+
+@dataclass(frozen=True)
+class Rpc:
+    type: str
+    service: str
+    method: str
+
+
+GENERATE = Rpc("server_stream", "steerd.v1.GenerationService", "Generate")
+HEALTH = Rpc("unary", "grpc.health.v1.Health", "Check")
+
+
+@pytest.fixture
+def registry() -> CollectorRegistry:
+    return CollectorRegistry()
+
+
+@pytest.fixture
+def metrics(registry: CollectorRegistry) -> Metrics:
+    return make_metrics(registry, saes=("a", "b"), watch=(WATCHED,))
+
+
+def make_metrics(
+    registry: CollectorRegistry, *, saes: tuple[str, ...], watch: tuple[WatchedFeature, ...]
+) -> Metrics:
+    made = Metrics(
+        registry, model="m", saes=saes, watch=watch, queue_limit=64, build={"version": "1", "device": "cpu"}
+    )
+    for rpc in (GENERATE, HEALTH):
+        made.rpc_served(rpc)
+    return made
+
+
+def finished(reason: FinishReason = FinishReason.LENGTH, generated_tokens: int = 5) -> FinishedEvent:
+    use = FeatureUse(FeatureRef("a", 7), 1.0, 0.5, 2, 0)
+    return FinishedEvent(reason, 3, generated_tokens, Timings(0.5, 0.25, 0.08), (use,))
+
+
+def step(**fields: object) -> StepReport:
+    values: dict[str, object] = {
+        "duration_seconds": 0.01,
+        "prompt_tokens": 0,
+        "generated_tokens": 0,
+        "batch_size": 1,
+        "running": 1,
+        "waiting": 0,
+        "kv_used_bytes": 25,
+        "kv_total_bytes": 100,
+        "monitored_tokens": {},
+        "active_features": {},
+        "steered_rows": {},
+        "watched": (),
+    }
+    return StepReport(**(values | fields))  # type: ignore[arg-type]
+
+
+@pytest.mark.usefixtures("metrics")
+def test_every_series_that_can_be_known_starts_at_zero(registry: CollectorRegistry) -> None:
+    def zero(name: str, **labels: str) -> bool:
+        return registry.get_sample_value(name, labels) == 0
+
+    assert zero("steerd_requests_total", model="m", rpc="Generate", outcome="error")
+    assert zero("steerd_requests_rejected_total", reason="queue_full")
+    assert zero("steerd_finish_reason_total", model="m", reason="stop_sequence")
+    assert zero("steerd_steering_applied_tokens_total", sae="b", mode="ablate")
+    assert zero("steerd_feature_active_tokens_total", **SEVENTH)
+    assert zero("steerd_time_to_first_token_seconds_count", model="m")
+    assert zero(
+        "grpc_server_handled_total",
+        grpc_type="server_stream",
+        grpc_service="steerd.v1.GenerationService",
+        grpc_method="Generate",
+        grpc_code="INTERNAL",
+    )
+
+
+def test_a_step_counts_tokens_and_features(metrics: Metrics, registry: CollectorRegistry) -> None:
+    metrics.step_finished(
+        step(
+            prompt_tokens=10,
+            generated_tokens=2,
+            batch_size=3,
+            monitored_tokens={"a": 12, "b": 12},
+            active_features={"a": [3, 40]},
+            steered_rows={("b", "set"): 6},
+            watched=(WatchedReading(FeatureRef("a", 7), 4, 1),),
+        )
+    )
+
+    def value(name: str, **labels: str) -> float | None:
+        return registry.get_sample_value(name, labels)
+
+    assert value("steerd_prompt_tokens_total", model="m") == 10
+    assert value("steerd_generation_tokens_total", model="m") == 2
+    assert value("steerd_engine_steps_total") == 1
+    assert value("steerd_engine_batch_size_sum") == 3
+    assert value("steerd_kv_cache_usage_ratio", model="m") == 0.25
+    assert value("steerd_kv_cache_bytes", model="m") == 100
+    assert value("steerd_monitored_tokens_total", sae="b") == 12
+    assert value("steerd_sae_active_features_bucket", sae="a", le="5.0") == 1
+    assert value("steerd_sae_active_features_count", sae="a") == 2
+    assert value("steerd_steering_applied_tokens_total", sae="b", mode="set") == 6
+    assert value("steerd_feature_active_tokens_total", **SEVENTH) == 4
+    assert value("steerd_feature_threshold_exceeded_total", **SEVENTH) == 1
+
+
+def test_a_finished_request_is_timed_once(metrics: Metrics, registry: CollectorRegistry) -> None:
+    metrics.first_token(REQUEST, 0.75)
+    metrics.request_finished(REQUEST, finished())
+
+    def value(name: str, **labels: str) -> float | None:
+        return registry.get_sample_value(name, {"model": "m", **labels})
+
+    assert value("steerd_finish_reason_total", reason="length") == 1
+    assert value("steerd_time_to_first_token_seconds_sum") == 0.75
+    assert value("steerd_time_per_output_token_seconds_sum") == pytest.approx(
+        0.02
+    )  # 0.08 s for 4 more tokens
+    assert value("steerd_queue_time_seconds_sum") == 0.5
+    assert value("steerd_prefill_time_seconds_sum") == 0.25
+    assert value("steerd_decode_time_seconds_sum") == 0.08
+    assert value("steerd_request_prompt_tokens_sum") == 3
+    assert value("steerd_request_generation_tokens_sum") == 5
+
+
+def test_one_token_has_no_time_per_output_token(metrics: Metrics, registry: CollectorRegistry) -> None:
+    metrics.request_finished(REQUEST, finished(generated_tokens=1))
+
+    assert registry.get_sample_value("steerd_time_per_output_token_seconds_count", {"model": "m"}) == 0
+
+
+def test_cancelled_and_failed_requests_are_not_timed(metrics: Metrics, registry: CollectorRegistry) -> None:
+    metrics.request_finished(REQUEST, finished(FinishReason.CANCELLED))
+    metrics.request_finished(REQUEST, FailedEvent(RuntimeError()))
+
+    assert registry.get_sample_value("steerd_decode_time_seconds_count", {"model": "m"}) == 0
+    assert registry.get_sample_value("steerd_finish_reason_total", {"model": "m", "reason": "cancelled"}) == 1
+
+
+@pytest.mark.parametrize(
+    ("code", "outcome", "timed"),
+    [("OK", "ok", "ok"), ("INTERNAL", "error", "error"), ("CANCELLED", "cancelled", None)],
+)
+def test_an_rpc_is_counted_by_code_and_outcome(
+    metrics: Metrics, registry: CollectorRegistry, code: str, outcome: str, timed: str | None
+) -> None:
+    labels = {
+        "grpc_type": GENERATE.type,
+        "grpc_service": GENERATE.service,
+        "grpc_method": GENERATE.method,
+    }
+
+    metrics.rpc_started(GENERATE)
+    metrics.rpc_finished(GENERATE, code=code, outcome=outcome, seconds=0.5)
+
+    def count(name: str, **names: str) -> float | None:
+        return registry.get_sample_value(name, names)
+
+    assert count("grpc_server_started_total", **labels) == 1
+    assert count("grpc_server_handled_total", **labels, grpc_code=code) == 1
+    assert count("grpc_server_handling_seconds_sum", **labels) == 0.5
+    assert count("steerd_requests_total", model="m", rpc="Generate", outcome=outcome) == 1
+    for name in ("ok", "error"):
+        expected = 1 if name == timed else 0
+        assert count("steerd_request_duration_seconds_count", model="m", outcome=name) == expected
+
+
+def test_health_checks_are_no_requests(metrics: Metrics, registry: CollectorRegistry) -> None:
+    metrics.rpc_started(HEALTH)
+    metrics.rpc_finished(HEALTH, code="OK", outcome="ok", seconds=0.001)
+
+    labels = {"model": "m", "rpc": "Check", "outcome": "ok"}
+    assert registry.get_sample_value("steerd_requests_total", labels) is None
+
+
+def test_an_unexpected_reason_makes_no_new_series(metrics: Metrics, registry: CollectorRegistry) -> None:
+    metrics.request_rejected("QUEUE_FULL")
+    metrics.request_rejected("SOMETHING_NEW")
+
+    assert registry.get_sample_value("steerd_requests_rejected_total", {"reason": "queue_full"}) == 1
+    assert registry.get_sample_value("steerd_requests_rejected_total", {"reason": "other"}) == 1
+
+
+def test_the_load_is_asked_for_at_every_scrape(metrics: Metrics, registry: CollectorRegistry) -> None:
+    load = [3, 2]
+    metrics.read_load(lambda: load[0], lambda: load[1])
+
+    load[0] = 4
+
+    assert registry.get_sample_value("steerd_requests_running", {"model": "m"}) == 4
+    assert registry.get_sample_value("steerd_requests_waiting", {"model": "m"}) == 2
+    assert registry.get_sample_value("steerd_queue_limit") == 64
+
+
+def test_the_largest_configuration_stays_within_its_budget(registry: CollectorRegistry) -> None:
+    saes = tuple(f"sae{i}" for i in range(MAX_SAES))
+    watch = tuple(WatchedFeature(sae="sae0", index=i, alias=f"f{i}") for i in range(MAX_WATCHED_FEATURES))
+
+    make_metrics(registry, saes=saes, watch=watch)
+
+    samples = [s for family in registry.collect() for s in family.samples if not s.name.endswith("_created")]
+    assert len(samples) <= 2500

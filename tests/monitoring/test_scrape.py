@@ -1,0 +1,122 @@
+"""/metrics of a running server, as Prometheus reads it."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import grpc
+import pytest
+
+from steerd.config import MonitoringConfig, WatchedFeature
+from steerd.pb.v1 import generation_service_pb2 as pb
+from steerd.pb.v1.feature_pb2 import FeatureRef
+from tests.server.running_server import RunningServer, tiny_config, tiny_parts
+
+WATCHED = WatchedFeature(sae="late", index=3, alias="third", threshold=0.5)
+THIRD = FeatureRef(sae="late", index=3)
+
+
+@pytest.fixture(scope="module")
+def used_server() -> Iterator[RunningServer]:
+    """A server that has answered one good and one bad request."""
+    config = tiny_config(monitoring=MonitoringConfig(port=0, sample_every=1, watch=(WATCHED,)))
+    with RunningServer(config, *tiny_parts()) as server:
+        yield server
+
+
+def test_a_generation_moves_the_counters(used_server: RunningServer) -> None:
+    server = used_server
+    before = server.samples()
+    scale = pb.Intervention(feature=FeatureRef(sae="early", index=1), scale=pb.Scale(factor=2))
+
+    generated = server.generate(
+        pb.GenerateRequest(
+            prompt="the cat sat",
+            sampling=pb.SamplingParams(max_new_tokens=6),
+            interventions=[scale],
+            capture=pb.Capture(watch=[THIRD], include_prompt=True),
+        )
+    )
+
+    after = server.samples()
+
+    def moved(name: str, **labels: str) -> float:
+        key = (name, frozenset(labels.items()))
+        return after[key] - before[key]
+
+    assert generated.completed.usage.generated_tokens == 6
+    rows = 11 + 5
+    third = {"sae": "late", "feature": "3", "alias": "third"}
+    values = [reading.values[0] for reading in generated.readings]
+    assert len(values) == rows
+    assert moved("steerd_feature_active_tokens_total", **third) == sum(value > 0 for value in values)
+    assert moved("steerd_feature_threshold_exceeded_total", **third) == sum(value > 0.5 for value in values)
+    assert moved("steerd_monitored_tokens_total", sae="late") == rows
+    assert moved("steerd_sae_active_features_count", sae="late") == rows
+    assert moved("steerd_steering_applied_tokens_total", sae="early", mode="scale") == rows
+    assert moved("steerd_prompt_tokens_total", model="smollm2-135m-instruct") == 11
+    assert moved("steerd_generation_tokens_total", model="smollm2-135m-instruct") == 6
+    assert moved("steerd_time_to_first_token_seconds_count", model="smollm2-135m-instruct") == 1
+    assert moved("steerd_stream_messages_sent_total") == len(generated.messages)
+
+
+def test_a_bad_request_is_counted_and_the_books_balance(used_server: RunningServer) -> None:
+    with pytest.raises(grpc.RpcError):
+        used_server.generate(pb.GenerateRequest(prompt=""))
+
+    started = used_server.total("grpc_server_started_total", grpc_method="Generate")
+    handled = used_server.total("grpc_server_handled_total", grpc_method="Generate")
+    outcomes = used_server.total("steerd_requests_total", rpc="Generate")
+    assert used_server.total("steerd_requests_total", outcome="invalid") >= 1
+    assert started == handled == outcomes
+
+
+def test_no_request_id_and_no_creation_time_is_exported(used_server: RunningServer) -> None:
+    used_server.generate(
+        pb.GenerateRequest(
+            request_id="tell-tale", prompt="secret", sampling=pb.SamplingParams(max_new_tokens=1)
+        )
+    )
+
+    page = used_server.scrape()
+
+    assert "tell-tale" not in page
+    assert "secret" not in page
+    assert "_created" not in page
+
+
+def test_the_process_and_the_build_are_told(used_server: RunningServer) -> None:
+    names = {name for name, _ in used_server.samples()}
+
+    assert {
+        "process_resident_memory_bytes",
+        "python_gc_objects_collected_total",
+        "steerd_build_info",
+    } <= names
+
+
+def test_promtool_finds_nothing_to_complain_about(used_server: RunningServer) -> None:
+    promtool = find_promtool()
+    if promtool is None:
+        pytest.skip("promtool is neither on PATH nor in the folder that STEERD_PROMETHEUS names")
+
+    check = subprocess.run(
+        [promtool, "check", "metrics"],
+        input=used_server.scrape(),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+    assert (check.returncode, check.stdout + check.stderr) == (0, "")
+
+
+def find_promtool() -> str | None:
+    """promtool on PATH, or in the folder where Debian's package was unpacked."""
+    folder = os.environ.get("STEERD_PROMETHEUS")
+    found = next(Path(folder).rglob("promtool"), None) if folder else None
+    return str(found) if found else shutil.which("promtool")
