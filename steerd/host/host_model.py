@@ -35,7 +35,7 @@ class Handle(Protocol):
     def remove(self) -> None: ...
 
 
-class _EnoughComputed(Exception):  # noqa: N818  # no error: ends a forward whose rest nobody needs
+class _EnoughComputed(Exception):  # no error: ends a forward whose rest nobody needs
     pass
 
 
