@@ -1,0 +1,1 @@
+"""The suite; its folders mirror the packages. Shared by all: tiny hosts and tiny SAEs."""
