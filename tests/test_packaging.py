@@ -81,7 +81,7 @@ def test_the_image_can_be_reached_from_outside() -> None:
 
 
 @pytest.mark.skipif(
-    shutil.which("promtool") is None, reason="promtool, of Debian's prometheus, is not installed"
+    shutil.which("promtool") is None, reason="Debian's prometheus is not on PATH; .ci/run fetches it"
 )
 def test_the_scrape_config_is_valid() -> None:
     command = ["promtool", "check", "config", str(ROOT / "deploy/prometheus/prometheus.yml")]
