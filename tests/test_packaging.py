@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import ast
 import re
 import shutil
 import subprocess
+import sys
 import tomllib
+from importlib.metadata import packages_distributions
 from pathlib import Path
 
 import pytest
@@ -13,6 +16,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from steerd.config import load_config
+from tests.test_architecture import imported_modules
 
 ROOT = Path(__file__).parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
@@ -45,6 +49,19 @@ def test_every_requirement_is_pinned_to_a_version_it_allows(requirement: Require
     version = constraints()[canonicalize_name(requirement.name)]
 
     assert requirement.specifier.contains(version), f"{version} is pinned, {requirement} is required"
+
+
+def test_every_imported_package_is_required() -> None:
+    required = {canonicalize_name(Requirement(text).name) for text in PROJECT["dependencies"]}
+    files = [path for product in ("steerd", "sae_train") for path in (ROOT / product).rglob("*.py")]
+    imported = {
+        name.split(".")[0] for path in files for name in imported_modules(ast.parse(path.read_text()))
+    }
+    others = imported - sys.stdlib_module_names - {"steerd", "sae_train", "google"}
+
+    for name in others:
+        distributions = {canonicalize_name(each) for each in packages_distributions()[name]}
+        assert distributions & required, f"{name} is imported, {distributions} is not required"
 
 
 def test_grpc_is_of_one_release() -> None:
