@@ -17,6 +17,7 @@ from transformers.generation.continuous_batching.cache import PagedAttentionCach
 from transformers.generation.continuous_batching.cache_allocators.full_attention import (
     FullAttentionCacheAllocator,
 )
+from transformers.generation.continuous_batching.model_runner import infer_max_single_request_tokens
 from transformers.generation.continuous_batching.requests import FutureRequestState, RequestState
 
 from steerd.engine.paged_attention import AttentionPlan, Segment, attend, attend_one, plan_attention
@@ -38,11 +39,9 @@ class KvCache(PagedAttentionCache):
         self._copied_bounds: dict[str, list[tuple[slice, slice]]] = {}
         if self._in_pieces:
             self._lay_out_by_layer(self.cache_allocators[FULL])
-
-    @property
-    def num_tokens(self) -> int:
-        """How many tokens fit when nothing runs."""
-        return int(self.num_blocks * next(iter(self.cache_allocators.values())).tokens_per_page)
+        # Layers of several kinds share the memory in pieces too large for some of them, so it is tried out.
+        self.num_tokens: int = infer_max_single_request_tokens(self)
+        """How many tokens of one request fit when nothing runs."""
 
     @property
     def total_bytes(self) -> int:
