@@ -7,6 +7,7 @@ raises ConfigError with the key, the bound and the value.
 
 from __future__ import annotations
 
+import ipaddress
 import re
 import tomllib
 from collections import Counter
@@ -137,6 +138,7 @@ class Config:
         for position, watched in enumerate(self.monitoring.watch):
             _check_bounds(watched, f"monitoring.watch[{position}]")
         self._check_saes()
+        self._check_host()
         self._check_watch()
         if self.limits.default_max_new_tokens > self.limits.max_new_tokens:
             _fail(
@@ -149,6 +151,12 @@ class Config:
         if len(self.saes) > MAX_SAES:
             _fail("saes", f"at most {MAX_SAES} entries", len(self.saes))
         _check_unique("saes.name", (sae.name for sae in self.saes))
+
+    def _check_host(self) -> None:
+        server = self.server
+        if not (server.insecure or _is_loopback(server.host)):
+            bound = "a loopback address, since there is no TLS, or server.insecure (--insecure) be set"
+            _fail("server.host", bound, server.host)
 
     def _check_watch(self) -> None:
         watch = self.monitoring.watch
@@ -193,6 +201,13 @@ def parse_config(tables: Mapping[str, Any], *, folder: Path) -> Config:
         limits=_read_section(LimitsConfig, tables.get("limits", {}), "limits"),
         monitoring=replace(_read_section(MonitoringConfig, monitoring, "monitoring"), watch=watch),
     )
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 def _resolve(path: str, folder: Path) -> str:

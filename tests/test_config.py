@@ -86,6 +86,11 @@ def test_a_whole_file_is_read(tmp_path: Path) -> None:
     assert config.monitoring.watch == (WatchedFeature(sae="topics", index=12, alias="cats", threshold=3.0),)
 
 
+@pytest.mark.parametrize("host", ["127.0.0.1", "127.9.9.9", "::1", "localhost"])
+def test_loopback_addresses_need_no_leave(host: str) -> None:
+    assert parse_config({"server": {"host": host}}, folder=Path()).server.host == host
+
+
 def test_another_host_has_no_starter_sae() -> None:
     config = parse_config({"model": {"name": "other"}}, folder=Path())
 
@@ -108,6 +113,8 @@ def test_another_host_has_no_starter_sae() -> None:
         ({"server": {"port": 65536}}, ["server.port", "between 0 and 65535", "65536"]),
         ({"engine": {"kv_cache_gib": float("nan")}}, ["engine.kv_cache_gib", "nan"]),
         ({"engine": {"page_size": 0}}, ["engine.page_size", "between 1 and", "0"]),
+        ({"server": {"host": "0.0.0.0"}}, ["server.host must be a loopback", "'0.0.0.0'", "--insecure"]),
+        ({"server": {"host": "example.org"}}, ["server.host must be a loopback", "'example.org'"]),
         ({"model": {"dtype": "int8"}}, ["model.dtype", "bfloat16", "'int8'"]),
         ({"model": {"name": ""}}, ["model.name", "''"]),
         ({"server": 3}, ["server must be a table, [server]", "3"]),

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import ipaddress
+import os
+import socket
 from collections.abc import Callable
 
 import grpc
@@ -50,7 +51,7 @@ class GrpcServer:
     """Binds when made; serves from `start` to `stop`. Belongs to one event loop."""
 
     def __init__(self, config: ServerConfig, observer: EdgeObserver) -> None:
-        """Raises ConfigError when the address cannot be bound, or must not be without TLS."""
+        """Raises ConfigError when the address cannot be bound."""
         self._config = config
         self._observer = observer
         self.admission = Admission()
@@ -91,18 +92,15 @@ class GrpcServer:
 
     def _bind(self) -> int:
         host, port = self._config.host, self._config.port
-        if not (self._config.insecure or is_loopback(host)):
-            raise ConfigError(
-                f"server.host must be a loopback address, since there is no TLS; got {host!r}. "
-                "Pass --insecure to serve every machine that can reach it"
-            )
-        address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+        is_v6 = ":" in host
+        address = f"[{host}]:{port}" if is_v6 else f"{host}:{port}"
         try:
+            # grpc says neither what is wrong nor keeps quiet about it, so the address is tried first.
+            socket.create_server((host, port), family=socket.AF_INET6 if is_v6 else socket.AF_INET).close()
             return self._server.add_insecure_port(address)
-        except RuntimeError:
-            raise ConfigError(
-                f"cannot listen on {address}: the port is in use or the address is not ours"
-            ) from None
+        except OSError as error:
+            problem = error.strerror if isinstance(error, socket.gaierror) else os.strerror(error.errno or 0)
+            raise ConfigError(f"cannot listen on {address}: {problem}") from error
 
     def _announce_rpcs(self) -> None:
         for service in (*_SERVICES, *health_pb2.DESCRIPTOR.services_by_name.values()):
@@ -120,11 +118,3 @@ class GrpcServer:
         statuses = health_pb2.HealthCheckResponse
         for name in ("", *SERVICE_NAMES):
             await self._health.set(name, statuses.SERVING if healthy else statuses.NOT_SERVING)
-
-
-def is_loopback(host: str) -> bool:
-    """Whether only this machine can reach the address."""
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"

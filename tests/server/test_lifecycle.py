@@ -213,12 +213,16 @@ def test_the_port_of_metrics_cannot_be_shared_either(small_server: RunningServer
         RunningServer(second, *tiny_parts()).__enter__()
 
 
-def test_other_machines_are_served_only_when_that_is_asked_for() -> None:
-    with pytest.raises(
-        ConfigError, match=r"server\.host must be a loopback address.*'0\.0\.0\.0'.*--insecure"
-    ):
-        make_server(host="0.0.0.0").__enter__()
+def test_an_address_of_another_machine_cannot_be_bound() -> None:
+    elsewhere = tiny_config(server=ServerConfig(host="192.0.2.1", port=0, insecure=True))
 
+    with pytest.raises(
+        ConfigError, match=r"cannot listen on 192\.0\.2\.1:0: Cannot assign requested address"
+    ):
+        RunningServer(elsewhere, *tiny_parts()).__enter__()
+
+
+def test_all_interfaces_are_served_when_that_is_asked_for() -> None:
     with make_server(host="0.0.0.0", insecure=True) as server:
         assert server.generate(SHORT).completed.usage.generated_tokens == 3
 
