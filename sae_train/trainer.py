@@ -119,7 +119,7 @@ class Trainer:
         step: SaeStep = self.sae(x, dead=self._firing.dead, auxk_alpha=training.auxk_alpha)
         if not torch.isfinite(step.loss):
             raise TrainingError(
-                f"the loss is {float(step.loss)} at step {self._step}; "
+                f"the loss is {step.loss.item()} at step {self._step}; "
                 f"the newest checkpoint is kept, try a training.learning_rate below {training.learning_rate}"
             )
         self._optimiser.zero_grad(set_to_none=True)

@@ -45,9 +45,9 @@ def planted_cache(folder: Path, *, shards: int = 4, rows: int = 4000) -> Activat
 def planted_config(folder: Path, **training: Any) -> Config:  # Any: values of the section's fields
     """A configuration for those rows; keyword arguments replace training values."""
     values = {
-        "tokens": 150_000,
+        "tokens": 80_000,
         "batch_size": 256,
-        "learning_rate": 3e-3,
+        "learning_rate": 5e-3,
         "dead_window_tokens": 5_000,
         "buffer_rows": 4_000,
         "log_every": 50,
