@@ -9,6 +9,7 @@ from sae_train.activation_cache import ActivationCache, Split
 from sae_train.activation_scale import ActivationScale
 from sae_train.checkpoint import CheckpointError
 from sae_train.config import Config, load_config
+from sae_train.corpus import CorpusError
 from sae_train.export import export_sae, measure
 from sae_train.harvest import harvest_split, open_cache
 from sae_train.run_log import RunLog
@@ -25,13 +26,14 @@ def run(config_path: Path) -> SaeMetadata:
     """Harvest what the cache lacks, train from the newest checkpoint on, export to `OUTPUT/sae`."""
     config = load_config(config_path)
     folder = Path(config.output)
-    _keep_config(config_path, folder)
     host = _load_host(config)
     with RunLog(folder / "log.jsonl") as log:
         cache = open_cache(config, host)
         for split in ("held_out", "train"):
             _harvest(split, cache, config, host, log)
-        trained = Trainer(config, cache, folder).train(log)
+        trainer = Trainer(config, cache, folder)
+        _keep_config(config_path, folder)
+        trained = trainer.train(log)
         return export_sae(folder / EXPORTED, trained, config=config, cache=cache, host=host, log=log)
 
 
@@ -82,7 +84,14 @@ def _harvest(split: Split, cache: ActivationCache, config: Config, host: HostMod
     stage = log.stage("harvest" if split == "train" else "held out", wanted)
     stage.found(cache.kept_tokens(split))
     harvest_split(cache, split, config=config, host=host, on_tokens=stage.advance)
-    log.write("harvest", split=split, tokens=cache.kept_tokens(split))
+    found = cache.kept_tokens(split)
+    log.write("harvest", split=split, tokens=found)
+    if found == 0:
+        words = "training" if split == "train" else "held-out"
+        raise CorpusError(
+            f"data.sources: no {words} tokens: the files hold too few documents "
+            f"for a data.held_out_share of {config.data.held_out_share}"
+        )
 
 
 def _recorded_scale(bundle: SaeBundle, config: Config, folder: Path) -> ActivationScale:

@@ -185,6 +185,23 @@ def test_a_mistake_is_one_sentence_and_status_1(tmp_path: Path, capsys: pytest.C
     assert capsys.readouterr().err.startswith("sae-train: ")
 
 
+def test_a_corpus_too_small_to_hold_any_document_out_is_refused(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    small = folder / "small"
+    small.mkdir()
+    for name in ("chat", "text"):
+        first_line = (folder / f"{name}.jsonl").read_text().splitlines()[0]
+        (small / f"{name}.jsonl").write_text(first_line)
+    config = (folder / "train.toml").read_text().replace(str(folder), str(small))
+    config = config.replace(f"{small}/host", f"{folder}/host").replace("share = 0.2", "share = 0.0001")
+    (small / "train.toml").write_text(config)
+
+    assert main(["run", str(small / "train.toml")]) == 1
+
+    assert "no held-out tokens" in capsys.readouterr().err
+
+
 def test_export_of_an_unfinished_run_is_refused(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     other = folder / "unfinished"
     other.mkdir()
