@@ -102,6 +102,7 @@ def test_every_series_that_can_be_known_starts_at_zero(registry: CollectorRegist
 
 
 def test_a_step_counts_tokens_and_features(metrics: Metrics, registry: CollectorRegistry) -> None:
+    metrics.read_load(lambda: 1, lambda: 0)
     metrics.step_finished(
         step(
             prompt_tokens=10,
@@ -217,6 +218,16 @@ def test_the_load_is_asked_for_at_every_scrape(metrics: Metrics, registry: Colle
     assert registry.get_sample_value("steerd_requests_running", {"model": "m"}) == 4
     assert registry.get_sample_value("steerd_requests_waiting", {"model": "m"}) == 2
     assert registry.get_sample_value("steerd_queue_limit") == 64
+
+
+def test_memory_is_free_once_nothing_runs(metrics: Metrics, registry: CollectorRegistry) -> None:
+    running = [1]
+    metrics.read_load(lambda: running[0], lambda: 0)
+    metrics.step_finished(step())
+
+    running[0] = 0
+
+    assert registry.get_sample_value("steerd_kv_cache_usage_ratio", {"model": "m"}) == 0
 
 
 def test_the_largest_configuration_stays_within_its_budget(registry: CollectorRegistry) -> None:

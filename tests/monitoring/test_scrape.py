@@ -14,10 +14,11 @@ import pytest
 from steerd.config import MonitoringConfig, WatchedFeature
 from steerd.pb.v1 import generation_service_pb2 as pb
 from steerd.pb.v1.feature_pb2 import FeatureRef
-from tests.server.running_server import RunningServer, tiny_config, tiny_parts
+from tests.server.running_server import RunningServer, tiny_config, tiny_parts, wait_until
 
 WATCHED = WatchedFeature(sae="late", index=3, alias="third", threshold=0.5)
 THIRD = FeatureRef(sae="late", index=3)
+MONITORED = ("steerd_monitored_tokens_total", frozenset({("sae", "late")}))
 
 
 @pytest.fixture(scope="module")
@@ -42,6 +43,8 @@ def test_a_generation_moves_the_counters(used_server: RunningServer) -> None:
         )
     )
 
+    rows = 11 + 5
+    wait_until(lambda: server.samples()[MONITORED] - before[MONITORED] == rows)
     after = server.samples()
 
     def moved(name: str, **labels: str) -> float:
@@ -49,13 +52,11 @@ def test_a_generation_moves_the_counters(used_server: RunningServer) -> None:
         return after[key] - before[key]
 
     assert generated.completed.usage.generated_tokens == 6
-    rows = 11 + 5
     third = {"sae": "late", "feature": "3", "alias": "third"}
     values = [reading.values[0] for reading in generated.readings]
     assert len(values) == rows
     assert moved("steerd_feature_active_tokens_total", **third) == sum(value > 0 for value in values)
     assert moved("steerd_feature_threshold_exceeded_total", **third) == sum(value > 0.5 for value in values)
-    assert moved("steerd_monitored_tokens_total", sae="late") == rows
     assert moved("steerd_sae_active_features_count", sae="late") == rows
     assert moved("steerd_steering_applied_tokens_total", sae="early", mode="scale") == rows
     assert moved("steerd_prompt_tokens_total", model="smollm2-135m-instruct") == 11

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import grpc
@@ -16,7 +15,13 @@ from grpc_status import rpc_status
 from steerd.config import EngineConfig, LimitsConfig, MonitoringConfig, ServerConfig
 from steerd.errors import ConfigError
 from steerd.pb.v1 import generation_service_pb2 as pb
-from tests.server.running_server import TIMEOUT_SECONDS, RunningServer, tiny_config, tiny_parts
+from tests.server.running_server import (
+    TIMEOUT_SECONDS,
+    RunningServer,
+    tiny_config,
+    tiny_parts,
+    wait_until,
+)
 
 # Greedily, the tiny host goes on from this prompt for thousands of tokens.
 ENDLESS = pb.GenerateRequest(prompt="xyz", sampling=pb.SamplingParams(max_new_tokens=50_000))
@@ -233,11 +238,3 @@ def wait_for_tokens(call: Iterator[pb.GenerateResponse]) -> None:
 
 def is_idle(server: RunningServer) -> bool:
     return server.total("steerd_requests_running") + server.total("steerd_requests_waiting") == 0
-
-
-def wait_until(condition: Callable[[], bool]) -> None:
-    """Ask again and again, as nothing tells a client that its cancelled request has left the engine."""
-    pause, give_up = threading.Event(), time.monotonic() + TIMEOUT_SECONDS
-    while not condition():
-        assert time.monotonic() < give_up, "waited in vain"
-        pause.wait(0.05)
