@@ -24,6 +24,8 @@ class EngineMetrics:
     def __init__(self, registry: CollectorRegistry, *, model: str, queue_limit: int) -> None:
         self._registry = registry
         self._model = model
+        self._running: Callable[[], int] = lambda: 0
+        self._kv_ratio = 0.0
         self._make_request_series()
         self._make_step_series()
         Gauge(
@@ -32,6 +34,7 @@ class EngineMetrics:
 
     def read_load(self, running: Callable[[], int], waiting: Callable[[], int]) -> None:
         """Have every scrape ask the engine how many requests run and wait."""
+        self._running = running
         self._gauge("steerd_requests_running", "Requests being generated.").set_function(running)
         self._gauge("steerd_requests_waiting", "Requests in the waiting line.").set_function(waiting)
 
@@ -42,7 +45,7 @@ class EngineMetrics:
         self._prompt_tokens.inc(report.prompt_tokens)
         self._generation_tokens.inc(report.generated_tokens)
         self._kv_bytes.set(report.kv_total_bytes)
-        self._kv_usage.set(report.kv_used_bytes / report.kv_total_bytes)
+        self._kv_ratio = report.kv_used_bytes / report.kv_total_bytes
 
     def first_token(self, seconds: float) -> None:
         self._time_to_first_token.observe(seconds)
@@ -101,7 +104,9 @@ class EngineMetrics:
         self._prompt_tokens = self._counter("steerd_prompt_tokens_total", "Prompt tokens run.")
         self._generation_tokens = self._counter("steerd_generation_tokens_total", "Tokens generated.")
         self._kv_bytes = self._gauge("steerd_kv_cache_bytes", "Size of the key-value cache.")
-        self._kv_usage = self._gauge("steerd_kv_cache_usage_ratio", "Share of the key-value cache in use.")
+        kv_usage = self._gauge("steerd_kv_cache_usage_ratio", "Share of the key-value cache in use.")
+        # No step follows when the last request is cancelled, to tell that its memory is free.
+        kv_usage.set_function(lambda: self._kv_ratio if self._running() else 0.0)
         self._steps = Counter("steerd_engine_steps_total", "Engine steps.", registry=self._registry)
         self._last_step = Gauge(
             "steerd_engine_last_step_timestamp_seconds",

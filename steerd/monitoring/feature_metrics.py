@@ -36,8 +36,9 @@ class FeatureMetrics:
         for sae_and_mode, rows in report.steered_rows.items():
             self._steered[sae_and_mode].inc(rows)
         for reading in report.watched:
-            self._active[reading.feature].inc(reading.active_tokens)
-            self._exceeded[reading.feature].inc(reading.over_threshold_tokens)
+            if reading.active_tokens:  # few of them are, and a step has no time for 512 counters
+                self._active[reading.feature].inc(reading.active_tokens)
+                self._exceeded[reading.feature].inc(reading.over_threshold_tokens)
 
     def _make_aggregates(self, registry: CollectorRegistry, saes: Sequence[str]) -> None:
         monitored = Counter(
