@@ -7,6 +7,7 @@ the decision when a request ends. Prefix sharing is off: its block hash does not
 
 from __future__ import annotations
 
+import os
 import queue
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -34,7 +35,7 @@ from transformers.generation.continuous_batching.scheduler import FIFOScheduler
 from transformers.generation.logits_process import LogitsProcessorList
 
 from steerd.engine.kv_cache import KvCache
-from steerd.errors import HostError
+from steerd.errors import ConfigError, HostError
 from steerd.host.host_model import HostModel
 
 ATTENTION_NAME = "steerd_paged"
@@ -76,8 +77,12 @@ class ContinuousBatch:
         max_running_requests: int,
         page_size: int,
     ) -> None:
-        """Take over the host's attention and allocate the cache; HostError for hosts it would get wrong."""
+        """Take over the host's attention and allocate the cache.
+
+        Raises HostError for hosts it would get wrong, ConfigError for more memory than there is.
+        """
         _check_host(host)
+        _check_memory(host.device, kv_cache_gib)
         AttentionInterface.register(ATTENTION_NAME, _paged_attention)
         host.model.set_attn_implementation(ATTENTION_NAME)
         self._host = host
@@ -96,6 +101,8 @@ class ContinuousBatch:
                 use_cuda_graph=False,
                 return_logprobs=True,
                 seed=0,
+                # transformers' estimate counts masks that we never make, so it must not be what refuses.
+                max_memory_percent=1e6,
             ),
             workload_hints=None,
             has_logit_processors=False,
@@ -215,6 +222,17 @@ def _bytes_per_token(host: HostModel) -> int:
     head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     kv_heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
     return int(2 * config.num_hidden_layers * kv_heads * head_dim * host.dtype.itemsize)
+
+
+def _check_memory(device: torch.device, kv_cache_gib: float) -> None:
+    if device.type == "cuda":
+        free_gib = torch.cuda.mem_get_info(device)[0] / GIB
+    else:
+        free_gib = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / GIB
+    if kv_cache_gib > free_gib:
+        raise ConfigError(
+            f"engine.kv_cache_gib is {kv_cache_gib:g}, but {device} has only {free_gib:.1f} GiB"
+        )
 
 
 def _check_host(host: HostModel) -> None:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from steerd.engine.continuous_batching import ContinuousBatch
+from steerd.errors import ConfigError
 from steerd.host.host_model import HostModel
 from tests.tiny_hosts import make_tiny_host
 
@@ -43,6 +44,7 @@ class Driver:
     host: HostModel
     num_blocks: int = 16
     max_batch_tokens: int = 64
+    page: int = PAGE
     left: dict[str, int] = field(default_factory=dict)
     token_ids: dict[str, list[int]] = field(default_factory=dict)
     logits: dict[str, list[Tensor]] = field(default_factory=dict)
@@ -51,10 +53,10 @@ class Driver:
         self.batch = ContinuousBatch(
             self.host,
             self.sample,
-            kv_cache_gib=self.num_blocks * PAGE * self.bytes_per_token() / 2**30,
+            kv_cache_gib=self.num_blocks * self.page * self.bytes_per_token() / 2**30,
             max_batch_tokens=self.max_batch_tokens,
             max_running_requests=64,
-            page_size=PAGE,
+            page_size=self.page,
         )
 
     def bytes_per_token(self) -> int:
@@ -256,6 +258,24 @@ def test_the_smallest_piece_that_fits_is_taken() -> None:
     assert driver.blocks("new") == small
 
 
+def test_blocks_of_an_odd_size_give_the_same_logits() -> None:
+    """The allocator hands memory out in multiples of 128 bytes, here two blocks at a time."""
+    plain = make_tiny_host("llama", num_key_value_heads=1, num_hidden_layers=3)
+    host = make_tiny_host("llama", num_key_value_heads=1, num_hidden_layers=3)
+    driver = Driver(host, num_blocks=9, page=5, max_batch_tokens=8)
+    room = driver.batch.cache.num_tokens
+    assert driver.admit("before", prompt_of(7, 0), 4)
+    assert driver.admit("beside", prompt_of(12, 1), 4)
+    driver.finish()
+    assert driver.admit("whole", prompt_of(room - 2, 2), 3)
+
+    driver.finish()
+
+    for request_id in ("before", "beside", "whole"):
+        driver.assert_plain(plain, request_id)
+    assert driver.batch.cache.used_bytes == 0
+
+
 def test_a_request_in_several_pieces_gets_the_same_logits() -> None:
     driver, plain = drive("full", num_blocks=10), make_tiny_host("llama")
     for number in range(5):
@@ -269,3 +289,22 @@ def test_a_request_in_several_pieces_gets_the_same_logits() -> None:
 
     driver.assert_plain(plain, "scattered")
     driver.assert_plain(plain, "filler-1")
+
+
+def test_more_memory_than_there_is_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"engine\.kv_cache_gib is 4096, but cpu has only \d"):
+        ContinuousBatch(
+            make_tiny_host(),
+            lambda logits, _: (logits.argmax(dim=-1), logits.max(dim=-1).values),
+            kv_cache_gib=4096,
+            max_batch_tokens=16,
+            max_running_requests=4,
+            page_size=PAGE,
+        )
+
+
+def test_masks_that_are_never_made_take_no_memory() -> None:
+    """For each token of the memory times each of a batch, as transformers reckons, it would be 38 GB."""
+    driver = drive("full", num_blocks=20_000, max_batch_tokens=65_536)
+
+    assert driver.batch.cache.num_tokens == 20_000 * PAGE
