@@ -14,6 +14,7 @@ from torch import Tensor
 from steerd.config import EngineConfig, WatchedFeature
 from steerd.engine.continuous_batching import ContinuousBatch, NewToken, PackedRows
 from steerd.engine.events import EngineObserver, FailedEvent, FinishedEvent, StepReport, TokenReading
+from steerd.engine.host_check import check_packed_steps
 from steerd.engine.readings import StepReadings
 from steerd.engine.request import FinishReason, GenerationRequest
 from steerd.engine.running_request import RunningRequest
@@ -46,7 +47,11 @@ class Engine:
         watch: Sequence[WatchedFeature] = (),
         sample_every: int = 0,
     ) -> None:
-        """Take over the host. Each token reads `watch`; each `sample_every`-th is encoded whole (0: none)."""
+        """Take over the host; HostError when it cannot be batched.
+
+        Each token reads `watch`; each `sample_every`-th is encoded whole (0: none).
+        """
+        check_packed_steps(host)
         self._host = host
         self._config = config
         self._observer = observer

@@ -1,0 +1,53 @@
+"""Engines on tiny hosts, ready for requests."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from steerd.config import EngineConfig, WatchedFeature
+from steerd.engine.engine import Engine
+from steerd.engine.events import EngineObserver
+from steerd.host.host_model import HostModel
+from steerd.steering.loaded_saes import LoadedSaes
+from tests.engine.recorder import StepLog
+from tests.tiny_hosts import make_tiny_host
+from tests.tiny_saes import tiny_sae
+
+SMALL: dict[str, Any] = {"kv_cache_gib": 0.002, "max_batch_tokens": 16, "page_size": 8}
+"""Options with which prompts are cut into chunks."""
+
+
+def tiny_saes(host: HostModel, layers: Sequence[int] = (0, 1)) -> LoadedSaes:
+    """SAEs named sae-0, sae-1 .. after these layers."""
+    saes = LoadedSaes(host)
+    for number, layer in enumerate(layers):
+        saes.add(f"sae-{number}", tiny_sae(host, f"blocks.{layer}.hook_resid_post", seed=number))
+    return saes
+
+
+@contextmanager
+def serving(
+    observer: EngineObserver | None = None,
+    *,
+    host: HostModel | None = None,
+    watch: Sequence[WatchedFeature] = (),
+    sample_every: int = 0,
+    **options: Any,
+) -> Iterator[Engine]:
+    """A started engine, stopped at the end. `options` go to its config and complete SMALL."""
+    host = host or make_tiny_host()
+    engine = Engine(
+        host,
+        tiny_saes(host),
+        EngineConfig(**(SMALL | options)),
+        observer or StepLog(),
+        watch,
+        sample_every,
+    )
+    engine.start()
+    try:
+        yield engine
+    finally:
+        engine.stop()
