@@ -61,7 +61,7 @@ class EngineConfig:
     max_batch_tokens: int = field(default=512, metadata=_between(1, 65536))
     max_running_requests: int = field(default=32, metadata=_between(1, 1024))
     max_waiting_requests: int = field(default=64, metadata=_between(0, 65536))
-    page_size: int = field(default=32, metadata=_between(1, 1024))
+    page_size: int = field(default=32, metadata=_between(4, 1024))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -112,7 +112,7 @@ def test_another_host_has_no_starter_sae() -> None:
         ({"model": {"name": 3}}, ["model.name", "type str", "3"]),
         ({"server": {"port": 65536}}, ["server.port", "between 0 and 65535", "65536"]),
         ({"engine": {"kv_cache_gib": float("nan")}}, ["engine.kv_cache_gib", "nan"]),
-        ({"engine": {"page_size": 0}}, ["engine.page_size", "between 1 and", "0"]),
+        ({"engine": {"page_size": 3}}, ["engine.page_size", "between 4 and", "3"]),
         ({"server": {"host": "0.0.0.0"}}, ["server.host must be a loopback", "'0.0.0.0'", "--insecure"]),
         ({"server": {"host": "example.org"}}, ["server.host must be a loopback", "'example.org'"]),
         ({"model": {"dtype": "int8"}}, ["model.dtype", "bfloat16", "'int8'"]),
