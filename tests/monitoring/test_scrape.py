@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
+from urllib.error import URLError
+from urllib.parse import quote
+from urllib.request import urlopen
 
 import grpc
 import pytest
 
+from steerd.cli.server_process import free_ports
 from steerd.config import MonitoringConfig, WatchedFeature
 from steerd.pb.v1 import generation_service_pb2 as pb
 from steerd.pb.v1.feature_pb2 import FeatureRef
@@ -101,12 +106,8 @@ def test_the_process_and_the_build_are_told(used_server: RunningServer) -> None:
 
 
 def test_promtool_finds_nothing_to_complain_about(used_server: RunningServer) -> None:
-    promtool = find_promtool()
-    if promtool is None:
-        pytest.skip("promtool is neither on PATH nor in the folder that STEERD_PROMETHEUS names")
-
     check = subprocess.run(
-        [promtool, "check", "metrics"],
+        [debian_tool("promtool"), "check", "metrics"],
         input=used_server.scrape(),
         capture_output=True,
         text=True,
@@ -116,8 +117,51 @@ def test_promtool_finds_nothing_to_complain_about(used_server: RunningServer) ->
     assert (check.returncode, check.stdout + check.stderr) == (0, "")
 
 
-def find_promtool() -> str | None:
-    """promtool on PATH, or in the folder where Debian's package was unpacked."""
+def test_prometheus_scrapes_and_answers(used_server: RunningServer, tmp_path: Path) -> None:
+    prometheus = debian_tool("prometheus")
+    (port,) = free_ports(1)
+    target = f"127.0.0.1:{used_server.app.scrape_endpoint.port}"
+    (tmp_path / "prometheus.yml").write_text(
+        f"""
+        global: {{scrape_interval: 1s}}
+        scrape_configs:
+          - job_name: steerd
+            sample_limit: 5000
+            static_configs: [{{targets: ["{target}"]}}]
+        """
+    )
+    arguments = [
+        f"--config.file={tmp_path / 'prometheus.yml'}",
+        f"--storage.tsdb.path={tmp_path / 'data'}",
+        f"--web.listen-address=127.0.0.1:{port}",
+    ]
+
+    with (tmp_path / "log").open("wb") as log:
+        process = subprocess.Popen([prometheus, *arguments], stdout=log, stderr=log)
+    try:
+        wait_until(lambda: process.poll() is not None or query(port, 'up{job="steerd"}') == [1.0])
+        assert query(port, "steerd_build_info") == [1.0]
+        assert query(port, 'steerd_feature_active_tokens_total{alias="third"}') != []
+    finally:
+        process.terminate()
+        process.wait()
+
+
+def query(port: int, expression: str) -> list[float]:
+    """The values of an instant query; none while Prometheus is not there yet."""
+    url = f"http://127.0.0.1:{port}/api/v1/query?query={quote(expression)}"
+    try:
+        with urlopen(url, timeout=10) as reply:
+            return [float(series["value"][1]) for series in json.load(reply)["data"]["result"]]
+    except URLError:
+        return []
+
+
+def debian_tool(name: str) -> str:
+    """A program of Debian's package prometheus, on PATH or where the package was unpacked; else skips."""
     folder = os.environ.get("STEERD_PROMETHEUS")
-    found = next(Path(folder).rglob("promtool"), None) if folder else None
-    return str(found) if found else shutil.which("promtool")
+    unpacked = (Path(folder) / name, Path(folder) / "usr" / "bin" / name) if folder else ()
+    found = next((str(path) for path in unpacked if path.is_file()), shutil.which(name))
+    if found is None:
+        pytest.skip(f"{name} is neither on PATH nor in the folder that STEERD_PROMETHEUS names")
+    return found
