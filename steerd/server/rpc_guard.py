@@ -12,7 +12,7 @@ import secrets
 import time
 from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable
 from contextlib import aclosing
-from typing import Any
+from typing import Any, NoReturn
 
 import grpc
 from google.protobuf.message import DecodeError
@@ -126,7 +126,10 @@ def rpc_of(path: str, handler: Any) -> Rpc:
 async def _answer(behaviour: Behaviour, request: Any, context: Context) -> Any:
     """Run a handler of any form; what it yields is written here, so that a cancel ends it at once."""
     request = _decoded_stream(request) if isinstance(request, AsyncIterable) else _decoded(request)
-    answer = behaviour(request, context)
+    try:
+        answer = behaviour(request, context)
+    except NotImplementedError:  # from the base class of a servicer that leaves the method out
+        await _unimplemented(request, context)
     if not inspect.isasyncgen(answer):
         return await answer
     async with aclosing(answer) as messages:
@@ -146,7 +149,7 @@ async def _decoded_stream(messages: AsyncIterable[Any]) -> AsyncIterator[Any]:
         yield _decoded(message)
 
 
-async def _unimplemented(request: Any, context: Context) -> None:  # noqa: ARG001  # a handler's signature
+async def _unimplemented(request: Any, context: Context) -> NoReturn:  # noqa: ARG001  # a handler's signature
     await context.abort(grpc.StatusCode.UNIMPLEMENTED, "no such method")
 
 

@@ -112,6 +112,16 @@ def test_an_unknown_method_is_counted_under_one_name() -> None:
     assert counted == [("_OTHER", "UNIMPLEMENTED", "invalid")]
 
 
+def test_a_method_that_a_service_leaves_out_is_unimplemented() -> None:
+    async def scenario() -> grpc.StatusCode:
+        async with scripted_server() as server:
+            with pytest.raises(grpc.aio.AioRpcError) as caught:
+                await server.channel.unary_unary("/grpc.health.v1.Health/List")(b"")
+            return caught.value.code()
+
+    assert asyncio.run(scenario()) is grpc.StatusCode.UNIMPLEMENTED
+
+
 def test_an_oversized_message_is_refused() -> None:
     async def scenario() -> grpc.StatusCode:
         async with scripted_server() as server:
