@@ -45,18 +45,22 @@ class StepPlan:
 
 @dataclass(slots=True)
 class _EditRows:
-    counts: list[EditedRows] = field(default_factory=list)
+    edited: dict[tuple[str, int, str], set[int]] = field(default_factory=dict)
     rows: list[int] = field(default_factory=list)
     columns: list[int] = field(default_factory=list)
     gain: list[float] = field(default_factory=list)
     bias: list[float] = field(default_factory=list)
 
     def extend(self, request_id: str, edit: ResolvedEdit, rows: Sequence[int]) -> None:
-        self.counts.append(EditedRows(request_id, edit.feature, edit.operation, len(rows)))
+        # A row that several edits of one feature are for is one edited row.
+        self.edited.setdefault((request_id, edit.feature, edit.operation), set()).update(rows)
         self.rows.extend(rows)
         self.columns.extend([edit.column] * len(rows))
         self.gain.extend([edit.gain] * len(rows))
         self.bias.extend([edit.bias] * len(rows))
+
+    def counts(self) -> tuple[EditedRows, ...]:
+        return tuple(EditedRows(*of, len(rows)) for of, rows in self.edited.items())
 
     def to_tensors(self, device: torch.device) -> PlannedEdits | None:
         if not self.rows:
@@ -176,7 +180,7 @@ class StepPlanner:
                 [encoded[row] for row in sampled_rows], dtype=torch.long, device=self._device
             ),
             top_k=top_k,
-            edited_rows=tuple(edits.counts),
+            edited_rows=edits.counts(),
         )
 
     def _sampled_rows(self, ordinary_rows: Sequence[int]) -> list[int]:

@@ -274,3 +274,21 @@ def test_close_takes_the_hooks_off(tiny_host: HostModel) -> None:
         assert not torch.equal(logits(tiny_host), plain)
 
     assert torch.equal(logits(tiny_host), plain)
+
+
+def test_a_row_with_several_edits_of_one_feature_is_counted_once(tiny_host: HostModel) -> None:
+    saes = serve(tiny_host, {"sae": FIRST_POINT})
+    twice = [edit("sae", 3, Add(1.0)), edit("sae", 3, Add(2.0), Phase.PROMPT, special=True)]
+    with planning(tiny_host, saes) as planner:
+        wishes = {"a": wish(planner), "b": wish(planner, twice), "c": wish(planner)}
+        plain = rows_at(tiny_host, FIRST_POINT)
+        plan = planner.plan(SPANS, wishes)
+        got = rows_at(tiny_host, FIRST_POINT)
+
+    assert [(counted.request_id, counted.num_rows) for counted in plan.by_sae["sae"].edited_rows] == [
+        ("b", 6)
+    ]
+    assert plan.steered_rows() == {("sae", "add"): 6}
+    strengths = (got - plain) @ saes.get("sae").sae.W_dec[3]  # directions are unit vectors
+    expected = torch.tensor([0.0] * 6 + [2.0, 3.0, 3.0, 3.0, 1.0, 1.0] + [0.0] * 6)
+    torch.testing.assert_close(strengths, expected, atol=TOLERANCE, rtol=0)
