@@ -39,10 +39,15 @@ class Vocabulary:
     """The host's tokens as words: letters only, three at least, without regard to case and spaces."""
 
     def __init__(self, host: HostModel) -> None:
+        self._tokenizer = host.tokenizer
         self.word_of_id = [folded(str(host.tokenizer.decode([i]))) for i in range(host.vocab_size)]
         model: Any = host.model  # Any: the library's method has no annotations
         embeddings: Tensor = model.get_input_embeddings().weight.float()
         self._unit = embeddings / embeddings.norm(dim=1, keepdim=True)  # [vocab, d_model]
+
+    def text(self, token_ids: list[int]) -> str:
+        """Ids as text on one line, special tokens left out."""
+        return " ".join(str(self._tokenizer.decode(token_ids, skip_special_tokens=True)).split())
 
     def ids_of(self, words: frozenset[str]) -> Tensor:
         """All tokens that are one of the words."""

@@ -37,6 +37,9 @@ STRENGTHS = (0.0, 0.25, 0.5, 1.0, 2.0)  # multiples of the feature's recorded ma
 MONOTONE_BOUND = 0.9
 CONTROL_BOUND = 0.1
 
+SHOWN_PROMPT = 1
+SHOWN_CHARACTERS = 100
+
 PROMPTS = (
     "Tell me about your day.",
     "Write a short story.",
@@ -79,7 +82,7 @@ def main() -> None:
     bundle = load_sae(options.sae)
     reading_host, writing_host = HostModel.load(DEFAULT_MODEL), HostModel.load(DEFAULT_MODEL)
     vocabulary = Vocabulary(reading_host)
-    features = choose_features(bundle, vocabulary, NUM_FEATURES)
+    features = choose_features(bundle, vocabulary, 2 if options.quick else NUM_FEATURES)
     prompts = [encode_chat(reading_host.tokenizer, [ChatMessage("user", text)]) for text in PROMPTS]
     writer, reader = SteeredWriter(writing_host, bundle), UnsteeredReader(reading_host, bundle)
     try:
@@ -89,6 +92,8 @@ def main() -> None:
         writer.close()
     for feature in features:
         add_feature(report, feature, study)
+    for feature in features:
+        report.add_rows(f"Answers to {PROMPTS[SHOWN_PROMPT]!r}", study.answers(feature))
     report.finish()
 
 
@@ -103,6 +108,7 @@ class Study:
         self._vocabulary = vocabulary
         self._prompts = prompts
         self._texts: dict[Push, ReadText] = {}
+        self._answers: dict[Push, list[int]] = {}  # ids, to one prompt
         self._next: dict[Push, Tensor] = {}  # log-probabilities [prompts, vocab]
         self._columns: dict[int, int] = {}
 
@@ -116,6 +122,7 @@ class Study:
         with Progress(transient=True) as progress:
             written = self._writer.write(self._prompts, pushes, num_new)
             for push, continuations in progress.track(written, total=len(pushes), description="measuring"):
+                self._answers[push] = list(continuations[SHOWN_PROMPT])
                 self._texts[push] = self._reader.read(self._prompts, continuations, read)
                 self._next[push] = self._reader.next_logprobs(self._prompts, push)
 
@@ -133,16 +140,22 @@ class Study:
             kl=float((steered.exp() * (steered - plain)).sum(dim=1).mean()),
         )
 
+    def answers(self, feature: SteeredFeature) -> list[Row]:
+        """The beginning of one answer at every strength."""
+        return [
+            {
+                "feature": feature.index,
+                "x max": strength,
+                "answer": self._vocabulary.text(self._answers[push])[:SHOWN_CHARACTERS],
+            }
+            for strength, (push, _) in zip(STRENGTHS, pushes_of(feature), strict=True)
+        ]
+
 
 def pushes_of(feature: SteeredFeature) -> list[tuple[Push, Push]]:
     """By strength: the feature's push, and that of its control by the same amount."""
-    return [
-        (
-            _push(feature.index, strength * feature.max_activation),
-            _push(feature.control, strength * feature.max_activation),
-        )
-        for strength in STRENGTHS
-    ]
+    amounts = [strength * feature.max_activation for strength in STRENGTHS]
+    return [(_push(feature.index, amount), _push(feature.control, amount)) for amount in amounts]
 
 
 def _push(feature: int, amount: float) -> Push:
