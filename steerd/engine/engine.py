@@ -13,7 +13,7 @@ from torch import Tensor
 
 from steerd.config import EngineConfig, WatchedFeature
 from steerd.engine.continuous_batching import ContinuousBatch, NewToken, PackedRows
-from steerd.engine.events import EngineObserver, FailedEvent, FinishedEvent, StepReport, TokenReading
+from steerd.engine.events import EngineObserver, FailedEvent, LastEvent, StepReport, TokenReading
 from steerd.engine.host_check import check_packed_steps
 from steerd.engine.readings import StepReadings
 from steerd.engine.request import FinishReason, GenerationRequest
@@ -184,7 +184,7 @@ class Engine:
             return
         prompt_tokens = sum(self._running[span.request_id].num_prompt_rows(span) for span in spans)
         self._count(spans, plan, readings)
-        self._tell(spans, new_tokens, readings)
+        ended = self._tell(spans, new_tokens, readings)
         self._observe(
             self._observer.step_finished,
             StepReport(
@@ -202,6 +202,9 @@ class Engine:
                 watched=readings.watched(self._planner.watched_columns, self._watch),
             ),
         )
+        # Only now, so that a client whose stream has ended finds all of it in the metrics.
+        for running, event in ended:
+            self._end(running, event)
 
     def _spans(self, packed: Sequence[PackedRows]) -> list[RowSpan]:
         spans, first_row = [], 0
@@ -224,31 +227,36 @@ class Engine:
                 feature = FeatureRef(name, edited.feature)
                 self._running[edited.request_id].tally.add_steered(feature, edited.num_rows)
 
-    def _tell(self, spans: Sequence[RowSpan], new_tokens: Sequence[NewToken], readings: StepReadings) -> None:
+    def _tell(
+        self, spans: Sequence[RowSpan], new_tokens: Sequence[NewToken], readings: StepReadings
+    ) -> list[tuple[RunningRequest, LastEvent]]:
+        """Send what the step gave; returns the requests that it ended, freed, and their last events."""
         tokens = {token.request_id: token for token in new_tokens}
+        ended = []
         for span in spans:
             running = self._running[span.request_id]
             by_row = readings.rows(span, running.wishes)
             token = tokens.get(span.request_id)
             last = by_row.pop(span.rows[-1], ()) if token else ()
             running.tell_prompt(list(by_row.values()))
-            if token is not None:
-                self._take_token(running, token, last)
+            event = self._take_token(running, token, last) if token else None
+            if event is not None:
+                self._free(running)
+                ended.append((running, event))
+        return ended
 
     def _take_token(
         self, running: RunningRequest, token: NewToken, readings: tuple[TokenReading, ...]
-    ) -> None:
+    ) -> LastEvent | None:
         if not math.isfinite(token.logprob):
-            self._finish_failed(running, _not_finite(running.request))
-            return
+            return FailedEvent(_not_finite(running.request))
         is_first = running.first_token is None
         reason = running.add_token(token.token_id, token.logprob, readings)
         if is_first and running.first_token is not None:
             self._observe(
                 self._observer.first_token, running.request, running.first_token - running.submitted
             )
-        if reason is not None:
-            self._finish(running, reason)
+        return running.finished(reason) if reason is not None else None
 
     def _finish(self, running: RunningRequest, reason: FinishReason) -> None:
         self._free(running)
@@ -267,11 +275,11 @@ class Engine:
         self._batch.remove(running.request.id)
         self._planner.release(running.wishes)
 
-    def _end(self, request: WaitingRequest | RunningRequest, event: FinishedEvent | FailedEvent) -> None:
-        """Say the last word to the client, then let the id be used again."""
+    def _end(self, request: WaitingRequest | RunningRequest, event: LastEvent) -> None:
+        """Let the id be used again, then say the last word: who hears it may use the id at once."""
         self._observe(self._observer.request_finished, request.request, event)
-        request.deliver(event)
         self._line.end(request.request.id)
+        request.deliver(event)
 
     def _observe(self, tell: Callable[..., None], *what: object) -> None:
         """Tell the observer; one that fails must not take the requests with it."""

@@ -86,7 +86,8 @@ class FailedEvent:
     error: Exception
 
 
-StreamEvent = StartedEvent | PromptEvent | TokenEvent | FinishedEvent | FailedEvent
+LastEvent = FinishedEvent | FailedEvent
+StreamEvent = StartedEvent | PromptEvent | TokenEvent | LastEvent
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,6 +128,6 @@ class EngineObserver(Protocol):
 
     def step_finished(self, report: StepReport) -> None: ...
 
-    def request_finished(self, request: GenerationRequest, event: FinishedEvent | FailedEvent) -> None: ...
+    def request_finished(self, request: GenerationRequest, event: LastEvent) -> None: ...
 
     def first_token(self, request: GenerationRequest, seconds: float) -> None: ...
