@@ -21,6 +21,7 @@ from steerd.pb.v1 import generation_service_pb2 as pb
 from steerd.pb.v1.feature_pb2 import FeatureRef
 from tests.server.running_server import RunningServer, tiny_config, tiny_parts, wait_until
 
+ROOT = Path(__file__).parent.parent.parent
 WATCHED = WatchedFeature(sae="late", index=3, alias="third", threshold=0.5)
 THIRD = FeatureRef(sae="late", index=3)
 MONITORED = ("steerd_monitored_tokens_total", frozenset({("sae", "late")}))
@@ -121,15 +122,9 @@ def test_prometheus_scrapes_and_answers(used_server: RunningServer, tmp_path: Pa
     prometheus = debian_tool("prometheus")
     (port,) = free_ports(1)
     target = f"127.0.0.1:{used_server.app.scrape_endpoint.port}"
-    (tmp_path / "prometheus.yml").write_text(
-        f"""
-        global: {{scrape_interval: 1s}}
-        scrape_configs:
-          - job_name: steerd
-            sample_limit: 5000
-            static_configs: [{{targets: ["{target}"]}}]
-        """
-    )
+    shipped = (ROOT / "deploy/prometheus/prometheus.yml").read_text()
+    config = shipped.replace("127.0.0.1:9464", target).replace("scrape_interval: 15s", "scrape_interval: 1s")
+    (tmp_path / "prometheus.yml").write_text(config)
     arguments = [
         f"--config.file={tmp_path / 'prometheus.yml'}",
         f"--storage.tsdb.path={tmp_path / 'data'}",
