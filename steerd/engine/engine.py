@@ -251,7 +251,11 @@ class Engine:
         if not math.isfinite(token.logprob):
             return FailedEvent(_not_finite(running.request))
         is_first = running.first_token is None
-        reason = running.add_token(token.token_id, token.logprob, readings)
+        try:
+            reason = running.add_token(token.token_id, token.logprob, readings)
+        except Exception as error:  # its stop predicate, say: the others go on
+            logger.exception("request %s failed", running.request.id)
+            return FailedEvent(error)
         if is_first and running.first_token is not None:
             self._observe(
                 self._observer.first_token, running.request, running.first_token - running.submitted

@@ -10,6 +10,7 @@ from steerd.engine.engine import Engine
 from steerd.engine.events import (
     FailedEvent,
     FinishedEvent,
+    LastEvent,
     PromptEvent,
     StepReport,
     StreamEvent,
@@ -78,18 +79,55 @@ class StepLog:
 
     def __init__(self) -> None:
         self.steps: list[StepReport] = []
-        self.ended: list[tuple[GenerationRequest, FinishedEvent | FailedEvent]] = []
+        self.ended: list[tuple[GenerationRequest, LastEvent]] = []
         self.first_tokens: list[float] = []
 
     def step_finished(self, report: StepReport) -> None:
         self.steps.append(report)
 
-    def request_finished(self, request: GenerationRequest, event: FinishedEvent | FailedEvent) -> None:
+    def request_finished(self, request: GenerationRequest, event: LastEvent) -> None:
         self.ended.append((request, event))
 
     def first_token(self, request: GenerationRequest, seconds: float) -> None:
         del request
         self.first_tokens.append(seconds)
+
+
+class SteppedLog(StepLog):
+    """A StepLog that lets the engine run only the steps it is given, so that a test can act between two.
+
+    The first step runs by itself; the engine then waits here, inside the step's report.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._changed = threading.Condition()
+        self._allowed = 1.0
+
+    def step_finished(self, report: StepReport) -> None:
+        with self._changed:
+            super().step_finished(report)
+            self._changed.notify_all()
+            self._changed.wait_for(lambda: len(self.steps) < self._allowed, TIMEOUT_SECONDS)
+
+    def wait_for_step(self) -> None:
+        """Wait until the engine has run all that it may."""
+        with self._changed:
+            assert self._changed.wait_for(lambda: len(self.steps) >= self._allowed, TIMEOUT_SECONDS)
+
+    def step(self, count: int = 1) -> None:
+        """Let it run so many steps more and wait until it has."""
+        self.wait_for_step()
+        with self._changed:
+            self._allowed += count
+            self._changed.notify_all()
+        self.wait_for_step()
+
+    def release(self) -> None:
+        """Let it run from now on."""
+        with self._changed:
+            self._allowed = float("inf")
+            self._changed.notify_all()
 
 
 def submit(engine: Engine, request: GenerationRequest) -> Recorder:

@@ -33,6 +33,22 @@ def edit(
     return Intervention(feature=FeatureRef(sae, index), operation=operation, scope=scope)
 
 
+def greedy_request(
+    request_id: str,
+    prompt_ids: Sequence[int],
+    max_new_tokens: int = 8,
+    *interventions: Intervention,
+    capture: Capture | None = None,
+) -> GenerationRequest:
+    return GenerationRequest(
+        id=request_id,
+        prompt_ids=tuple(prompt_ids),
+        sampling=sampling(max_new_tokens),
+        interventions=interventions,
+        capture=capture or Capture(),
+    )
+
+
 def mixed_requests(
     prompts: Sequence[Sequence[int]], saes: Sequence[str], strength: float, num_new: int
 ) -> list[GenerationRequest]:

@@ -9,9 +9,11 @@ from typing import Any
 from steerd.config import EngineConfig, WatchedFeature
 from steerd.engine.engine import Engine
 from steerd.engine.events import EngineObserver
+from steerd.engine.request import GenerationRequest
 from steerd.host.host_model import HostModel
 from steerd.steering.loaded_saes import LoadedSaes
-from tests.engine.recorder import StepLog
+from tests.engine.recorder import StepLog, SteppedLog
+from tests.engine.reference import Reference
 from tests.tiny_hosts import make_tiny_host
 from tests.tiny_saes import tiny_sae
 
@@ -50,4 +52,11 @@ def serving(
     try:
         yield engine
     finally:
+        if isinstance(observer, SteppedLog):
+            observer.release()
         engine.stop()
+
+
+def alone(host: HostModel, request: GenerationRequest) -> list[int]:
+    """The ids that the request gives by itself, by `generate` on a host that no engine has taken over."""
+    return Reference(host, tiny_saes(host), request).token_ids
