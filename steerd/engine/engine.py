@@ -103,6 +103,8 @@ class Engine:
         stopped, InvalidRequest for a request that could never fit in the memory.
         """
         self._check_fits(request)
+        if self._line.is_idle:
+            self._heartbeat = time.monotonic()  # the last turn may have been long ago
         self._line.join(WaitingRequest(request, deliver))
 
     def cancel(self, request_id: str) -> None:

@@ -17,6 +17,10 @@ from steerd.steering.intervention import (
     Set,
 )
 
+# Prompts of the byte tokenizer: 11 and 54 tokens.
+SHORT = tuple(b"Hello there")
+LONG = tuple(b"The sea, the sea! " * 3)
+
 
 def sampling(
     max_new_tokens: int = 12, temperature: float = 0.0, top_p: float = 1.0, top_k: int = 0, seed: int = 0

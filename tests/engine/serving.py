@@ -12,8 +12,9 @@ from steerd.engine.events import EngineObserver
 from steerd.engine.request import GenerationRequest
 from steerd.host.host_model import HostModel
 from steerd.steering.loaded_saes import LoadedSaes
-from tests.engine.recorder import StepLog, SteppedLog
+from tests.engine.recorder import StepLog, SteppedLog, submit
 from tests.engine.reference import Reference
+from tests.engine.requests import SHORT, greedy_request
 from tests.tiny_hosts import make_tiny_host
 from tests.tiny_saes import tiny_sae
 
@@ -60,3 +61,14 @@ def serving(
 def alone(host: HostModel, request: GenerationRequest) -> list[int]:
     """The ids that the request gives by itself, by `generate` on a host that no engine has taken over."""
     return Reference(host, tiny_saes(host), request).token_ids
+
+
+def assert_nothing_is_left(engine: Engine, log: StepLog) -> None:
+    """One more request runs as if it were the first, and its last step reports free memory."""
+    probe = submit(engine, greedy_request("probe", SHORT, 3))
+
+    assert probe.wait().generated_tokens == 3
+    assert engine.drain(60)
+    assert (engine.running, engine.waiting) == (0, 0)
+    assert log.steps[-1].kv_used_bytes == 0
+    assert (log.steps[-1].running, log.steps[-1].waiting) == (0, 0)

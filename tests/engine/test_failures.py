@@ -17,12 +17,9 @@ from steerd.host.hook_point import HookPoint
 from steerd.host.host_model import HostModel
 from steerd.steering.intervention import Add, FeatureRef, Phase
 from tests.engine.recorder import Recorder, StepLog, run_together, submit
-from tests.engine.requests import edit, greedy_request
+from tests.engine.requests import LONG, SHORT, edit, greedy_request
 from tests.engine.serving import alone, serving
 from tests.tiny_hosts import make_tiny_host
-
-SHORT = list(b"Hello there")
-LONG = list(b"The sea, the sea! " * 3)
 
 # Eight times almost the largest float32: some sums along the direction are infinite.
 OVERFLOW = [edit("sae-0", 3, Add(3e38)) for _ in range(8)]

@@ -2,45 +2,32 @@
 
 from __future__ import annotations
 
-import random
 import re
 import threading
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import pytest
 
+from steerd.config import EngineConfig
 from steerd.engine.engine import Engine
 from steerd.engine.events import FailedEvent, FinishedEvent, StartedEvent, StreamEvent, TokenEvent
 from steerd.engine.request import FinishReason
 from steerd.errors import AlreadyExists, InvalidRequest, Overloaded, Unavailable
 from steerd.host.host_model import HostModel
 from steerd.host.text import IncrementalDecoder, StopMatcher
-from steerd.steering.intervention import Add
 from tests.engine.recorder import Recorder, StepLog, SteppedLog, run_together, submit
-from tests.engine.requests import edit, greedy_request, sampling
-from tests.engine.serving import alone, serving
+from tests.engine.requests import LONG, SHORT, greedy_request, sampling
+from tests.engine.serving import SMALL, alone, serving, tiny_saes
 from tests.tiny_hosts import make_tiny_host
 
-SHORT = list(b"Hello there")
-LONG = list(b"The sea, the sea! " * 3)  # 54 tokens: four chunks of 16
 FIRST = greedy_request("first", SHORT, 40)
 
 
 @pytest.fixture(scope="module")
 def plain_host() -> HostModel:
     return make_tiny_host()
-
-
-def assert_nothing_is_left(engine: Engine, log: StepLog) -> None:
-    """One more request runs as if it were the first, and its last step reports free memory."""
-    probe = submit(engine, greedy_request("probe", SHORT, 3))
-
-    assert probe.wait().generated_tokens == 3
-    assert engine.drain(60)
-    assert (engine.running, engine.waiting) == (0, 0)
-    assert log.steps[-1].kv_used_bytes == 0
-    assert (log.steps[-1].running, log.steps[-1].waiting) == (0, 0)
 
 
 def test_the_events_of_a_request_in_order(plain_host: HostModel) -> None:
@@ -60,105 +47,6 @@ def test_the_events_of_a_request_in_order(plain_host: HostModel) -> None:
     assert recorder.token_ids == alone(plain_host, greedy_request("request", SHORT, 5))
     timings = finished.timings
     assert min(timings.queue_seconds, timings.prefill_seconds, timings.decode_seconds) >= 0
-
-
-def test_cancel_in_the_waiting_line(plain_host: HostModel) -> None:
-    log = SteppedLog()
-    with serving(log, max_running_requests=1) as engine:
-        first = submit(engine, FIRST)
-        log.wait_for_step()
-        second, third = (submit(engine, greedy_request(name, SHORT, 4)) for name in ("second", "third"))
-        assert (engine.running, engine.waiting) == (1, 2)
-        engine.cancel("second")
-        log.step()
-
-        finished = second.wait()
-        assert second.events == [finished], "it never started"
-        assert (finished.reason, finished.generated_tokens) == (FinishReason.CANCELLED, 0)
-        assert (finished.timings.prefill_seconds, finished.timings.decode_seconds) == (0, 0)
-        assert engine.waiting == 1
-        log.release()
-        assert first.wait().reason is FinishReason.LENGTH
-        assert first.token_ids == alone(plain_host, FIRST)
-        assert third.wait().generated_tokens == 4
-        assert_nothing_is_left(engine, log)
-
-
-def test_cancel_between_the_chunks_of_a_prompt(plain_host: HostModel) -> None:
-    log = SteppedLog()
-    with serving(log) as engine:
-        first = submit(engine, FIRST)
-        log.wait_for_step()
-        doomed = submit(engine, greedy_request("doomed", LONG, 8, edit("sae-0", 3, Add(1.0))))
-        log.step(2)
-        assert 0 < sum(step.prompt_tokens for step in log.steps) - len(SHORT) < len(LONG)
-        used = log.steps[-1].kv_used_bytes
-        engine.cancel("doomed")
-        log.step()
-
-        finished = doomed.wait()
-        assert (finished.reason, finished.generated_tokens) == (FinishReason.CANCELLED, 0)
-        assert finished.prompt_tokens == len(LONG)
-        assert [type(event) for event in doomed.events] == [StartedEvent, FinishedEvent]
-        assert 0 < log.steps[-1].kv_used_bytes < used
-        log.release()
-        first.wait()
-        assert first.token_ids == alone(plain_host, FIRST)
-        assert_nothing_is_left(engine, log)
-
-
-def test_cancel_in_the_middle_of_decoding(plain_host: HostModel) -> None:
-    log = SteppedLog()
-    doomed_request = greedy_request("doomed", LONG[:9], 30, edit("sae-1", 3, Add(1.0)))
-    with serving(log) as engine:
-        first = submit(engine, FIRST)
-        log.wait_for_step()
-        doomed = submit(engine, doomed_request)
-        log.step(5)
-        engine.cancel("doomed")
-        log.step(3)
-
-        finished = doomed.wait()
-        assert (finished.reason, finished.generated_tokens) == (FinishReason.CANCELLED, 5)
-        assert doomed.token_ids == alone(plain_host, doomed_request)[:5]
-        assert finished.features[0].steered_tokens == 9 + 4, "the last token was never fed back"
-        log.release()
-        first.wait()
-        assert first.token_ids == alone(plain_host, FIRST)
-        assert_nothing_is_left(engine, log)
-
-
-def test_cancel_after_the_end_and_of_an_unknown_id_is_nothing(plain_host: HostModel) -> None:
-    log = StepLog()
-    request = greedy_request("request", SHORT, 4)
-    with serving(log) as engine:
-        for _ in range(3):
-            recorder = run_together(engine, [request])[0]
-            engine.cancel("request")
-            engine.cancel("nobody")
-            assert recorder.token_ids == alone(plain_host, request)
-            assert len(recorder.events) == 1 + 4 + 1
-        assert_nothing_is_left(engine, log)
-
-
-def test_a_cancel_that_comes_with_the_last_token_does_not_reach_the_next_request_of_that_id() -> None:
-    """The id is free, and used again, before the engine looks at what was cancelled."""
-    request = greedy_request("request", SHORT, 4)
-    first, second = Recorder(), Recorder()
-
-    def deliver(event: StreamEvent) -> None:
-        if isinstance(event, TokenEvent) and event.position == len(SHORT) + 3:
-            engine.cancel("request")
-        first(event)
-        if isinstance(event, FinishedEvent):
-            engine.submit(request, second)
-
-    with serving() as engine:
-        engine.submit(request, deliver)
-
-        assert first.wait().reason is FinishReason.LENGTH
-        assert second.wait().reason is FinishReason.LENGTH
-        assert second.token_ids == first.token_ids
 
 
 def test_an_id_is_in_use_from_submit_to_the_last_event() -> None:
@@ -282,7 +170,7 @@ def test_stop_fails_what_is_left_and_every_newcomer() -> None:
         engine.stop()
 
 
-def stops_at(host: HostModel, prompt_ids: list[int], *stop: str) -> Callable[[], StopMatcher]:
+def stops_at(host: HostModel, prompt_ids: Sequence[int], *stop: str) -> Callable[[], StopMatcher]:
     return lambda: StopMatcher(IncrementalDecoder(host.tokenizer, prompt_ids), stop)
 
 
@@ -328,35 +216,43 @@ def test_one_new_token_is_one_new_token(plain_host: HostModel) -> None:
     assert len(log.steps) == 1
 
 
-def test_many_clients_at_once_leave_nothing_behind(plain_host: HostModel) -> None:
-    """Each thread submits, waits a little, cancels or waits for the end; ids are used again."""
-    log = StepLog()
-    expected = {n: alone(plain_host, greedy_request("x", LONG[: 3 + 5 * n], 6)) for n in range(5)}
-    failures: list[str] = []
+def test_heartbeat_is_now_while_idle_and_stands_while_a_step_runs() -> None:
+    log = SteppedLog()
+    with serving(log) as engine:
+        idle = engine.heartbeat
+        assert engine.heartbeat >= idle
+        recorder = submit(engine, greedy_request("request", SHORT, 6))
+        log.wait_for_step()
 
-    def client(number: int) -> None:
-        chance = random.Random(number)
-        for _ in range(8):
-            size = chance.randrange(5)
-            capture = edit("sae-0", chance.randrange(64), Add(0.0))
-            request = greedy_request(f"client-{number}", LONG[: 3 + 5 * size], 6, capture)
-            recorder = submit(engine, request)
-            if chance.random() < 0.4:
-                recorder.wait_for_tokens(chance.randrange(6))
-                engine.cancel(request.id)
-            finished = recorder.wait()
-            if recorder.token_ids != expected[size][: len(recorder.token_ids)]:
-                failures.append(f"{request.id} got other tokens")
-            if finished.reason is FinishReason.LENGTH and len(recorder.token_ids) != 6:
-                failures.append(f"{request.id} got {len(recorder.token_ids)} tokens")
+        standing = engine.heartbeat
+        assert engine.heartbeat == standing >= idle
+        log.step()
+        assert engine.heartbeat > standing
+        log.release()
+        recorder.wait()
 
-    with serving(log, kv_cache_gib=160 * 768 / 2**30, max_running_requests=4) as engine:
-        threads = [threading.Thread(target=client, args=(number,)) for number in range(6)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join(300)
-        assert not any(thread.is_alive() for thread in threads)
-        assert failures == []
-        assert len(log.ended) == 48
-        assert_nothing_is_left(engine, log)
+
+def test_heartbeat_is_new_when_the_first_request_comes() -> None:
+    """However long nothing had happened: it is taken in before the engine has had a turn."""
+    host = make_tiny_host()
+    engine = Engine(host, tiny_saes(host), EngineConfig(**SMALL), StepLog())
+    before = time.monotonic()
+
+    recorder = submit(engine, greedy_request("early", SHORT, 2))
+
+    assert engine.heartbeat >= before
+    assert not engine.is_alive
+    engine.start()
+    assert recorder.wait().generated_tokens == 2
+    engine.stop()
+
+
+def test_stop_before_start_fails_what_waits() -> None:
+    host = make_tiny_host()
+    engine = Engine(host, tiny_saes(host), EngineConfig(**SMALL), StepLog())
+    recorder = submit(engine, greedy_request("early", SHORT, 2))
+
+    engine.stop()
+
+    with pytest.raises(Unavailable, match="stopped"):
+        recorder.wait()
