@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import math
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -43,7 +44,7 @@ def observe(
     """Encode up to `tokens` kept training rows; return what was seen and the names of the sources."""
     paths = cache.shard_paths("train")
     share = min(1.0, tokens / max(1, cache.kept_tokens("train")))
-    paths = [path for index, path in enumerate(paths) if int((index + 1) * share) > int(index * share)]
+    paths = spread(paths, share)
     names = sorted({source for path in paths for source in open_shard(path).sources})
     seen = FeatureObservations(sae.d_sae, vocab_size=vocab_size, num_sources=len(names), num_places=EXAMPLES)
     for path in paths:
@@ -51,6 +52,11 @@ def observe(
             seen.update(sae.encode(resid), observed)
             on_tokens(len(resid))
     return seen, names
+
+
+def spread(paths: Sequence[Path], share: float) -> list[Path]:
+    """A share of the paths, evenly spaced; of any at least the first."""
+    return [path for i, path in enumerate(paths) if math.ceil((i + 1) * share) > math.ceil(i * share)]
 
 
 def _observed_rows(

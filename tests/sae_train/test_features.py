@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -11,6 +13,7 @@ from sae_train.feature_notes import (
     label,
     promoted_tokens,
 )
+from sae_train.feature_pages import spread
 from sae_train.feature_stats import FeatureObservations, FiringRecord, ObservedRows
 from steerd.host.host_model import HostModel
 from steerd.sae.activation_function import ReLU
@@ -115,3 +118,11 @@ def test_a_feature_is_dead_after_the_window_in_tokens() -> None:
     assert record.dead.tolist() == [False, True]
     record.update(torch.tensor([False, True]), 60)
     assert record.dead.tolist() == [False, False]
+
+
+def test_a_share_of_the_shards_is_evenly_spaced_and_never_none() -> None:
+    paths = [Path(f"train-{number:05d}") for number in range(4)]
+
+    assert spread(paths, 1.0) == paths
+    assert spread(paths, 0.5) == [paths[0], paths[2]]
+    assert spread(paths[:1], 0.99) == paths[:1]
