@@ -47,7 +47,13 @@ class Scene:
     prompt: str
 
 
-SCENES: tuple[Scene, ...] = ()
+_PROMPT = "What did you do today?"
+
+SCENES = (
+    Scene(feature=1831, alias="god", strength=1.0, prompt=_PROMPT),
+    Scene(feature=475, alias="doctor", strength=1.0, prompt=_PROMPT),
+    Scene(feature=3829, alias="weather", strength=1.0, prompt=_PROMPT),
+)
 
 
 def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
