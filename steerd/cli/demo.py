@@ -5,7 +5,9 @@ from __future__ import annotations
 import argparse
 import tempfile
 import urllib.request
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from itertools import groupby
 from pathlib import Path
 
 from rich.console import Console
@@ -24,6 +26,7 @@ _START_SECONDS = 300.0  # the first start converts the default host
 _STOP_SECONDS = 60.0
 _METRICS_SECONDS = 10.0
 _SHOWN_TOKENS = 12
+_SHOWN_FEATURES = 3
 
 _SHOWN_METRICS = (
     "steerd_requests_total",
@@ -92,37 +95,38 @@ def demo_config(grpc_port: int, metrics_port: int) -> str:
 
 
 def show_scenes(client: Client, console: Console) -> None:
-    """Each prompt without and with its feature, and what was active in the steered text."""
+    """Each prompt as the host answers it, then with one feature after the other."""
     labels = starter_labels(client.saes())
-    for scene in SCENES:
-        feature = FeatureRef(_SAE, scene.feature)
-        baseline, steered = calls(scene)
-        console.rule(f"Prompt: {scene.prompt}", align="left")
+    for prompt, scenes in groupby(SCENES, key=lambda scene: scene.prompt):
+        baseline = GenerateCall(chat=(ChatTurn("user", prompt),), temperature=0.0, max_new_tokens=48)
+        console.rule(f"Prompt: {prompt}", align="left")
         console.print("Without steering", style="bold")
         show_stream(client, baseline, console)
-        console.print(
-            f"\nWith feature {scene.feature}, {labels.get(feature, scene.alias)!r}, added at "
-            f"{scene.strength:g} times its recorded maximum (orange: where the model itself has it active)",
-            style="bold",
-        )
-        generation = show_stream(client, steered, console)
-        console.print(speed_line(generation.completed), style="dim")
-        tokens = generation.tokens[:_SHOWN_TOKENS]
-        console.print(token_table(tokens, generation.readings, steered.watch, labels))
+        for scene in scenes:
+            show_scene(client, console, baseline, scene, labels)
 
 
-def calls(scene: Scene) -> tuple[GenerateCall, GenerateCall]:
-    """The same greedy call without and with steering."""
+def show_scene(
+    client: Client, console: Console, baseline: GenerateCall, scene: Scene, labels: Mapping[FeatureRef, str]
+) -> None:
+    """The steered text, and what was active in its first tokens."""
     feature = FeatureRef(_SAE, scene.feature)
-    baseline = GenerateCall(
-        chat=(ChatTurn("user", scene.prompt),),
-        temperature=0.0,
-        max_new_tokens=48,
+    call = replace(
+        baseline,
+        interventions=(Intervention(feature=feature, operation=Add(scene.strength)),),
+        unit=Unit.FEATURE_MAX,
         watch=(feature,),
-        top_features=3,
+        top_features=_SHOWN_FEATURES,
     )
-    added = Intervention(feature=feature, operation=Add(scene.strength))
-    return baseline, replace(baseline, interventions=(added,), unit=Unit.FEATURE_MAX)
+    console.print(
+        f"\nWith feature {scene.feature}, {labels.get(feature, scene.alias)!r}, added at "
+        f"{scene.strength:g} times its recorded maximum (orange: where it was active before the edit)",
+        style="bold",
+    )
+    generation = show_stream(client, call, console)
+    console.print(speed_line(generation.completed), style="dim")
+    tokens = generation.tokens[:_SHOWN_TOKENS]
+    console.print(token_table(tokens, generation.readings, call.watch, labels))
 
 
 def show_metrics(url: str, console: Console) -> None:

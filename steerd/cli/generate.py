@@ -160,6 +160,6 @@ def report(client: Client, call: GenerateCall, generation: Generation, console: 
         console.print(summary_table(generation.completed, labels))
     if call.top_features:
         texts = {token.position: token.text for token in generation.tokens}
-        strongest = peaks(generation.readings, call.watch)[:_SHOWN_PEAKS]
+        strongest = peaks(generation.readings)[:_SHOWN_PEAKS]
         console.print(peaks_table(strongest, texts, labels))
     console.print(speed_line(generation.completed), style="dim")

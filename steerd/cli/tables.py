@@ -8,13 +8,16 @@ from dataclasses import dataclass
 from rich.table import Table
 from rich.text import Text
 
+from steerd.cli.token_painter import shade
 from steerd.client_messages import Completed, FeatureUse, Reading, Token
 from steerd.steering.intervention import FeatureRef
+
+MARK = shade(1.0, 1.0)
 
 
 @dataclass(frozen=True, slots=True)
 class Peak:
-    """Where a feature was most active, and in how many readings it was among the most active."""
+    """Where a feature was most active, and in how many readings it was active."""
 
     feature: FeatureRef
     activation: float
@@ -27,18 +30,17 @@ def named(feature: FeatureRef) -> str:
     return f"{feature.sae}:{feature.index}"
 
 
-def most_active(reading: Reading, watch: Sequence[FeatureRef]) -> list[tuple[FeatureRef, float]]:
-    """The part of a reading that was not asked for by name, strongest first."""
-    watched = sum(feature.sae == reading.sae for feature in watch)
-    pairs = zip(reading.features[watched:], reading.values[watched:], strict=True)
-    return [(FeatureRef(reading.sae, index), value) for index, value in pairs if value > 0.0]
+def active(reading: Reading) -> list[tuple[FeatureRef, float]]:
+    """The features of a reading that are active, strongest first."""
+    pairs = sorted(zip(reading.values, reading.features, strict=True), reverse=True)
+    return [(FeatureRef(reading.sae, index), value) for value, index in pairs if value > 0.0]
 
 
-def peaks(readings: Iterable[Reading], watch: Sequence[FeatureRef]) -> list[Peak]:
-    """Every feature that was among the most active somewhere, strongest first."""
+def peaks(readings: Iterable[Reading]) -> list[Peak]:
+    """Every feature that was read as active somewhere, strongest first."""
     found: dict[FeatureRef, Peak] = {}
     for reading in readings:
-        for feature, value in most_active(reading, watch):
+        for feature, value in active(reading):
             best = found.get(feature, Peak(feature, value, reading.position, 0))
             if value > best.activation:
                 best = Peak(feature, value, reading.position, best.times)
@@ -65,18 +67,22 @@ def peaks_table(peaks: Sequence[Peak], tokens: Mapping[int, str], labels: Mappin
 def token_table(
     tokens: Sequence[Token],
     readings: Sequence[Reading],
-    watch: Sequence[FeatureRef],
+    marked: Sequence[FeatureRef],
     labels: Mapping[FeatureRef, str],
 ) -> Table:
-    """The most active features of each token, strongest first."""
-    strongest = {reading.position: most_active(reading, watch) for reading in readings}
+    """The active features that were read at each token, strongest first; some of them marked."""
+    by_position: dict[int, list[tuple[FeatureRef, float]]] = {}
+    for reading in readings:
+        by_position.setdefault(reading.position, []).extend(active(reading))
     table = Table("token", "most active features", title="Features of each token", title_justify="left")
     for token in tokens:
-        cell = Text("   ").join(
-            Text.assemble((labels.get(feature, named(feature)), "bold"), f" {value:.1f}")
-            for feature, value in strongest.get(token.position, [])
-        )
-        table.add_row(repr(token.text), cell)
+        parts = [
+            Text.assemble(
+                (labels.get(feature, named(feature)), MARK if feature in marked else "bold"), f" {value:.1f}"
+            )
+            for feature, value in by_position.get(token.position, [])
+        ]
+        table.add_row(repr(token.text), Text("   ").join(parts))
     return table
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from rich.console import Console
 from rich.table import Table
 
-from steerd.cli.tables import Peak, most_active, peaks, peaks_table, speed_line, summary_table, token_table
+from steerd.cli.tables import Peak, active, peaks, peaks_table, speed_line, summary_table, token_table
 from steerd.client_messages import Completed, FeatureUse, Reading, Token
 from steerd.steering.intervention import FeatureRef
 
@@ -20,11 +20,10 @@ def printed(table: Table) -> str:
     return capture.get()
 
 
-def test_watched_features_are_not_among_the_most_active() -> None:
-    reading = Reading(4, "s", (1, 3, 1, 2), (0.5, 2.0, 0.5, 0.0))
+def test_active_features_come_strongest_first() -> None:
+    reading = Reading(4, "s", (1, 3, 2), (0.5, 2.0, 0.0))
 
-    assert most_active(reading, watch=[ONE]) == [(THREE, 2.0), (ONE, 0.5)]
-    assert most_active(reading, watch=[FeatureRef("other", 1)])[0] == (ONE, 0.5)
+    assert active(reading) == [(THREE, 2.0), (ONE, 0.5)]
 
 
 def test_a_peak_is_the_largest_reading_and_counts_all() -> None:
@@ -34,7 +33,7 @@ def test_a_peak_is_the_largest_reading_and_counts_all() -> None:
         Reading(6, "s", (1,), (2.0,)),
     ]
 
-    assert peaks(readings, watch=[]) == [Peak(ONE, 3.0, 5, 3), Peak(TWO, 0.5, 4, 1)]
+    assert peaks(readings) == [Peak(ONE, 3.0, 5, 3), Peak(TWO, 0.5, 4, 1)]
 
 
 def test_tables_show_labels_and_survive_brackets() -> None:
