@@ -77,13 +77,16 @@ def token_table(
     table = Table("token", "most active features", title="Features of each token", title_justify="left")
     for token in tokens:
         parts = [
-            Text.assemble(
-                (labels.get(feature, named(feature)), MARK if feature in marked else "bold"), f" {value:.1f}"
-            )
+            Text.assemble((_brief(feature, labels), MARK if feature in marked else "bold"), f" {value:.1f}")
             for feature, value in by_position.get(token.position, [])
         ]
         table.add_row(repr(token.text), Text("   ").join(parts))
     return table
+
+
+def _brief(feature: FeatureRef, labels: Mapping[FeatureRef, str]) -> str:
+    """A label without the remark in brackets at its end."""
+    return labels.get(feature, named(feature)).partition(" (")[0]
 
 
 def summary_table(completed: Completed, labels: Mapping[FeatureRef, str]) -> Table:
