@@ -17,8 +17,9 @@ from steerd.sae.feature_files import FeatureNote, FeatureStatistics
 from steerd.sae.sae_file import SaeBundle
 
 MIN_DENSITY, MAX_DENSITY = 1e-4, 1e-2
-MIN_WORDS = 5
+MIN_WORDS = 6
 MIN_LETTERS = 3
+STEM_LETTERS = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +42,9 @@ class Vocabulary:
     def __init__(self, host: HostModel) -> None:
         self._tokenizer = host.tokenizer
         self.word_of_id = [folded(str(host.tokenizer.decode([i]))) for i in range(host.vocab_size)]
+        self._ids_of_word: dict[str, list[int]] = {}
+        for token_id, word in enumerate(self.word_of_id):
+            self._ids_of_word.setdefault(word, []).append(token_id)
         model: Any = host.model  # Any: the library's method has no annotations
         embeddings: Tensor = model.get_input_embeddings().weight.float()
         self._unit = embeddings / embeddings.norm(dim=1, keepdim=True)  # [vocab, d_model]
@@ -51,7 +55,7 @@ class Vocabulary:
 
     def ids_of(self, words: frozenset[str]) -> Tensor:
         """All tokens that are one of the words."""
-        return torch.tensor([i for i, word in enumerate(self.word_of_id) if word and word in words])
+        return torch.tensor([i for word in sorted(words) for i in self._ids_of_word.get(word, ())])
 
     def coherence(self, words: frozenset[str]) -> float:
         """How near the words are to each other: the mean cosine between two of them, as embeddings."""
@@ -72,17 +76,26 @@ def words_of(note: FeatureNote) -> frozenset[str]:
     return frozenset(filter(None, map(folded, note.top_tokens)))
 
 
-def choose_features(bundle: SaeBundle, vocabulary: Vocabulary, count: int) -> list[SteeredFeature]:
-    """The `count` features whose top words are nearest to each other, no two with a word in common.
+def different_words(note: FeatureNote) -> frozenset[str]:
+    """One word for each beginning of four letters, the most active first: start and started are one."""
+    words: dict[str, str] = {}
+    for word in filter(None, map(folded, note.top_tokens)):
+        words.setdefault(word[:STEM_LETTERS], word)
+    return frozenset(words.values())
 
-    Of live features with a density between 1e-4 and 1e-2 and at least five top words. A feature's control
-    is the one of nearest density among them that shares no word with any chosen feature.
+
+def choose_features(bundle: SaeBundle, vocabulary: Vocabulary, count: int) -> list[SteeredFeature]:
+    """The `count` features whose different top words are nearest to each other, no two with a word in common.
+
+    Of live features with a density between 1e-4 and 1e-2 and at least six different top words, so that it
+    is a topic that they have in common and not a token. A feature's control is the one of nearest density
+    among them that shares no word with any chosen feature.
     """
     assert bundle.statistics is not None, "the SAE has no features.safetensors"
     assert bundle.notes is not None, "the SAE has no features.jsonl"
     notes, statistics = bundle.notes, bundle.statistics
-    candidates = [f for f in _in_density_class(statistics) if len(words_of(notes[f])) >= MIN_WORDS]
-    ranked = sorted(candidates, key=lambda f: vocabulary.coherence(words_of(notes[f])), reverse=True)
+    candidates = [f for f in _in_density_class(statistics) if len(different_words(notes[f])) >= MIN_WORDS]
+    ranked = sorted(candidates, key=lambda f: vocabulary.coherence(different_words(notes[f])), reverse=True)
     chosen = _without_common_words(ranked, notes)[:count]
     assert len(chosen) == count, f"only {len(chosen)} features keep the rule"
     taken = frozenset().union(*(words_of(notes[feature]) for feature in chosen))

@@ -10,9 +10,10 @@ Then, of a server process under load (d) at batch 16 and the longest context: it
 from __future__ import annotations
 
 import argparse
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
-from itertools import product
+from itertools import count, product
 from pathlib import Path
 from statistics import median
 
@@ -112,13 +113,15 @@ def measure_rates(report: Report, options: argparse.Namespace) -> None:
     points = [Point(batch, context) for batch, context in product(options.batch, options.context)]
     try:
         with Progress(transient=True) as progress:
-            task = progress.add_task("measuring", total=len(points) * rounds * len(systems))
+            task = progress.add_task("measuring", total=len(points))
             for system in systems.values():
                 system([[1] * 16], 4)  # the first call of a process allocates
             for point in points:
                 prompts = point.prompts()
                 num_new = point.num_new(decode_tokens, config.max_batch_tokens)
-                rates = measure_point(systems, prompts, num_new, rounds, lambda: progress.advance(task))
+                seconds = 0.0 if options.quick else options.seconds
+                rates = measure_point(systems, prompts, num_new, rounds, seconds)
+                progress.advance(task)
                 add_point(report, point, rates)
     finally:
         idle.close()
@@ -126,19 +129,24 @@ def measure_rates(report: Report, options: argparse.Namespace) -> None:
 
 
 def measure_point(
-    systems: Mapping[str, System], prompts: Prompts, num_new: int, rounds: int, tick: Callable[[], None]
+    systems: Mapping[str, System], prompts: Prompts, num_new: int, rounds: int, seconds: float
 ) -> dict[str, Rates]:
-    """Each system once a round, every round beginning with another one."""
+    """Each system once a round, every round beginning with another one.
+
+    At least `rounds`, and more for at least `seconds`: short runs vary more.
+    """
     rates = {name: Rates() for name in systems}
     names = list(systems)
-    for number in range(rounds):
+    started = time.monotonic()
+    for number in count():
+        if number >= rounds and time.monotonic() - started >= seconds:
+            break
         first = number % len(names)
         for name in names[first:] + names[:first]:
             arrivals = systems[name](prompts, num_new)
             assert all(len(times) == num_new for times in arrivals.tokens), f"{name} ended early"
             rates[name].decode.append(arrivals.decode_rate())
             rates[name].total.append(arrivals.total_rate())
-            tick()
     return rates
 
 
@@ -186,6 +194,7 @@ def _row(point: Point, name: str, rates: Rates) -> Row:
         "batch": point.batch,
         "context": point.context,
         "system": name,
+        "rounds": len(rates.decode),
         "decode": median(rates.decode),
         "lowest": min(rates.decode),
         "highest": max(rates.decode),
@@ -203,7 +212,10 @@ def _options() -> argparse.Namespace:
     parser.add_argument(
         "--sae", type=Path, default=STARTER_SAE_FOLDER, help="the SAE folder; default: the starter"
     )
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--rounds", type=int, default=4, help="at least so many a point")
+    parser.add_argument(
+        "--seconds", type=float, default=120.0, help="at least so long a point; not with --quick"
+    )
     parser.add_argument("--batch", type=int, nargs="+", default=BATCH_SIZES)
     parser.add_argument("--context", type=int, nargs="+", default=CONTEXTS)
     parser.add_argument("--parts", nargs="+", choices=("rates", "serving"), default=("rates", "serving"))
