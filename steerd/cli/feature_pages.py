@@ -7,8 +7,10 @@ from pathlib import Path
 
 from rich.table import Table
 
+from steerd.cli.labels import STARTER_FOLDER
 from steerd.cli.terminal import open_console
 from steerd.cli.token_painter import painted
+from steerd.config import STARTER_SAE
 from steerd.errors import NotFound, SaeFileError
 from steerd.sae.feature_files import FeatureNote, FeatureStatistics
 from steerd.sae.sae_file import NOTES_FILE, SaeBundle, load_sae
@@ -74,7 +76,7 @@ def print_feature(folder: Path, feature: int) -> None:
 
 
 def _with_notes(folder: Path) -> tuple[SaeBundle, Sequence[FeatureNote]]:
-    bundle = load_sae(folder)
+    bundle = load_sae(folder, name=STARTER_SAE if folder == STARTER_FOLDER else None)
     if bundle.notes is None:
         raise SaeFileError(f"{folder}: {NOTES_FILE} is missing, so its features have no labels to search")
     return bundle, bundle.notes
