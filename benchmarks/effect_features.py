@@ -1,6 +1,12 @@
 """Which features steering_effect steers, and what each is compared with: a rule, not a choice by hand.
 
-Everything is read from the SAE's own files and the host's embeddings, before anything is steered.
+1. Topics: live features with a density between 1e-4 and 1e-2 and at least six different words among their top
+   tokens; of these the 200 whose words are nearest to each other as embeddings of the host.
+2. Of those the ones that can be steered by, as many features of any SAE cannot: ranked by the probability
+   that their words gain as the next token of three beginnings of answers, while the feature is added at its
+   recorded maximum. These beginnings are used for nothing else.
+3. No two with a word in common. The control of each is the topic of nearest density that shares no word with
+   any of them.
 """
 
 from __future__ import annotations
@@ -12,13 +18,23 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from benchmarks.effect_measures import UNSTEERED, Push, UnsteeredReader
 from steerd.host.host_model import HostModel
+from steerd.host.text import ChatMessage, encode_chat, encode_prompt
 from steerd.sae.feature_files import FeatureNote, FeatureStatistics
 from steerd.sae.sae_file import SaeBundle
 
 MIN_DENSITY, MAX_DENSITY = 1e-4, 1e-2
 MIN_WORDS = 6
 MIN_LETTERS = 3
+NUM_TOPICS = 200
+PROBE_BATCH = 20
+PROBE_PROMPT = "Say something."
+PROBE_BEGINNINGS = (
+    "Let me tell you about the",
+    "I have always been interested in",
+    "Yesterday I was thinking about",
+)
 STEM_LETTERS = 4
 
 
@@ -53,6 +69,12 @@ class Vocabulary:
         """Ids as text on one line, special tokens left out."""
         return " ".join(str(self._tokenizer.decode(token_ids, skip_special_tokens=True)).split())
 
+    def encode_answer(self, prompt: str, beginning: str) -> list[int]:
+        """The ids of a chat with the beginning of an answer."""
+        return encode_chat(self._tokenizer, [ChatMessage("user", prompt)]) + encode_prompt(
+            self._tokenizer, beginning
+        )
+
     def ids_of(self, words: frozenset[str]) -> Tensor:
         """All tokens that are one of the words."""
         return torch.tensor([i for word in sorted(words) for i in self._ids_of_word.get(word, ())])
@@ -84,28 +106,47 @@ def different_words(note: FeatureNote) -> frozenset[str]:
     return frozenset(words.values())
 
 
-def choose_features(bundle: SaeBundle, vocabulary: Vocabulary, count: int) -> list[SteeredFeature]:
-    """The `count` features whose different top words are nearest to each other, no two with a word in common.
-
-    Of live features with a density between 1e-4 and 1e-2 and at least six different top words, so that it
-    is a topic that they have in common and not a token. A feature's control is the one of nearest density
-    among them that shares no word with any chosen feature.
-    """
+def choose_features(
+    bundle: SaeBundle, vocabulary: Vocabulary, reader: UnsteeredReader, *, count: int, num_topics: int
+) -> list[SteeredFeature]:
+    """`count` features and their controls, by the rule above, of the `num_topics` nearest topics."""
     assert bundle.statistics is not None, "the SAE has no features.safetensors"
     assert bundle.notes is not None, "the SAE has no features.jsonl"
     notes, statistics = bundle.notes, bundle.statistics
-    candidates = [f for f in _in_density_class(statistics) if len(different_words(notes[f])) >= MIN_WORDS]
-    ranked = sorted(candidates, key=lambda f: vocabulary.coherence(different_words(notes[f])), reverse=True)
+    topics = [f for f in _in_density_class(statistics) if len(different_words(notes[f])) >= MIN_WORDS]
+    topics.sort(key=lambda f: vocabulary.coherence(different_words(notes[f])), reverse=True)
+    gains = _probed_gains(topics[:num_topics], bundle, vocabulary, reader)
+    ranked = sorted(gains, key=lambda feature: gains[feature], reverse=True)
     chosen = _without_common_words(ranked, notes)[:count]
     assert len(chosen) == count, f"only {len(chosen)} features keep the rule"
     taken = frozenset().union(*(words_of(notes[feature]) for feature in chosen))
-    unrelated = [feature for feature in candidates if not words_of(notes[feature]) & taken]
+    unrelated = [feature for feature in topics if not words_of(notes[feature]) & taken]
     steered = []
     for feature in chosen:
         control = min(unrelated, key=lambda other: _distance(statistics.density, feature, other))
         unrelated.remove(control)
         steered.append(_steered(feature, control, notes, statistics, vocabulary))
     return steered
+
+
+def _probed_gains(
+    topics: Sequence[int], bundle: SaeBundle, vocabulary: Vocabulary, reader: UnsteeredReader
+) -> dict[int, float]:
+    """By topic, the probability that its words gain, the mean over the beginnings."""
+    assert bundle.statistics is not None
+    assert bundle.notes is not None
+    gains = dict.fromkeys(topics, 0.0)
+    for beginning in PROBE_BEGINNINGS:
+        ids = vocabulary.encode_answer(PROBE_PROMPT, beginning)
+        plain = reader.next_logprobs([ids], [UNSTEERED])[0].exp()
+        for start in range(0, len(topics), PROBE_BATCH):
+            part = topics[start : start + PROBE_BATCH]
+            pushes = [Push(feature, float(bundle.statistics.max_activation[feature])) for feature in part]
+            steered = reader.next_logprobs([ids] * len(part), pushes).exp()
+            for feature, probs in zip(part, steered, strict=True):
+                word_ids = vocabulary.ids_of(words_of(bundle.notes[feature]))
+                gains[feature] += float((probs - plain)[word_ids].sum()) / len(PROBE_BEGINNINGS)
+    return gains
 
 
 def _in_density_class(statistics: FeatureStatistics) -> list[int]:

@@ -122,15 +122,17 @@ class UnsteeredReader:
         )
 
     @torch.no_grad()
-    def next_logprobs(self, prompts: Texts, push: Push) -> Tensor:
-        """Log-probabilities [prompts, vocab] of the first new token, every ordinary prompt row pushed."""
+    def next_logprobs(self, prompts: Texts, pushes: Sequence[Push]) -> Tensor:
+        """Log-probabilities [prompts, vocab] of the token after each prompt, under a push for each.
+
+        The prompt's ordinary rows are pushed, as the engine does it.
+        """
         ids, mask = _padded(prompts)
-        ordinary = (mask.bool() & ~torch.isin(ids, self._special)).flatten().unsqueeze(1)  # [rows, 1]
-
-        def hook(resid: Tensor) -> Tensor:
-            return resid + push.strength * self._sae.sae.W_dec[push.feature] * ordinary
-
-        with self._hooked(hook):
+        ordinary = (mask.bool() & ~torch.isin(ids, self._special)).unsqueeze(2)  # [prompts, longest, 1]
+        strengths = torch.tensor([[push.strength] for push in pushes])
+        directions = strengths * self._sae.sae.W_dec[[push.feature for push in pushes]]  # [prompts, d_model]
+        change = (ordinary * directions.unsqueeze(1)).flatten(0, 1)  # [rows, d_model]
+        with self._hooked(lambda resid: resid + change):
             logits: Tensor = self._host.model(input_ids=ids, attention_mask=mask, use_cache=False).logits
         last = mask.sum(dim=1) - 1
         return logits[torch.arange(len(ids)), last].log_softmax(dim=-1)

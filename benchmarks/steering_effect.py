@@ -21,7 +21,7 @@ import torch
 from rich.progress import Progress
 from torch import Tensor
 
-from benchmarks.effect_features import SteeredFeature, Vocabulary, choose_features
+from benchmarks.effect_features import NUM_TOPICS, SteeredFeature, Vocabulary, choose_features
 from benchmarks.effect_measures import UNSTEERED, Push, ReadText, SteeredWriter, Texts, UnsteeredReader
 from benchmarks.report import Report, Row, parser_of, report_for
 from steerd.cli.labels import STARTER_FOLDER
@@ -82,9 +82,11 @@ def main() -> None:
     bundle = load_sae(options.sae)
     reading_host, writing_host = HostModel.load(DEFAULT_MODEL), HostModel.load(DEFAULT_MODEL)
     vocabulary = Vocabulary(reading_host)
-    features = choose_features(bundle, vocabulary, 2 if options.quick else NUM_FEATURES)
     prompts = [encode_chat(reading_host.tokenizer, [ChatMessage("user", text)]) for text in PROMPTS]
-    writer, reader = SteeredWriter(writing_host, bundle), UnsteeredReader(reading_host, bundle)
+    reader = UnsteeredReader(reading_host, bundle)
+    count, num_topics = (2, 20) if options.quick else (NUM_FEATURES, NUM_TOPICS)
+    features = choose_features(bundle, vocabulary, reader, count=count, num_topics=num_topics)
+    writer = SteeredWriter(writing_host, bundle)
     try:
         study = Study(writer, reader, vocabulary, prompts[:4] if options.quick else prompts)
         study.run(features, num_new=12 if options.quick else 48)
@@ -124,7 +126,7 @@ class Study:
             for push, continuations in progress.track(written, total=len(pushes), description="measuring"):
                 self._answers[push] = list(continuations[SHOWN_PROMPT])
                 self._texts[push] = self._reader.read(self._prompts, continuations, read)
-                self._next[push] = self._reader.next_logprobs(self._prompts, push)
+                self._next[push] = self._reader.next_logprobs(self._prompts, [push] * len(self._prompts))
 
     def effect(self, feature: SteeredFeature, push: Push) -> Effect:
         """What the push did to the measures of the feature."""
