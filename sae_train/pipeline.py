@@ -5,15 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from sae_train.activation_cache import ActivationCache, Split
-from sae_train.activation_scale import ActivationScale
-from sae_train.checkpoint import CheckpointError
+from sae_train.activations.activation_cache import ActivationCache, Split
+from sae_train.activations.activation_scale import ActivationScale
+from sae_train.activations.harvest import harvest_split, open_cache
 from sae_train.config import Config, load_config
-from sae_train.corpus import CorpusError
-from sae_train.export import export_sae, measure
-from sae_train.harvest import harvest_split, open_cache
-from sae_train.run_log import RunLog
-from sae_train.trainer import Trainer
+from sae_train.corpus.documents import CorpusError
+from sae_train.export.export import export_sae, measure
+from sae_train.training.checkpoint import CheckpointError
+from sae_train.training.run_log import RunLog
+from sae_train.training.trainer import Trainer
 from steerd.errors import ConfigError, SaeFileError
 from steerd.host.host_model import HostModel
 from steerd.sae.sae_file import SaeBundle, SaeMetadata, load_sae

@@ -200,7 +200,7 @@ def test_every_package_map_names_its_modules() -> None:
             "from steerd.monitoring.metrics import Metrics",
             "may not import steerd.monitoring",
         ),
-        ("steerd.app", "from sae_train.trainer import Trainer", "may not import sae_train"),
+        ("steerd.app", "from sae_train.training.trainer import Trainer", "may not import sae_train"),
         ("sae_train.export", "from steerd.engine.engine import Engine", "may not import steerd.engine"),
         ("steerd.engine.engine", "import grpc", "grpc belongs to"),
         ("steerd.engine.engine", "from google.protobuf import message", "google belongs to"),

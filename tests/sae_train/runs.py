@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sae_train.activation_cache import ActivationCache, write_shard
+from sae_train.activations.activation_cache import ActivationCache, write_shard
 from sae_train.config import Config, parse_config
-from sae_train.token_blocks import TokenBlock
+from sae_train.corpus.token_blocks import TokenBlock
 
 D_MODEL, TRUE_FEATURES, ACTIVE = 24, 32, 3
 

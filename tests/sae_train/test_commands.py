@@ -9,11 +9,11 @@ import pytest
 import torch
 
 from sae_train.__main__ import main
-from sae_train.activation_cache import ActivationCache, open_shard
+from sae_train.activations.activation_cache import ActivationCache, open_shard
+from sae_train.activations.harvest import open_cache
 from sae_train.config import load_config
-from sae_train.export import ExportError, check_reload
-from sae_train.harvest import open_cache
-from sae_train.trainer import Trainer
+from sae_train.export.export import ExportError, check_reload
+from sae_train.training.trainer import Trainer
 from steerd.host.host_model import HostModel
 from steerd.sae.sae_file import load_sae
 from tests.tiny_hosts import make_tiny_host

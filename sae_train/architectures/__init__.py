@@ -1,0 +1,1 @@
+"""The trainable SAEs: `batch_topk`, with its sparse products in `sparse_code`."""

@@ -1,0 +1,1 @@
+"""From files to what the host reads: `documents` (texts and chats), `token_blocks` (sequences of ids)."""

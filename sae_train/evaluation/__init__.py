@@ -1,0 +1,1 @@
+"""What is measured on held-out tokens: `reconstruction`, and `calibration` of the serving threshold."""
