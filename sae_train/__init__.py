@@ -9,6 +9,6 @@ A chain of packages, each importing only those above it:
 - `features`: statistics, labels and contexts of every feature
 - `export`: the served form, compared with what was trained before it is written
 
-`pipeline` joins them into the commands of `__main__`; `config` is the run's one TOML file. Of steerd the
-trainer sees `steerd.sae`, `steerd.host` and `steerd.errors` only.
+`pipeline` joins them into the commands of `__main__`; `config` is the run's one TOML file, `ranks` the
+processes that share a run. Of steerd the trainer sees `steerd.sae`, `steerd.host` and `steerd.errors` only.
 """

@@ -1,1 +1,1 @@
-"""The trainable SAEs: `batch_topk`, with its sparse products in `sparse_code`."""
+"""The trainable SAEs: `trainable_sae` (what they share), `batch_topk`; sparse products in `sparse_code`."""
