@@ -30,6 +30,12 @@ class ActiveEntries(NamedTuple):
         torch.cumsum(torch.bincount(rows, minlength=shape[0]), dim=0, out=row_starts[1:])
         return cls(row_starts=row_starts, rows=rows, features=features, shape=shape)
 
+    def fired(self) -> Tensor:
+        """Which features are active in some row: [d_sae] bool."""
+        fired = torch.zeros(self.shape[1], dtype=torch.bool, device=self.features.device)
+        fired[self.features] = True
+        return fired
+
 
 def encode_entries(x: Tensor, W_enc: Tensor, b_enc: Tensor, values: Tensor, entries: ActiveEntries) -> Tensor:
     """Return `values` [nnz], the pre-activations x @ W_enc + b_enc at the entries, with their gradient.
