@@ -18,17 +18,17 @@ class SourceConfig:
     path: str
     """A .jsonl, .jsonl.zst, .txt or .parquet file relative to the current directory, or hf:OWNER/NAME."""
     mode: Mode
-    """fast: each conversation alone through the chat template; block: texts or conversations joined and cut."""
+    """fast: each conversation alone through the chat template; block: documents joined and cut."""
     share: float = 1.0
     """Part of the tokens, relative to the other sources' shares."""
     licence: str = ""
     """Where the documents come from and under which licences; travels with the SAE in steerd.json."""
     on_bad_line: OnBadLine = "error"
-    """What a line that is no document, or that the chat template refuses, does: stop the run, or be counted."""
+    """What a line does that is no document or that the chat template refuses: stop the run, or count."""
     text_column: str = ""
-    """Key or column that holds a text; with neither column set: messages, conversations, conversation, text."""
+    """Key or column of a text; with neither set: messages, conversations, conversation or text."""
     messages_column: str = ""
-    """Key or column that holds a conversation: a list of {role, content} or of {from, value}."""
+    """Key or column of a conversation: a list of {role, content} or of {from, value}."""
     source_column: str = "source"
     """Key or column that says where a document is from; absent, the file's or data set's own name counts."""
     hub_config: str = ""
