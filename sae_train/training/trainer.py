@@ -1,24 +1,22 @@
-"""The training loop: batches of cached activations through a trainable SAE."""
+"""The training loop: mixed batches to every SAE of the run, with the run's log and checkpoints."""
 
 from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from sae_train.activations.activation_cache import ActivationCache
-from sae_train.activations.activation_scale import ActivationScale, estimate_scale, geometric_median
-from sae_train.activations.mixing_buffer import mixed_batches
-from sae_train.activations.training_rows import RowCounts, sample_rows, training_chunks
-from sae_train.architectures.batch_topk import BatchTopKSae, SaeStep
-from sae_train.config import Config
+from sae_train.activations.activation_scale import ActivationScale
+from sae_train.activations.mixing_buffer import MixedBatch, MixingBuffer
+from sae_train.config import Config, SaeConfig
+from sae_train.ranks import ALONE, Ranks
+from sae_train.recipe import run_identity
 from sae_train.training.checkpoint import (
     Checkpoint,
     CheckpointError,
@@ -26,54 +24,48 @@ from sae_train.training.checkpoint import (
     newest_checkpoint,
     save_checkpoint,
 )
-from sae_train.training.firing_record import FiringRecord
 from sae_train.training.run_log import RunLog
-from sae_train.training.schedules import learning_rate_factor
-from steerd.errors import SteerdError
+from sae_train.training.sae_training import SaeTraining, StepNumbers
 
-_SCALE_SAMPLE_ROWS = 131_072
-_CENTRE_SAMPLE_ROWS = 32_768
-
-
-class TrainingError(SteerdError):
-    """Training that cannot go on: the loss is not finite."""
-
-    reason = "TRAINING_ERROR"
+Evaluate = Callable[[SaeConfig, SaeTraining], dict[str, Any]]  # Any: JSON values
+"""Measures an SAE as it stands on held-out tokens."""
 
 
-@dataclass(frozen=True, slots=True)
-class TrainedSae:
-    """A run's SAE and what is to be said about the run."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Learner:
+    """One SAE of the run: what was asked for, what learns, and in which units."""
 
-    sae: BatchTopKSae
+    config: SaeConfig
+    training: SaeTraining
     scale: ActivationScale
-    steps: int
-    tokens: int
-    seconds: float
-    """Wall time of the steps, resumed parts together."""
-    outlier_share: float
 
 
 class Trainer:
-    """One run: owns the SAE, its optimiser, its generators and its place in the data.
+    """One run: owns its SAEs, its buffer and its place in the data; a checkpoint holds all three.
 
-    The batches of a step are a function of the seed and the cache, so a resumed run finds its place by going
-    through the stream again without training on it.
+    A resumed run sees the batches that it would have seen and, on a CPU, ends with the same bits.
     """
 
-    def __init__(self, config: Config, cache: ActivationCache, folder: Path) -> None:
+    def __init__(
+        self,
+        config: Config,
+        learners: Sequence[Learner],
+        buffer: MixingBuffer,
+        folder: Path,
+        *,
+        ranks: Ranks = ALONE,
+        evaluate: Evaluate | None = None,
+    ) -> None:
         """Start afresh, or from the newest checkpoint in `folder`; CheckpointError for another run's."""
+        self.learners = tuple(learners)
+        self.seconds = 0.0
         self._config = config
-        self._cache = cache
+        self._buffer = buffer
         self._checkpoints = folder / "checkpoints"
-        self._num_steps = max(1, config.training.tokens // config.training.batch_size)
-        self._counts = RowCounts()
+        self._ranks = ranks
+        self._evaluate = evaluate
+        self._places = {point: index for index, point in enumerate(config.hook_points)}
         self._step = 0
-        self._seconds = 0.0
-        self.scale, self.sae = _initial_sae(config, cache)
-        rate = config.training.learning_rate
-        self._optimiser = torch.optim.Adam(self.sae.parameters(), lr=rate, fused=True)
-        self._firing = FiringRecord(config.sae.d_sae, dead_window_tokens=config.training.dead_window_tokens)
         newest = newest_checkpoint(self._checkpoints)
         if newest is not None:
             self._restore(newest)
@@ -81,155 +73,84 @@ class Trainer:
     @property
     def is_finished(self) -> bool:
         """Whether the configured tokens have been trained on."""
-        return self._step >= self._num_steps
+        return self._step >= self._config.training.num_steps
 
-    def result(self) -> TrainedSae:
-        """Return the SAE as it stands."""
-        return TrainedSae(
-            sae=self.sae,
-            scale=self.scale,
-            steps=self._step,
-            tokens=self._step * self._config.training.batch_size,
-            seconds=self._seconds,
-            outlier_share=self._counts.outliers / max(1, self._counts.kept + self._counts.outliers),
-        )
-
-    def train(self, log: RunLog) -> TrainedSae:
-        """Run to the end of the configured tokens; raises TrainingError when the loss is not finite."""
+    def train(self, log: RunLog) -> None:
+        """Go on to the end of the configured tokens; raises TrainingError when a loss is not finite."""
         training = self._config.training
-        stage = log.stage("train", self._num_steps * training.batch_size)
+        stage = log.stage("train", training.num_steps * training.batch_size)
         stage.found(self._step * training.batch_size)
-        first_step, earlier, started = self._step, self._seconds, time.monotonic()
-        for batch in islice(self._batches(), first_step, self._num_steps):
-            step = self.train_step(batch)
-            self._step += 1
-            self._seconds = earlier + time.monotonic() - started
-            stage.advance(len(batch), loss=step.mse, l0=step.l0, dead=self._dead_share())
-            last = self._step == self._num_steps
-            if last or self._step % training.log_every == 0:
-                log.write("step", **self._record(step))
-            if last or self._step % training.checkpoint_every == 0:
-                save_checkpoint(self._checkpoints, self._step, self._checkpoint())
-        return self.result()
+        earlier, started = self.seconds, time.monotonic()
+        while not self.is_finished:
+            numbers = self.train_step(next(self._buffer))
+            self.seconds = earlier + time.monotonic() - started
+            first = numbers[0]
+            stage.advance(training.batch_size, mse=first.mse, l0=first.l0, dead=first.dead_share)
+            self._after_step(numbers, log)
 
-    def train_step(self, batch: Tensor) -> SaeStep:
-        """Take one optimisation step on activations [batch_size, d_model], any float dtype."""
-        training = self._config.training
-        x = batch.float() * self.scale.scale
-        step: SaeStep = self.sae(x, dead=self._firing.dead, auxk_alpha=training.auxk_alpha)
-        if not torch.isfinite(step.loss):
-            raise TrainingError(
-                f"the loss is {step.loss.item()} at step {self._step}; "
-                f"the newest checkpoint is kept, try a training.learning_rate below {training.learning_rate}"
-            )
-        self._optimiser.zero_grad(set_to_none=True)
-        step.loss.backward()  # type: ignore[no-untyped-call]
-        self.sae.remove_parallel_gradient()
-        torch.nn.utils.clip_grad_norm_(self.sae.parameters(), training.gradient_clip)
-        self._optimiser.param_groups[0]["lr"] = self._learning_rate()
-        self._optimiser.step()
-        self.sae.normalise_decoder()
-        self._firing.update(step.fired, len(batch))
-        return step
+    def train_step(self, batch: MixedBatch) -> list[StepNumbers]:
+        """Take one step of every SAE on a whole batch, of which each rank works through its part."""
+        weights = _row_weights(batch.special, self._config.training.special_token_weight)
+        own = _part(len(batch.acts), self._ranks)
+        acts = batch.acts[own]  # [rows, hook points, d_model]
+        inputs = {point: acts[:, place].float() for point, place in self._places.items()}
+        numbers = []
+        for learner in self.learners:
+            x = inputs[learner.config.hook_point].to(learner.training.sae.b_dec.device) * learner.scale.scale
+            numbers.append(learner.training.step(x, None if weights is None else weights[own]))
+        self._step += 1
+        return numbers
 
-    def _batches(self) -> Iterator[Tensor]:
-        generator = torch.Generator().manual_seed(self._config.seed + 1)
-        chunks = training_chunks(self._cache, self.scale, generator, self._counts)
-        training = self._config.training
-        return mixed_batches(
-            chunks, batch_size=training.batch_size, buffer_rows=training.buffer_rows, generator=generator
-        )
+    def _after_step(self, numbers: list[StepNumbers], log: RunLog) -> None:
+        training, every = self._config.training, self._config.evaluation.every
+        if self._is_due(training.log_every):
+            for learner, own in zip(self.learners, numbers, strict=True):
+                log.write("step", **self._record(learner, own))
+        if self._evaluate is not None and every is not None and self._step % every == 0:
+            for learner in self.learners:
+                measured = self._evaluate(learner.config, learner.training)
+                log.write("evaluation", **self._place_in_run(learner), **measured)
+        if self._is_due(training.checkpoint_every) and self._ranks.is_first:
+            save_checkpoint(self._checkpoints, self._step, self._checkpoint())
 
-    def _learning_rate(self) -> float:
-        training = self._config.training
-        return training.learning_rate * learning_rate_factor(
-            self._step,
-            num_steps=self._num_steps,
-            warm_up_share=training.warm_up_share,
-            decay_share=training.decay_share,
-        )
+    def _is_due(self, every: int) -> bool:
+        return self.is_finished or self._step % every == 0
 
-    def _dead_share(self) -> float:
-        return float(self._firing.dead.float().mean())
+    def _record(self, learner: Learner, numbers: StepNumbers) -> dict[str, Any]:  # Any: JSON values
+        own = dataclasses.asdict(numbers)
+        return {**self._place_in_run(learner), **own, "seconds": round(self.seconds, 3)}
 
-    def _record(self, step: SaeStep) -> dict[str, Any]:  # Any: JSON values
-        return {
-            "step": self._step,
-            "tokens": self._step * self._config.training.batch_size,
-            "mse": step.mse,
-            "auxiliary_loss": step.auxiliary_loss,
-            "l0": step.l0,
-            "smallest_active": step.smallest_active,
-            "dead_share": self._dead_share(),
-            "learning_rate": self._optimiser.param_groups[0]["lr"],
-            "seconds": round(self._seconds, 3),
-        }
+    def _place_in_run(self, learner: Learner) -> dict[str, Any]:
+        tokens = self._step * self._config.training.batch_size
+        return {"sae": learner.config.name, "step": self._step, "tokens": tokens}
 
     def _checkpoint(self) -> Checkpoint:
-        tensors = {f"sae.{name}": tensor for name, tensor in self.sae.state_dict().items()}
-        for index, moments in self._optimiser.state_dict()["state"].items():
-            tensors |= {f"optimiser.{index}.{name}": tensor for name, tensor in moments.items()}
-        tensors["tokens_since_fired"] = self._firing.tokens_since_fired
-        state = {
-            "step": self._step,
-            "run": _run_identity(self._config),
-            "last_smallest": self.sae.last_smallest,
-            "seconds": self._seconds,
-            "rows": dataclasses.asdict(self._counts),
-        }
-        return Checkpoint(tensors=tensors, state=state)
+        parts = {f"sae.{learner.config.name}": learner.training.state() for learner in self.learners}
+        state = {"step": self._step, "run": run_identity(self._config), "seconds": self.seconds}
+        return Checkpoint(parts={"buffer": self._buffer.state(), **parts}, state=state)
 
     def _restore(self, path: Path) -> None:
         checkpoint = load_checkpoint(path)
-        if checkpoint.state["run"] != _run_identity(self._config):
+        if checkpoint.state["run"] != run_identity(self._config):
             raise CheckpointError(
                 f"{path}: belongs to a run with another configuration; choose another output"
             )
-        tensors = checkpoint.tensors
-        self.sae.load_state_dict({name: tensors[f"sae.{name}"] for name in self.sae.state_dict()})
-        saved = self._optimiser.state_dict()
-        saved["state"] = {}
-        for name, tensor in tensors.items():
-            if name.startswith("optimiser."):
-                _, index, moment = name.split(".")
-                saved["state"].setdefault(int(index), {})[moment] = tensor
-        self._optimiser.load_state_dict(saved)
-        self._firing.tokens_since_fired = tensors["tokens_since_fired"]
-        self.sae.last_smallest = checkpoint.state["last_smallest"]
+        self._buffer.restore(checkpoint.parts["buffer"])
+        for learner in self.learners:
+            learner.training.restore(checkpoint.parts[f"sae.{learner.config.name}"])
         self._step = checkpoint.state["step"]
-        self._seconds = checkpoint.state["seconds"]
-        self._counts = RowCounts(**checkpoint.state["rows"])
+        self.seconds = checkpoint.state["seconds"]
 
 
-def recipe(config: Config) -> dict[str, Any]:  # Any: JSON values
-    """What decides a run's result, as JSON: the configuration without the places on this machine."""
-    values = dataclasses.asdict(config)
-    del values["output"], values["data"]["cache"]
-    sources = values["data"]["sources"]
-    values["data"]["sources"] = [{**source, "path": Path(source["path"]).name} for source in sources]
-    return values
+def _part(rows: int, ranks: Ranks) -> slice:
+    """This rank's rows of a batch."""
+    size = rows // ranks.size
+    return slice(ranks.rank * size, (ranks.rank + 1) * size)
 
 
-def _run_identity(config: Config) -> dict[str, Any]:  # Any: JSON values
-    """What decides the weights at each step: the recipe without what is measured and said afterwards."""
-    values = recipe(config)
-    sources = [{**source, "licence": None} for source in values["data"]["sources"]]
-    return {
-        "seed": values["seed"],
-        "host": values["host"],
-        "sae": {**values["sae"], "weights_dtype": None},
-        "data": {**values["data"], "sources": sources},
-        "training": {**values["training"], "log_every": None, "checkpoint_every": None},
-    }
-
-
-def _initial_sae(config: Config, cache: ActivationCache) -> tuple[ActivationScale, BatchTopKSae]:
-    generator = torch.Generator().manual_seed(config.seed)
-    sample = sample_rows(cache, _SCALE_SAMPLE_ROWS, generator)
-    scale = estimate_scale(sample, outlier_norm=config.training.outlier_norm)
-    inliers = sample[scale.is_inlier(sample)]
-    # Shards come one after another in the sample, so a slice would see only the first.
-    centre_rows = inliers[torch.randperm(len(inliers), generator=generator)[:_CENTRE_SAMPLE_ROWS]]
-    b_dec = geometric_median(centre_rows * scale.scale)
-    sae = BatchTopKSae(sample.shape[1], config.sae.d_sae, config.sae.k, b_dec=b_dec, generator=generator)
-    return scale, sae
+def _row_weights(special: Tensor, special_token_weight: float) -> Tensor | None:
+    """How much each row counts [rows], with mean 1; None when all count alike."""
+    if special_token_weight == 1.0:
+        return None
+    weights = torch.where(special, special_token_weight, 1.0)
+    return weights / weights.mean()
