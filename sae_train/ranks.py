@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, distributed
+
+from steerd.errors import ConfigError
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,3 +49,27 @@ class Ranks:
 
 
 ALONE = Ranks()
+
+
+@contextmanager
+def joined_ranks(device: str) -> Iterator[Ranks]:
+    """Join the processes that `torchrun` started, with NCCL on CUDA and gloo elsewhere; alone without it.
+
+    Raises ConfigError when CUDA is asked for and this process has no GPU of its own.
+    """
+    size = int(os.environ.get("WORLD_SIZE", "1"))
+    if size == 1:
+        yield ALONE
+        return
+    on_cuda = device.startswith("cuda")
+    if on_cuda:
+        local = int(os.environ["LOCAL_RANK"])
+        if local >= torch.cuda.device_count():
+            found = torch.cuda.device_count()
+            raise ConfigError(f"host.device: process {local} needs a GPU of its own, found {found} in all")
+        torch.cuda.set_device(local)
+    distributed.init_process_group("nccl" if on_cuda else "gloo")
+    try:
+        yield Ranks(rank=distributed.get_rank(), size=size)
+    finally:
+        distributed.destroy_process_group()

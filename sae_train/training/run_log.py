@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import time
 from pathlib import Path
 from types import TracebackType
@@ -14,11 +15,14 @@ _NUMBERS_BETWEEN_REDRAWS = 0.5  # seconds; a log file that stands for a terminal
 
 
 class RunLog:
-    """Appends records to `path`, each flushed at once; shows how far each stage of the run is."""
+    """Appends records to `path`, each flushed at once; shows how far each stage of the run is.
 
-    def __init__(self, path: Path) -> None:
+    Of several processes one speaks: the others' logs are not `active` and leave no trace.
+    """
+
+    def __init__(self, path: Path, *, active: bool = True) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
-        self._file = path.open("a", encoding="utf-8")
+        self._file = (path if active else Path(os.devnull)).open("a", encoding="utf-8")
         self._progress = Progress(
             SpinnerColumn(),
             TextColumn("{task.description:<9}"),
@@ -27,6 +31,7 @@ class RunLog:
             TimeRemainingColumn(),
             TextColumn("{task.fields[numbers]}"),
             refresh_per_second=1 / _NUMBERS_BETWEEN_REDRAWS,
+            disable=not active,
         )
 
     def __enter__(self) -> Self:

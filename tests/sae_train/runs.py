@@ -1,34 +1,15 @@
-"""Small runs on synthetic activations with planted directions, for the trainer's tests."""
+"""Small runs on planted rows, for the trainer's tests."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor
-
 from sae_train.activations.activation_cache import ActivationCache, write_shard
-from sae_train.config import Config, parse_config
+from sae_train.config import Config
+from sae_train.config_file import parse_config
 from sae_train.corpus.token_blocks import TokenBlock
-
-D_MODEL, TRUE_FEATURES, ACTIVE = 24, 32, 3
-
-
-def planted_directions() -> Tensor:
-    """Unit directions [TRUE_FEATURES, D_MODEL], more than there are dimensions."""
-    directions = torch.randn(TRUE_FEATURES, D_MODEL, generator=torch.Generator().manual_seed(7))
-    return directions / directions.norm(dim=1, keepdim=True)
-
-
-def planted_rows(rows: int, seed: int) -> Tensor:
-    """Rows [rows, D_MODEL]: a few planted directions each, with random strengths, off centre, plus noise."""
-    generator = torch.Generator().manual_seed(seed)
-    chosen = torch.rand(rows, TRUE_FEATURES, generator=generator).topk(ACTIVE, dim=1).indices
-    strengths = 1 + torch.rand(rows, ACTIVE, generator=generator)
-    acts = torch.zeros(rows, TRUE_FEATURES).scatter(1, chosen, strengths)
-    noise = 0.02 * torch.randn(rows, D_MODEL, generator=generator)
-    return 8 * (acts @ planted_directions() + noise + 0.3)
+from tests.sae_train.planted_rows import ACTIVE, planted_rows
 
 
 def planted_cache(folder: Path, *, shards: int = 4, rows: int = 4000) -> ActivationCache:
