@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -13,9 +13,10 @@ from transformers import PreTrainedTokenizerBase
 
 from sae_train.activations.activation_cache import ActivationCache, Split, write_shard
 from sae_train.activations.host_activations import host_activations
-from sae_train.config import Config, SourceConfig
-from sae_train.corpus.documents import Document, is_held_out, read_documents, shuffled
-from sae_train.corpus.token_blocks import TokenBlock, cut_blocks, fast_blocks, mixed_blocks, take_tokens
+from sae_train.config import Config
+from sae_train.corpus.corpus_stream import corpus_blocks as sources_blocks
+from sae_train.corpus.counts import CorpusCounts
+from sae_train.corpus.token_blocks import TokenBlock, take_tokens
 from steerd.host.hook_point import HookPoint
 from steerd.host.host_model import HostModel
 
@@ -64,26 +65,18 @@ def harvest_split(
 def corpus_blocks(config: Config, tokenizer: PreTrainedTokenizerBase, split: Split) -> Iterator[TokenBlock]:
     """Yield the split's token blocks, always in the same order for the same configuration."""
     data = config.data
-    streams = []
-    for index, source in enumerate(data.sources):
-        generator = torch.Generator().manual_seed(config.seed + index)
-        documents = (
-            document
-            for document in shuffled(read_documents(Path(source.path)), generator, data.shuffle_window)
-            if is_held_out(document, share=data.held_out_share, seed=config.seed) == (split == "held_out")
-        )
-        streams.append(_source_blocks(config, source, documents, tokenizer))
-    tokens = data.tokens if split == "train" else data.held_out_tokens
-    return take_tokens(mixed_blocks(streams, [source.share for source in data.sources]), tokens)
-
-
-def _source_blocks(
-    config: Config, source: SourceConfig, documents: Iterable[Document], tokenizer: PreTrainedTokenizerBase
-) -> Iterator[TokenBlock]:
-    context = config.data.context
-    if source.mode == "fast":
-        return fast_blocks(documents, tokenizer, context=context)
-    return cut_blocks(documents, tokenizer, context=context, document_tokens=config.data.document_tokens)
+    blocks = sources_blocks(
+        data.sources,
+        tokenizer,
+        held_out=split == "held_out",
+        held_out_share=data.held_out_share,
+        seed=config.seed,
+        context=data.context,
+        document_tokens=data.document_tokens,
+        shuffle_window=data.shuffle_window,
+        counts=CorpusCounts(),
+    )
+    return take_tokens(blocks, data.tokens if split == "train" else data.held_out_tokens)
 
 
 def _harvest_pool(

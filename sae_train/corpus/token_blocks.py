@@ -1,20 +1,26 @@
-"""Documents as token blocks: a chat alone through its template (fast), or text cut to size (block)."""
+"""Documents as token blocks, in the data modes that arXiv 2506.07691 compares.
+
+- fast (FAST): each conversation alone through the chat template, truncated at the context
+- block on conversations (BT(F)): through the chat template, joined, cut at the context
+- block on texts (BT(P)): joined, cut at the context
+
+No document is dropped unseen: `CorpusCounts` says which were truncated and which gave no tokens, and why.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Literal
 
 from transformers import PreTrainedTokenizerBase
 
-from sae_train.corpus.documents import ChatDocument, CorpusError, Document, TextDocument
-from steerd.host.text import encode_chat, encode_prompt
+from sae_train.corpus.counts import CorpusCounts
+from sae_train.corpus.documents import ChatDocument, CorpusError, Document
+from sae_train.corpus.source import OnBadLine
+from sae_train.corpus.tokenised import tokenised
 
-Mode = Literal["fast", "block"]
-
-# A token of ordinary text is rarely longer; cutting there saves tokenising whole books for a first page.
-_CHARACTERS_PER_TOKEN = 8
+NO_TOKENS = "no tokens"
+ONE_TOKEN = "one token, which as the first of its sequence is never trained on"
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,15 +38,25 @@ class TokenBlock:
 
 
 def fast_blocks(
-    documents: Iterable[Document], tokenizer: PreTrainedTokenizerBase, *, context: int
+    documents: Iterable[Document],
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    context: int,
+    on_bad_line: OnBadLine = "error",
+    counts: CorpusCounts | None = None,
 ) -> Iterator[TokenBlock]:
-    """Yield each conversation alone, through the chat template, truncated to `context` tokens."""
-    for document in documents:
-        if not isinstance(document, ChatDocument):
-            raise CorpusError(f"mode 'fast' needs chats, found a text document of {document.source!r}")
-        ids = encode_chat(tokenizer, document.messages, add_generation_prompt=False)[:context]
-        if len(ids) > 1:
-            yield _block(ids, document.source)
+    """Yield each conversation alone, through the chat template, truncated to `context` tokens.
+
+    Raises CorpusError for a text, and as `tokenised` does for what the template refuses.
+    """
+    counts = CorpusCounts() if counts is None else counts
+    chats = _only_chats(documents)
+    for document in tokenised(chats, tokenizer, limit=context, on_bad_line=on_bad_line, counts=counts):
+        if len(document.ids) < 2:
+            counts.skip(document.source, ONE_TOKEN if document.ids else NO_TOKENS, document.where)
+            continue
+        counts.add_document(document.source, is_truncated=document.is_truncated)
+        yield _block(document.ids, document.source, counts)
 
 
 def cut_blocks(
@@ -49,23 +65,31 @@ def cut_blocks(
     *,
     context: int,
     document_tokens: int,
+    on_bad_line: OnBadLine = "error",
+    counts: CorpusCounts | None = None,
 ) -> Iterator[TokenBlock]:
     """Yield blocks of exactly `context` tokens; documents of one source are joined by the end-of-text token.
 
     Of each document the first `document_tokens` tokens are used, so that no long one dominates. Chat
     documents go through the chat template and are then cut like text.
     """
+    counts = CorpusCounts() if counts is None else counts
+    separator = _separator(tokenizer)
     rests: dict[str, list[int]] = {}
-    separator = tokenizer.convert_tokens_to_ids("<|endoftext|>")
-    if not isinstance(separator, int) or separator == tokenizer.unk_token_id:
-        separator = tokenizer.eos_token_id
-    for document in documents:
-        rest = rests.setdefault(document.source, [])
-        rest += _document_ids(document, tokenizer, document_tokens)
-        rest.append(separator)
-        while len(rest) >= context:
-            yield _block(rest[:context], document.source)
-            del rest[:context]
+    for document in tokenised(
+        documents, tokenizer, limit=document_tokens, on_bad_line=on_bad_line, counts=counts
+    ):
+        if not document.ids:
+            counts.skip(document.source, NO_TOKENS, document.where)
+            continue
+        counts.add_document(document.source, is_truncated=document.is_truncated)
+        ids = [*rests.get(document.source, []), *document.ids, separator]
+        whole = len(ids) - len(ids) % context
+        rests[document.source] = ids[whole:]
+        for start in range(0, whole, context):
+            yield _block(ids[start : start + context], document.source, counts)
+    for source, rest in rests.items():
+        counts.of(source).leftover_tokens += len(rest)
 
 
 def mixed_blocks(streams: list[Iterator[TokenBlock]], shares: list[float]) -> Iterator[TokenBlock]:
@@ -94,12 +118,27 @@ def take_tokens(blocks: Iterable[TokenBlock], tokens: int) -> Iterator[TokenBloc
             return
 
 
-def _block(ids: list[int], source: str) -> TokenBlock:
+def _only_chats(documents: Iterable[Document]) -> Iterator[ChatDocument]:
+    for document in documents:
+        if not isinstance(document, ChatDocument):
+            raise CorpusError(
+                f"{document.where}: mode 'fast' needs chats, found a text document of {document.source!r}"
+            )
+        yield document
+
+
+def _separator(tokenizer: PreTrainedTokenizerBase) -> int:
+    separator = tokenizer.convert_tokens_to_ids("<|endoftext|>")
+    if not isinstance(separator, int) or separator == tokenizer.unk_token_id:
+        separator = tokenizer.eos_token_id
+    if not isinstance(separator, int):
+        raise CorpusError(
+            "mode 'block' joins documents by an end-of-text token, and the host's tokenizer has none"
+        )
+    return separator
+
+
+def _block(ids: list[int], source: str, counts: CorpusCounts) -> TokenBlock:
     # Position 0 is where a causal model parks unused attention: its activation says nothing about the text.
+    counts.of(source).tokens += len(ids) - 1
     return TokenBlock(ids=ids, keep=[False] + [True] * (len(ids) - 1), source=source)
-
-
-def _document_ids(document: Document, tokenizer: PreTrainedTokenizerBase, limit: int) -> list[int]:
-    if isinstance(document, TextDocument):
-        return encode_prompt(tokenizer, document.text[: limit * _CHARACTERS_PER_TOKEN])[:limit]
-    return encode_chat(tokenizer, document.messages, add_generation_prompt=False)[:limit]

@@ -1,0 +1,74 @@
+"""The lines of local text files, plain or packed with zstandard, read as a stream."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, BinaryIO
+
+import zstandard
+
+from sae_train.corpus.documents import CorpusError
+
+if TYPE_CHECKING:
+    from _typeshed import WriteableBuffer
+
+_CHUNK_BYTES = 1 << 15
+
+
+@contextmanager
+def open_text(path: Path) -> Iterator[BinaryIO]:
+    """Open a file for reading bytes, unpacked when its name ends in .zst.
+
+    What goes wrong inside the block, a damaged or cut-off file for instance, becomes a CorpusError that names
+    the file.
+    """
+    try:
+        with path.open("rb") as raw:
+            yield io.BufferedReader(_UnpackedFrames(raw)) if path.name.endswith(".zst") else raw
+    except OSError as error:
+        raise CorpusError(f"{path}: cannot be read: {error.strerror or error}") from error
+    except zstandard.ZstdError as error:
+        raise CorpusError(f"{path}: damaged zstandard data: {error}") from error
+    except EOFError as error:
+        raise CorpusError(f"{path}: zstandard data that was cut off: its last frame has no end") from error
+
+
+class _UnpackedFrames(io.RawIOBase):
+    """The contents of all frames one after the other; raises EOFError when the last one is not whole.
+
+    zstandard's own reader takes a cut-off file for a short one.
+    """
+
+    def __init__(self, packed: BinaryIO) -> None:
+        self._packed = packed
+        self._frame: zstandard.ZstdDecompressionObj | None = None
+        self._unread = b""  # packed bytes behind the end of a frame
+        self._ready = memoryview(b"")
+
+    def readable(self) -> bool:
+        """Say that it can be read, for BufferedReader."""
+        return True
+
+    def readinto(self, buffer: WriteableBuffer) -> int:
+        """Fill the start of `buffer`; returns how many bytes, 0 at the end."""
+        while not self._ready:
+            packed = self._unread or self._packed.read(_CHUNK_BYTES)
+            if not packed:
+                if self._frame is not None:
+                    raise EOFError
+                return 0
+            self._unpack(packed)
+        target = memoryview(buffer).cast("B")
+        count = min(len(target), len(self._ready))
+        target[:count] = self._ready[:count]
+        self._ready = self._ready[count:]
+        return count
+
+    def _unpack(self, packed: bytes) -> None:
+        frame = self._frame or zstandard.ZstdDecompressor().decompressobj()
+        self._ready = memoryview(frame.decompress(packed))
+        self._unread = frame.unused_data if frame.eof else b""
+        self._frame = None if frame.eof else frame
