@@ -13,7 +13,8 @@ from sae_train.features.feature_contexts import CachedTexts, FeaturePlace, Windo
 from sae_train.features.observed_rows import ROWS_A_SHARD
 from steerd.sae.activation_function import ActivationFunction, ReLU, TopK
 from steerd.sae.autoencoder import SparseAutoencoder
-from tests.sae_train.runs import D_MODEL, planted_cache
+from tests.sae_train.planted_rows import D_MODEL
+from tests.sae_train.runs import planted_cache
 
 SCALE = ActivationScale(median_norm=20.0, outlier_limit=200.0, scale=1.0)
 WINDOW = Window(before=6, after=3)

@@ -1,0 +1,139 @@
+"""What a reader judges a feature by: a histogram of its activations, its strongest and its usual contexts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from sae_train.activations.activation_cache import ActivationCache
+from sae_train.activations.activation_scale import ActivationScale
+from sae_train.features.feature_contexts import CachedTexts, Context, FeaturePlace, Window, read_contexts
+from sae_train.features.largest_places import FoundPlaces, LargestPlaces
+from sae_train.features.observed_rows import (
+    ActiveEntries,
+    active_entries,
+    observed_rows,
+    observed_shards,
+    source_names,
+)
+from steerd.sae.autoencoder import SparseAutoencoder
+
+BINS = 32
+TOP_CONTEXTS = 10
+SAMPLED_CONTEXTS = 8
+WINDOW = Window(before=20, after=8)
+
+_TOP_CANDIDATES = 3 * TOP_CONTEXTS  # of which those in different words are shown
+_SAMPLE = 64  # random places held a feature; their order stands for that of all its activations
+_SEED = 0
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class SampledContext:
+    """A context drawn at random among those of about the same activation."""
+
+    percentile: float
+    """Per cent of the feature's active tokens that are less active than this one."""
+    context: Context
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Evidence:
+    """What a pass over cached rows showed of the first features, each field by feature."""
+
+    rows: int
+    histograms: NDArray[np.int64]
+    """[features, BINS]: active tokens by activation, in equal bins from 0 to the recorded maximum."""
+    top: Sequence[Sequence[Context]]
+    """Strongest first, in different words as far as there are any, of each sequence at most one."""
+    sampled: Sequence[Sequence[SampledContext]]
+    """Evenly spaced over the order of all activations, strongest first."""
+
+
+def gather_evidence(
+    sae: SparseAutoencoder,
+    cache: ActivationCache,
+    scale: ActivationScale,
+    max_activation: Tensor,
+    *,
+    features: int,
+    tokens: int,
+    on_tokens: Callable[[int], None],
+) -> Evidence:
+    """Encode about `tokens` kept training rows; tell of the first `features` features.
+
+    `max_activation` [d_sae] are the recorded maxima, at which the histograms end; what is above them counts
+    in the last bin. Memory does not grow with the number of rows.
+    """
+    paths = observed_shards(cache, tokens)
+    names = source_names(paths)
+    random = np.random.default_rng(_SEED)
+    histograms = np.zeros(features * BINS, dtype=np.int64)
+    top = LargestPlaces(features, _TOP_CANDIDATES, one_a_sequence=True)
+    sample = LargestPlaces(features, _SAMPLE, one_a_sequence=False)
+    rows = 0
+    for path in paths:
+        for resid, observed in observed_rows(path, names, scale):
+            entries = active_entries(sae.encode(resid)[:, :features], observed)
+            histograms += np.bincount(_bins(entries, max_activation), minlength=len(histograms))
+            top.update(entries, entries.values)
+            sample.update(entries, random.random(len(entries.values), dtype=np.float32))
+            rows += len(resid)
+            on_tokens(len(resid))
+    texts = CachedTexts(cache)
+    return Evidence(
+        rows=rows,
+        histograms=histograms.reshape(features, BINS),
+        top=_top_contexts(sae, texts, scale, top.by_feature()),
+        sampled=_sampled_contexts(sae, texts, scale, sample.by_feature()),
+    )
+
+
+def _bins(entries: ActiveEntries, max_activation: Tensor) -> NDArray[np.int64]:
+    """Each entry's place in the histograms laid end to end."""
+    highest = np.maximum(max_activation.numpy()[entries.features], 1e-12)
+    bins = np.minimum((entries.values / highest * BINS).astype(np.int64), BINS - 1)
+    index: NDArray[np.int64] = entries.features * BINS + bins
+    return index
+
+
+def _top_contexts(
+    sae: SparseAutoencoder, texts: CachedTexts, scale: ActivationScale, places: Sequence[FoundPlaces]
+) -> list[list[Context]]:
+    asked = [
+        FeaturePlace(feature, place)
+        for feature, found in enumerate(places)
+        for place in texts.distinct(found.places.tolist(), TOP_CONTEXTS)
+    ]
+    by_feature: list[list[Context]] = [[] for _ in places]
+    for (feature, _), context in zip(asked, read_contexts(sae, texts, scale, asked, WINDOW), strict=True):
+        by_feature[feature].append(context)
+    return by_feature
+
+
+def _sampled_contexts(
+    sae: SparseAutoencoder, texts: CachedTexts, scale: ActivationScale, places: Sequence[FoundPlaces]
+) -> list[list[SampledContext]]:
+    asked: list[FeaturePlace] = []
+    percentiles: list[float] = []
+    for feature, found in enumerate(places):
+        order = np.argsort(-found.values, kind="stable")
+        for rank in quantile_ranks(len(order), SAMPLED_CONTEXTS):
+            asked.append(FeaturePlace(feature, int(found.places[order[rank]])))
+            percentiles.append(100 * (1 - (rank + 0.5) / len(order)))
+    by_feature: list[list[SampledContext]] = [[] for _ in places]
+    contexts = read_contexts(sae, texts, scale, asked, WINDOW)
+    for (feature, _), percentile, context in zip(asked, percentiles, contexts, strict=True):
+        by_feature[feature].append(SampledContext(percentile=percentile, context=context))
+    return by_feature
+
+
+def quantile_ranks(length: int, count: int) -> list[int]:
+    """Return up to `count` ranks spread evenly over `length`, in the middle of equal parts."""
+    if length <= count:
+        return list(range(length))
+    return [int((i + 0.5) * length / count) for i in range(count)]
