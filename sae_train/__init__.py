@@ -9,6 +9,8 @@ A chain of packages, each importing only those above it:
 - `features`: statistics, labels and contexts of every feature
 - `export`: the served form, compared with what was trained before it is written
 
+Beside them `formats`, which reads other tools' SAE files and knows none of those packages.
+
 `pipeline` joins them into the commands of `__main__`; `config` is the run's one TOML file, `ranks` the
 processes that share a run. Of steerd the trainer sees `steerd.sae`, `steerd.host` and `steerd.errors` only.
 """

@@ -47,6 +47,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "steerd.cli": ("steerd",),
     "steerd.__main__": ("steerd",),
     "sae_train": ("steerd.sae", "steerd.host", "steerd.errors"),
+    "sae_train.formats": ("steerd.sae", "steerd.host.hook_point", "steerd.errors"),
     "benchmarks": ("steerd", "sae_train"),
 }
 

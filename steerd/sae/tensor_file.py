@@ -45,6 +45,16 @@ def read_tensors(path: Path, specs: Mapping[str, TensorSpec]) -> dict[str, Tenso
     return tensors
 
 
+def read_headers(path: Path) -> dict[str, TensorSpec]:
+    """Shape and dtype of every tensor in the file, without its data; raises SaeFileError."""
+    with _opened(path) as file:
+        headers = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118  # it is no mapping
+        return {
+            name: TensorSpec(tuple(header.get_shape()), (header.get_dtype(),))
+            for name, header in headers.items()
+        }
+
+
 def tensor_bytes(tensors: Mapping[str, Tensor]) -> bytes:
     """A safetensors file with these tensors."""
     plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
