@@ -30,13 +30,18 @@ class ActivationScale:
 
     def is_inlier(self, resid: Tensor) -> Tensor:
         """Mark the rows [rows] of activations [rows, d_model] that are no outliers."""
-        norms: Tensor = resid.norm(dim=-1)
-        return norms <= self.outlier_limit
+        return row_norms(resid) <= self.outlier_limit
+
+
+def row_norms(resid: Tensor) -> Tensor:
+    """Return the lengths [...] of rows [..., d_model], in float32 whatever the rows' dtype."""
+    norms: Tensor = torch.linalg.vector_norm(resid, dim=-1, dtype=torch.float32)
+    return norms
 
 
 def estimate_scale(sample: Tensor, *, outlier_norm: float) -> ActivationScale:
     """Measure a sample [rows, d_model]; `outlier_norm` is a multiple of the median norm."""
-    norms = sample.norm(dim=1)
+    norms = row_norms(sample)
     if not bool(torch.isfinite(norms).all()):
         raise ActivationError("the host's activations are not finite; harvest with a wider dtype")
     median = float(norms.median())

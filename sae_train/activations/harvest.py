@@ -1,90 +1,161 @@
-"""From the corpus to the activation cache: which blocks a run sees, each run through the host once."""
+"""The corpus through the host into the activation cache, each block once.
+
+Several processes may harvest one cache at the same time: each shard is claimed by one of them, and all return
+when every shard is there. A process that dies leaves whole shards only.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from itertools import islice
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedTokenizerBase
 
-from sae_train.activations.activation_cache import ActivationCache, Split, write_shard
-from sae_train.activations.host_activations import host_activations
-from sae_train.config import Config
-from sae_train.corpus.corpus_stream import corpus_blocks as sources_blocks
-from sae_train.corpus.counts import CorpusCounts
-from sae_train.corpus.token_blocks import TokenBlock, take_tokens
+from sae_train.activations.activation_cache import ActivationCache, Split, kept_rows
+from sae_train.activations.activation_scale import ActivationError
+from sae_train.activations.claims import claimed
+from sae_train.activations.host_activations import host_rows
+from sae_train.activations.shard import CacheError, Shard, add_resid, aside_path, open_shard, write_shard
+from sae_train.corpus.token_blocks import TokenBlock
 from steerd.host.hook_point import HookPoint
 from steerd.host.host_model import HostModel
 
-
-def open_cache(config: Config, host: HostModel) -> ActivationCache:
-    """Return the run's activation cache, new or as an earlier run left it; CacheError for another run's."""
-    return ActivationCache.open_or_create(Path(config.data.cache), cache_identity(config, host))
+BlockStream = Callable[[], Iterator[TokenBlock]]
+"""Starts the same blocks in the same order each time it is called."""
 
 
-def cache_identity(config: Config, host: HostModel) -> dict[str, Any]:  # Any: JSON values
-    """Say what decides a cache's contents, token counts aside (a longer harvest extends a shorter one)."""
-    data = config.data
-    return {
-        "host": {"name": host.name, "content_hash": host.content_hash, "dtype": config.host.dtype},
-        "hook_point": config.sae.hook_point,
-        "seed": config.seed,
-        "sources": [{"file": Path(s.path).name, "mode": s.mode, "share": s.share} for s in data.sources],
-        "held_out_share": data.held_out_share,
-        "context": data.context,
-        "document_tokens": data.document_tokens,
-        "shuffle_window": data.shuffle_window,
-        "shard_blocks": data.shard_blocks,
-    }
-
-
-def harvest_split(
+def harvest(
     cache: ActivationCache,
     split: Split,
+    hook_points: Sequence[HookPoint],
     *,
-    config: Config,
     host: HostModel,
+    blocks: BlockStream,
+    tokens: int,
+    batch_tokens: int,
+    shard_tokens: int,
     on_tokens: Callable[[int], None],
 ) -> None:
-    """Run the split's blocks through the host into shards, skipping what whole shards already hold.
+    """Bring the split's leading shards to at least `tokens` kept tokens, with every hook point.
 
-    `on_tokens` hears the number of kept tokens as they are done.
+    What a shard lacks is harvested from its own token ids; then come new shards, each with the blocks that
+    reach `shard_tokens`. `on_tokens` hears the number of kept tokens as they are done, by this process or
+    another. Ends early when the stream does. Raises CacheError, ActivationError.
     """
-    stream = islice(corpus_blocks(config, host.tokenizer, split), cache.blocks(split), None)
-    number = len(cache.shard_paths(split))
-    while pool := list(islice(stream, config.data.shard_blocks)):
-        resid = _harvest_pool(pool, config=config, host=host, on_tokens=on_tokens)
-        write_shard(cache.folder / f"{split}-{number:05d}", pool, resid)
-        number += 1
+    run = _Harvest(cache, split, hook_points, host, batch_tokens, shard_tokens, on_tokens)
+    run.count_what_is_there()
+    run.walk(blocks, tokens, wait=False)
+    run.walk(blocks, tokens, wait=True)
 
 
-def corpus_blocks(config: Config, tokenizer: PreTrainedTokenizerBase, split: Split) -> Iterator[TokenBlock]:
-    """Yield the split's token blocks, always in the same order for the same configuration."""
-    data = config.data
-    blocks = sources_blocks(
-        data.sources,
-        tokenizer,
-        held_out=split == "held_out",
-        held_out_share=data.held_out_share,
-        seed=config.seed,
-        context=data.context,
-        document_tokens=data.document_tokens,
-        shuffle_window=data.shuffle_window,
-        counts=CorpusCounts(),
-    )
-    return take_tokens(blocks, data.tokens if split == "train" else data.held_out_tokens)
+def next_pool(blocks: Iterator[TokenBlock], shard_tokens: int) -> list[TokenBlock]:
+    """Take the next blocks up to the one that reaches `shard_tokens` tokens; none at the stream's end."""
+    pool: list[TokenBlock] = []
+    rows = 0
+    while rows < shard_tokens and (block := next(blocks, None)) is not None:
+        pool.append(block)
+        rows += len(block.ids)
+    return pool
 
 
-def _harvest_pool(
-    pool: list[TokenBlock], *, config: Config, host: HostModel, on_tokens: Callable[[int], None]
-) -> Tensor:
-    hook_point = HookPoint.parse(config.sae.hook_point)
-    found: dict[int, Tensor] = {}
-    for index, activations in host_activations(host, hook_point, pool, batch_tokens=config.data.batch_tokens):
-        found[index] = activations.float().cpu()
-        on_tokens(pool[index].kept_tokens)
-    return torch.cat([found[index] for index in range(len(pool))])  # [rows, d_model]
+@dataclass(slots=True)
+class _Harvest:
+    cache: ActivationCache
+    split: Split
+    hook_points: Sequence[HookPoint]
+    host: HostModel
+    batch_tokens: int
+    shard_tokens: int
+    on_tokens: Callable[[int], None]
+    counted: set[Path] = field(default_factory=set)
+
+    def count_what_is_there(self) -> None:
+        self.counted.update(self.cache.shard_paths(self.split, self.hook_points))
+
+    def walk(self, blocks: BlockStream, tokens: int, *, wait: bool) -> None:
+        """Go through the shards in order and make what is missing; `wait` for those that others make."""
+        place = _PlaceInStream(blocks)
+        kept = number = 0
+        while kept < tokens:
+            path = self.cache.shard_path(self.split, number)
+            number += 1
+            if not path.exists():
+                pool = place.next_pool(self.shard_tokens)
+                if not pool:
+                    return
+                self.complete(path, pool, wait=wait)
+                kept += sum(block.kept_tokens for block in pool)
+            else:
+                self.complete(path, [], wait=wait)
+                place.pass_by(path)
+                kept += kept_rows(path)
+
+    def complete(self, path: Path, pool: list[TokenBlock], *, wait: bool) -> None:
+        """Make a shard, or what it lacks; leave it, unless told to wait, when another process is at it."""
+        while not (path.exists() and not self.lacking(open_shard(path))):
+            is_new = not path.exists()
+            with claimed(aside_path(path) if is_new else path, wait=wait) as is_ours:
+                if is_ours and is_new and path.exists():
+                    aside_path(path).rmdir()  # it came into place while we made the folder to lock
+                elif is_ours and is_new:
+                    write_shard(path, pool, self.resid(pool, self.hook_points))
+                    self.counted.add(path)
+                elif is_ours:
+                    self.fill(path)
+                elif not wait:
+                    return
+        if path not in self.counted:
+            self.counted.add(path)
+            self.on_tokens(kept_rows(path))
+
+    def fill(self, path: Path) -> None:
+        for leftover in path.glob("*.partial"):
+            leftover.unlink()
+        shard = open_shard(path)
+        if lacking := self.lacking(shard):
+            add_resid(path, self.resid(shard.token_blocks(), lacking))
+            self.counted.add(path)
+
+    def lacking(self, shard: Shard) -> list[HookPoint]:
+        return [hook_point for hook_point in self.hook_points if not shard.has(hook_point)]
+
+    def resid(self, pool: list[TokenBlock], hook_points: Sequence[HookPoint]) -> dict[HookPoint, Tensor]:
+        rows = host_rows(
+            self.host, hook_points, pool, batch_tokens=self.batch_tokens, on_tokens=self.on_tokens
+        )
+        if bool(torch.isnan(rows).any()):
+            raise ActivationError("the host's activations are not finite; harvest with a wider host.dtype")
+        return {hook_point: rows[:, index] for index, hook_point in enumerate(hook_points)}
+
+
+class _PlaceInStream:
+    """A place in the blocks that passes by whole shards; the stream is read when a pool is asked for."""
+
+    def __init__(self, blocks: BlockStream) -> None:
+        self._start = blocks
+        self._blocks: Iterator[TokenBlock] | None = None
+        self._passed: list[Path] = []
+
+    def pass_by(self, path: Path) -> None:
+        self._passed.append(path)
+
+    def next_pool(self, shard_tokens: int) -> list[TokenBlock]:
+        if self._blocks is None:
+            self._blocks = self._start()
+        for path in self._passed:
+            skip_shard(self._blocks, open_shard(path))
+        self._passed.clear()
+        return next_pool(self._blocks, shard_tokens)
+
+
+def skip_shard(blocks: Iterator[TokenBlock], shard: Shard) -> None:
+    """Take a shard's blocks off the stream; CacheError when the stream has other ones."""
+    for cached in shard.token_blocks():
+        block = next(blocks, None)
+        if block is None or block.ids != cached.ids:
+            raise CacheError(
+                f"{shard.folder}: holds other tokens than the corpus now gives: the files changed since; "
+                f"choose another data.cache or delete this one"
+            )

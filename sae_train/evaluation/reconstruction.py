@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from sae_train.activations.held_out import HeldOutRows
 from sae_train.activations.host_activations import length_batches, pad_batch
 from sae_train.corpus.token_blocks import TokenBlock
 from steerd.host.hook_point import HookPoint
@@ -20,16 +21,6 @@ from steerd.host.host_model import HostModel
 from steerd.sae.autoencoder import SparseAutoencoder
 
 _DENSE = 0.1  # a feature active on more than this share of tokens
-
-
-@dataclass(frozen=True, slots=True)
-class HeldOutRows:
-    """A batch of activations that count, and which of their tokens are special."""
-
-    resid: Tensor
-    """[rows, d_model] float32."""
-    special: Tensor
-    """[rows] bool."""
 
 
 @dataclass(frozen=True, slots=True)

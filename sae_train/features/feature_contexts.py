@@ -9,8 +9,9 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from sae_train.activations.activation_cache import ActivationCache, Shard, open_shard
+from sae_train.activations.activation_cache import ActivationCache
 from sae_train.activations.activation_scale import ActivationScale
+from sae_train.activations.shard import Shard, open_shard
 from sae_train.features.observed_rows import ROWS_A_SHARD
 from steerd.sae.autoencoder import SparseAutoencoder
 

@@ -12,8 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from sae_train.activations.activation_cache import ActivationCache, open_shard
+from sae_train.activations.activation_cache import ActivationCache
 from sae_train.activations.activation_scale import ActivationScale
+from sae_train.activations.shard import open_shard
 
 ROWS_A_SHARD = 1 << 32  # a place is shard * this + row, a sequence shard * this + block
 
