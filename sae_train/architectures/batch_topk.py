@@ -17,14 +17,15 @@ import torch
 from torch import Tensor
 
 from sae_train.architectures.auxk import auxk_loss
+from sae_train.architectures.entries import SparseEntries
 from sae_train.architectures.largest_entries import largest_of_batch
-from sae_train.architectures.sparse_code import ActiveEntries, decode_entries, encode_entries
-from sae_train.architectures.squared_error import share_of_squares, unweighted_share
-from sae_train.architectures.trainable_sae import SaeStep, TrainableSae, TrainingBatch
-from sae_train.architectures.unit_decoder import normalise_rows, remove_parallel_gradient
+from sae_train.architectures.served_form import exact_pre_acts, plain_form
+from sae_train.architectures.sparse_code import centred_and_pre_acts, decode, encode
+from sae_train.architectures.step_numbers import activity, squared_error, unweighted_error
+from sae_train.architectures.trainable_sae import SaeStep, TrainingBatch
+from sae_train.architectures.unit_decoder import UnitDecoderSae
 from steerd.sae.activation_function import ReLU
 from steerd.sae.autoencoder import SparseAutoencoder
-from steerd.sae.folding import fold_activation_scale, fold_b_dec_into_encoder, fold_decoder_norm
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -37,7 +38,7 @@ class BatchTopKSettings:
     """Coefficient of the auxiliary loss that revives dead features; 0 turns it off."""
 
 
-class BatchTopKSae(TrainableSae):
+class BatchTopKSae(UnitDecoderSae):
     """Parameters and loss of a batch-top-k SAE."""
 
     last_smallest: Tensor
@@ -53,48 +54,36 @@ class BatchTopKSae(TrainableSae):
     ) -> None:
         super().__init__(d_model, d_sae, b_dec=b_dec, generator=generator)
         self.settings = settings
-        # Where the search for a batch's largest entries begins: the last batch's smallest chosen one.
         self.register_buffer("last_smallest", torch.zeros((), device=b_dec.device))
 
     def forward(self, batch: TrainingBatch) -> SaeStep:
         """Return the loss on a batch."""
-        centred = batch.x - self.b_dec
-        with torch.no_grad():
-            pre_acts = torch.addmm(self.b_enc, centred, self.W_enc)  # [B, d_sae]
-            count = self.settings.k * batch.total_rows
-            flat, values = largest_of_batch(
-                pre_acts, count, last_smallest=self.last_smallest, ranks=batch.ranks
-            )
-            entries = ActiveEntries.from_flat(flat, (len(batch.x), self.d_sae))
-        feature_acts = encode_entries(centred, self.W_enc, self.b_enc, values, entries)  # [nnz]
-        error = batch.x - self.b_dec - decode_entries(feature_acts, self.W_dec, entries)
-        auxiliary = auxk_loss(self, batch, error)
+        centred, pre_acts = centred_and_pre_acts(self, batch.x)
+        flat, smallest = largest_of_batch(
+            pre_acts, self.settings.k * batch.total_rows, last_smallest=self.last_smallest, ranks=batch.ranks
+        )
+        self.last_smallest.copy_(smallest)
+        entries = SparseEntries.from_flat(flat, (len(batch.x), self.d_sae))
+        acts = encode(self, centred, pre_acts, entries)  # [nnz], positive
+        errors = self._errors(acts, entries, batch.x)
+        mse = torch.stack([squared_error(error, batch) for error in errors]).mean()
+        auxiliary = auxk_loss(self, batch, errors[-1], alpha=self.settings.auxk_alpha)
+        fired, l0 = activity(acts, entries, batch)
         return SaeStep(
-            loss=share_of_squares(error, batch) + self.settings.auxk_alpha * auxiliary,
-            fired=entries.fired(),
-            mse=unweighted_share(error, batch),
-            l0=error.new_tensor(len(values) / batch.total_rows),
+            loss=mse + self.settings.auxk_alpha * auxiliary,
+            fired=fired,
+            mse=unweighted_error(errors[-1], batch),
+            l0=l0,
             parts={"auxk": auxiliary.detach()},
         )
 
-    def constrain_gradient(self) -> None:
-        """Keep the decoder rows' norms to first order."""
-        remove_parallel_gradient(self.W_dec)
-
-    def constrain_parameters(self) -> None:
-        """Bring the decoder rows back to norm 1."""
-        normalise_rows(self.W_dec)
+    def _errors(self, acts: Tensor, entries: SparseEntries, x: Tensor) -> list[Tensor]:
+        """The errors [rows, d_model] whose squares count, that of the whole dictionary last."""
+        return [x - self.b_dec - decode(acts, self.W_dec, entries)]
 
     def to_inference(self, scale: float) -> SparseAutoencoder:
         """Return the plain served form with a ReLU, for a calibrated threshold to replace."""
-        sae = SparseAutoencoder(
-            W_enc=self.W_enc.detach().cpu(),
-            b_enc=self.b_enc.detach().cpu(),
-            W_dec=self.W_dec.detach().cpu(),
-            b_dec=self.b_dec.detach().cpu(),
-            activation=ReLU(),
-        )
-        return fold_decoder_norm(fold_activation_scale(fold_b_dec_into_encoder(sae), scale))
+        return plain_form(self, ReLU(), scale)
 
     @property
     def calibrated_l0(self) -> int | None:
@@ -103,6 +92,5 @@ class BatchTopKSae(TrainableSae):
 
     @torch.no_grad()
     def reference_acts(self, x: Tensor) -> Tensor:
-        """Return what is left of the choice without a threshold: all positive pre-activations, in float64."""
-        W_enc, b_enc, b_dec = self.W_enc.double(), self.b_enc.double(), self.b_dec.double()
-        return torch.relu((x.double() - b_dec) @ W_enc + b_enc)
+        """Return relu(pre_acts) in float64, of which the threshold leaves the largest."""
+        return torch.relu(exact_pre_acts(self, x))

@@ -6,11 +6,11 @@ import torch
 from torch import Tensor
 
 from sae_train.architectures.batch_topk import BatchTopKSae, BatchTopKSettings
-from sae_train.architectures.gated import GatedSettings
-from sae_train.architectures.jumprelu import JumpReLUSettings
-from sae_train.architectures.matryoshka import MatryoshkaSettings
-from sae_train.architectures.standard import StandardSettings
-from sae_train.architectures.topk import TopKSettings
+from sae_train.architectures.gated import GatedSae, GatedSettings
+from sae_train.architectures.jumprelu import JumpReLUSae, JumpReLUSettings
+from sae_train.architectures.matryoshka import MatryoshkaSae, MatryoshkaSettings
+from sae_train.architectures.standard import StandardSae, StandardSettings
+from sae_train.architectures.topk import TopKSae, TopKSettings
 from sae_train.architectures.trainable_sae import TrainableSae
 from steerd.errors import ConfigError
 
@@ -38,10 +38,18 @@ def build_sae(
 ) -> TrainableSae:
     """Return a fresh SAE of the settings' architecture on b_dec's device; `generator` decides its weights."""
     match settings:
+        case StandardSettings():
+            return StandardSae(settings, d_model, d_sae, b_dec=b_dec, generator=generator)
+        case GatedSettings():
+            return GatedSae(settings, d_model, d_sae, b_dec=b_dec, generator=generator)
+        case TopKSettings():
+            return TopKSae(settings, d_model, d_sae, b_dec=b_dec, generator=generator)
+        case MatryoshkaSettings():  # before what it is a kind of
+            return MatryoshkaSae(settings, d_model, d_sae, b_dec=b_dec, generator=generator)
         case BatchTopKSettings():
             return BatchTopKSae(settings, d_model, d_sae, b_dec=b_dec, generator=generator)
-        case _:
-            raise ConfigError(f"architecture: not yet trainable: {settings}")
+        case JumpReLUSettings():
+            return JumpReLUSae(settings, d_model, d_sae, b_dec=b_dec, generator=generator)
 
 
 def check_settings(settings: Settings, d_sae: int) -> None:
@@ -49,7 +57,7 @@ def check_settings(settings: Settings, d_sae: int) -> None:
     match settings:
         case StandardSettings() | GatedSettings():
             _at_least("l1_coefficient", settings.l1_coefficient, 0.0)
-        case TopKSettings() | BatchTopKSettings() | MatryoshkaSettings():
+        case TopKSettings() | BatchTopKSettings():
             _check_k(settings.k, d_sae)
             _at_least("auxk_alpha", settings.auxk_alpha, 0.0)
         case JumpReLUSettings():
