@@ -212,7 +212,11 @@ def _array(resid: Tensor) -> NDArray[np.float16]:
 
 def _write_array(path: Path, array: NDArray[Any]) -> None:  # Any: the element type
     with path.open("wb") as file:
-        np.save(file, array, allow_pickle=False)
+        header = np.lib.format.header_data_from_array_1_0(array)
+        np.lib.format.write_array_header_1_0(file, header)
+        file.write(
+            array.data
+        )  # np.save goes through a C buffer, and loses in silence what a full disk refuses
         file.flush()
         os.fsync(file.fileno())
 

@@ -1,127 +1,94 @@
 from __future__ import annotations
 
-import json
 import shutil
 from pathlib import Path
 
 import pytest
 import torch
-from torch import Tensor
 
-from sae_train.activations.activation_cache import ActivationCache, CacheError, Split, open_shard
-from sae_train.activations.harvest import corpus_blocks, harvest_split, open_cache
-from sae_train.config import Config, parse_config
-from steerd.host.hook_point import HookPoint
-from steerd.host.host_model import HostModel
+from sae_train.activations.activation_cache import ActivationCache
+from sae_train.activations.shard import CacheError, add_resid, write_shard
+from sae_train.corpus.token_blocks import TokenBlock
+from tests.sae_train.activations.small_data import FIRST, LAST, empty_cache, kept_tokens, random_blocks
 
-
-def config_for(folder: Path, **data: int | float) -> Config:
-    corpus = folder / "corpus.jsonl"
-    if not corpus.exists():
-        chats = [
-            {
-                "messages": [
-                    {"role": "user", "content": f"number {i}"},
-                    {"role": "assistant", "content": "x" * (i % 17)},
-                ]
-            }
-            for i in range(60)
-        ]
-        corpus.write_text("".join(json.dumps(chat) + "\n" for chat in chats))
-    values = {
-        "tokens": 1500,
-        "held_out_tokens": 200,
-        "held_out_share": 0.3,
-        "batch_tokens": 200,
-        "shard_blocks": 8,
-    }
-    return parse_config(
-        {
-            "output": str(folder / "run"),
-            "sae": {"hook_point": "blocks.1.hook_resid_post"},
-            "data": {"sources": [{"path": str(corpus), "mode": "fast"}], "cache": str(folder / "cache")}
-            | values
-            | data,
-            "training": {"tokens": 1000},
-        }
-    )
+BLOCKS = random_blocks(12)
+PARTS = [BLOCKS[:4], BLOCKS[4:8], BLOCKS[8:]]
 
 
-def harvest(config: Config, host: HostModel, split: Split = "train") -> tuple[ActivationCache, int]:
-    cache = open_cache(config, host)
-    seen: list[int] = []
-    harvest_split(cache, split, config=config, host=host, on_tokens=seen.append)
-    return cache, sum(seen)
+def cache_of_parts(folder: Path) -> ActivationCache:
+    cache = empty_cache(folder)
+    for number, part in enumerate(PARTS):
+        rows = sum(len(block.ids) for block in part)
+        write_shard(cache.shard_path("train", number), part, {FIRST: torch.randn(rows, 4)})
+    return cache
 
 
-def rows_of(cache: ActivationCache, split: Split = "train") -> Tensor:
-    return torch.cat([torch.from_numpy(shard.resid.copy()) for shard in cache.shards(split)])
+def blocks_of(cache: ActivationCache, tokens: int | None) -> list[TokenBlock]:
+    return [block for shard in cache.shards("train", [FIRST], tokens) for block in shard.token_blocks()]
 
 
-def test_cached_rows_are_what_the_host_gives_each_sequence_alone(
-    tiny_host: HostModel, tmp_path: Path
-) -> None:
-    config = config_for(tmp_path)
-    hook_point = HookPoint.parse(config.sae.hook_point)
+def test_leading_shards_are_those_that_have_all_hook_points(tmp_path: Path) -> None:
+    cache = cache_of_parts(tmp_path)
+    paths = [cache.shard_path("train", number) for number in range(3)]
+    for path in (paths[0], paths[2]):
+        add_resid(path, {LAST: torch.randn(rows_in(path), 4)})
 
-    cache, tokens = harvest(config, tiny_host)
-
-    blocks = list(corpus_blocks(config, tiny_host.tokenizer, "train"))
-    alone = [
-        tiny_host.activations(torch.tensor([block.ids]), None, [hook_point])[hook_point][0]
-        for block in blocks
-    ]
-    torch.testing.assert_close(rows_of(cache).float(), torch.cat(alone), rtol=2e-3, atol=2e-3)
-    assert tokens == cache.kept_tokens("train") == sum(block.kept_tokens for block in blocks)
+    assert cache.shard_paths("train", []) == cache.shard_paths("train", [FIRST]) == paths
+    assert cache.shard_paths("train", [FIRST, LAST]) == paths[:1]
+    assert cache.kept_tokens("train", [LAST]) == kept_tokens(PARTS[0])
+    assert cache.shard_paths("held_out", [FIRST]) == []
 
 
-def test_training_and_held_out_documents_are_apart(tiny_host: HostModel, tmp_path: Path) -> None:
-    config = config_for(tmp_path, tokens=10**6, held_out_tokens=10**6)
-
-    training = [tuple(block.ids) for block in corpus_blocks(config, tiny_host.tokenizer, "train")]
-    held_out = [tuple(block.ids) for block in corpus_blocks(config, tiny_host.tokenizer, "held_out")]
-
-    assert len(training) + len(held_out) == 60
-    assert held_out
-    assert not set(training) & set(held_out)
+def rows_in(path: Path) -> int:
+    return sum(len(block.ids) for block in PARTS[int(path.name[-5:])])
 
 
-def test_a_harvest_that_was_killed_goes_on_and_ends_the_same(tiny_host: HostModel, tmp_path: Path) -> None:
-    config = config_for(tmp_path)
-    cache, _ = harvest(config, tiny_host)
-    whole = rows_of(cache)
-    for path in cache.shard_paths("train")[2:]:
-        shutil.rmtree(path)
-    (cache.folder / "train-00002.partial").mkdir()
-    before = cache.kept_tokens("train")
+def test_shards_after_a_gap_do_not_count(tmp_path: Path) -> None:
+    cache = cache_of_parts(tmp_path)
+    shutil.rmtree(cache.shard_path("train", 1))
 
-    resumed, tokens = harvest(config, tiny_host)
-
-    assert tokens == resumed.kept_tokens("train") - before > 0
-    assert torch.equal(rows_of(resumed), whole)
+    assert cache.shard_paths("train", [FIRST]) == [cache.shard_path("train", 0)]
 
 
-def test_a_longer_harvest_extends_a_shorter_one(tiny_host: HostModel, tmp_path: Path) -> None:
-    (tmp_path / "short").mkdir()
-    long, _ = harvest(config_for(tmp_path), tiny_host)
-    harvest(config_for(tmp_path / "short", tokens=400), tiny_host)
+@pytest.mark.parametrize("blocks", [1, 4, 5, 11, 12])
+def test_what_is_read_ends_with_the_block_that_reaches_the_tokens(tmp_path: Path, blocks: int) -> None:
+    cache = cache_of_parts(tmp_path)
+    tokens = kept_tokens(BLOCKS[:blocks])
 
-    extended, _ = harvest(config_for(tmp_path / "short"), tiny_host)
+    assert blocks_of(cache, tokens) == BLOCKS[:blocks]
+    assert blocks_of(cache, tokens - BLOCKS[blocks - 1].kept_tokens + 1) == BLOCKS[:blocks]
+    assert blocks_of(cache, None) == blocks_of(cache, 10**9) == BLOCKS
+    assert blocks_of(cache, 0) == []
 
-    torch.testing.assert_close(rows_of(extended).float(), rows_of(long).float(), rtol=2e-3, atol=2e-3)
 
+def test_a_cache_of_another_run_is_refused(tmp_path: Path) -> None:
+    ActivationCache.open_or_create(tmp_path, {"context": 512, "seed": 0})
 
-def test_a_cache_of_another_run_is_refused(tiny_host: HostModel, tmp_path: Path) -> None:
-    open_cache(config_for(tmp_path), tiny_host)
-
+    ActivationCache.open_or_create(tmp_path, {"seed": 0, "context": 512})
     with pytest.raises(CacheError, match=r"context is 512, this run has 64"):
-        open_cache(config_for(tmp_path, context=64), tiny_host)
+        ActivationCache.open_or_create(tmp_path, {"context": 64, "seed": 0})
+    with pytest.raises(CacheError, match=r"seed is 0, this run has None"):
+        ActivationCache.open_or_create(tmp_path, {"context": 512})
 
 
-def test_a_damaged_shard_is_named(tiny_host: HostModel, tmp_path: Path) -> None:
-    cache, _ = harvest(config_for(tmp_path), tiny_host)
-    path = cache.shard_paths("train")[0]
-    (path / "resid.npy").write_bytes((path / "resid.npy").read_bytes()[:-64])
+@pytest.mark.parametrize("content", ["", "[]", "{"])
+def test_a_cache_whose_identity_cannot_be_read_is_named(tmp_path: Path, content: str) -> None:
+    (tmp_path / "cache.json").write_text(content)
 
-    with pytest.raises(CacheError, match="train-00000"):
-        open_shard(path)
+    with pytest.raises(CacheError, match=r"cache\.json"):
+        ActivationCache.open_or_create(tmp_path, {})
+
+
+def test_a_cache_that_cannot_be_made_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+
+    with pytest.raises(CacheError, match=r"file/cache"):
+        ActivationCache.open_or_create(tmp_path / "file" / "cache", {})
+
+
+def test_a_shard_without_counts_is_named(tmp_path: Path) -> None:
+    cache = cache_of_parts(tmp_path)
+    (cache.shard_path("train", 1) / "shard.json").write_text("{}")
+
+    with pytest.raises(CacheError, match=r"train-00001: damaged"):
+        cache.kept_tokens("train", [FIRST])
