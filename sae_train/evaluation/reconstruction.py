@@ -1,31 +1,44 @@
-"""How good an SAE is on held-out tokens: reconstruction, sparsity, what the host loses with it in place.
+"""How well and how sparsely an SAE rebuilds held-out activations.
 
-Rows that training left out (a sequence's first token, attention sinks) are left out here too, and in the
-cross-entropies they pass unchanged.
+Rows that training left out (a sequence's first token, attention sinks) are left out here too.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import math
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 from sae_train.activations.held_out import HeldOutRows
-from sae_train.activations.host_activations import length_batches, pad_batch
-from sae_train.corpus.token_blocks import TokenBlock
-from steerd.host.hook_point import HookPoint
-from steerd.host.host_model import HostModel
+from sae_train.evaluation.feature_density import (
+    DENSITY_TOKENS,
+    FeatureDensity,
+    count_active,
+    feature_density,
+)
+from sae_train.evaluation.row_moments import RowMoments
 from steerd.sae.autoencoder import SparseAutoencoder
 
-_DENSE = 0.1  # a feature active on more than this share of tokens
+_ACTS_AT_ONCE = 2**25  # numbers: 128 MiB in float32
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SpecialToken:
+    """How one special token's activations are rebuilt."""
+
+    count: int
+    mse: float
+    l0: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Reconstruction:
-    """How well and how sparsely held-out activations are rebuilt."""
+    """Means over held-out tokens; NaN where no token was of the kind."""
 
     tokens: int
     special_tokens: int
@@ -33,150 +46,126 @@ class Reconstruction:
     l0_median: float
     l0_p95: float
     l0_special_tokens: float
-    variance_explained: float
-    """1 - sum ||x - x_hat||^2 / sum ||x - mean x||^2, both over all held-out tokens."""
+    l0_other_tokens: float
     mse: float
-    """Mean over tokens and dimensions, in the host's units."""
+    """Mean over tokens and dimensions of (x - x_hat)^2, in the host's units."""
     mse_special_tokens: float
     mse_other_tokens: float
+    variance_explained: float
+    """1 - sum ||x - x_hat||^2 / sum ||x - mean x||^2, the sums and the mean over all tokens."""
+    variance_explained_legacy: float
+    """Mean over tokens of 1 - ||x - x_hat||^2 / ||x - mean x||^2."""
     cosine: float
     relative_norm: float
     """Mean of ||x_hat|| / ||x||."""
-    features_inactive: int
-    """Features that no held-out token activated (with few tokens, rare features are among them)."""
-    features_dense: int
-    """Features active on more than 10 % of the tokens."""
-    density_median: float
+    relative_reconstruction_bias: float
+    """Mean ||x_hat||^2 / mean x . x_hat; below 1 is shrinkage (arXiv 2404.16014, equation 10)."""
+    special_tokens_by_id: dict[int, SpecialToken]
+    density: FeatureDensity
 
 
-@dataclass(frozen=True, slots=True)
-class CrossEntropy:
-    """Next-token loss in nats a token: the plain host, the SAE in place, zeros in place."""
-
-    tokens: int
-    clean: float
-    spliced: float
-    zero_ablated: float
-
-    @property
-    def recovered(self) -> float:
-        """Share of what zero-ablation loses that the SAE keeps."""
-        return (self.zero_ablated - self.spliced) / (self.zero_ablated - self.clean)
-
-
-def reconstruction(sae: SparseAutoencoder, batches: Iterable[HeldOutRows]) -> Reconstruction:
-    """Measure the SAE over held-out rows; independent of how they are cut into batches."""
-    errors, l0s, cosines, norms, special = [], [], [], [], []
-    total = torch.zeros(sae.d_model, dtype=torch.float64)
-    squares = 0.0
-    active = torch.zeros(sae.d_sae, dtype=torch.float64)
-    for batch in batches:
-        x = batch.resid
-        feature_acts = sae.encode(x)
-        x_hat = sae.decode(feature_acts)
-        errors.append((x - x_hat).double().square().sum(dim=1))
-        l0s.append((feature_acts > 0).sum(dim=1))
-        cosines.append(functional.cosine_similarity(x, x_hat, dim=1))
-        norms.append(x_hat.norm(dim=1) / x.norm(dim=1))
-        special.append(batch.special)
-        active += (feature_acts > 0).sum(dim=0)
-        total += x.double().sum(dim=0)
-        squares += float(x.double().square().sum())
-    error, l0, is_special = torch.cat(errors), torch.cat(l0s).double(), torch.cat(special)
-    rows = len(error)
-    variance = squares - float(total.square().sum()) / rows  # sum of squared distances to the mean
-    density = active / rows
+def reconstruction(
+    sae: SparseAutoencoder, batches: Iterable[HeldOutRows], moments: RowMoments
+) -> Reconstruction:
+    """Measure the SAE over the rows that gave the moments; independent of how they are cut into batches."""
+    rows, active = _measure(sae, batches, moments.mean)
+    is_special, count = rows.special, len(rows.error)
+    mse = rows.error / sae.d_model
     return Reconstruction(
-        tokens=rows,
+        tokens=count,
         special_tokens=int(is_special.sum()),
-        l0_mean=float(l0.mean()),
-        l0_median=float(l0.median()),
-        l0_p95=float(l0.quantile(0.95)),
-        l0_special_tokens=_mean(l0[is_special]),
-        variance_explained=1 - float(error.sum()) / variance,
-        mse=_mean(error) / sae.d_model,
-        mse_special_tokens=_mean(error[is_special]) / sae.d_model,
-        mse_other_tokens=_mean(error[~is_special]) / sae.d_model,
-        cosine=_mean(torch.cat(cosines)),
-        relative_norm=_mean(torch.cat(norms)),
-        features_inactive=int((active == 0).sum()),
-        features_dense=int((density > _DENSE).sum()),
-        density_median=float(density.median()),
+        l0_mean=_mean(rows.l0),
+        l0_median=float(rows.l0.quantile(0.5)),
+        l0_p95=float(rows.l0.quantile(0.95)),
+        l0_special_tokens=_mean(rows.l0[is_special]),
+        l0_other_tokens=_mean(rows.l0[~is_special]),
+        mse=_mean(mse),
+        mse_special_tokens=_mean(mse[is_special]),
+        mse_other_tokens=_mean(mse[~is_special]),
+        variance_explained=1 - _ratio(_mean(rows.error), moments.variance),
+        variance_explained_legacy=_mean(1 - rows.error / rows.from_mean),
+        cosine=_mean(rows.cosine),
+        relative_norm=_mean(rows.relative_norm),
+        relative_reconstruction_bias=_ratio(_mean(rows.x_hat_square), _mean(rows.x_dot_x_hat)),
+        special_tokens_by_id=_by_id(rows.token_ids[is_special], mse[is_special], rows.l0[is_special]),
+        density=feature_density(active, min(count, DENSITY_TOKENS)),
     )
 
 
-def cross_entropy(
-    host: HostModel,
-    hook_point: HookPoint,
-    sae: SparseAutoencoder,
-    blocks: list[TokenBlock],
-    *,
-    outlier_limit: float,
-    batch_tokens: int,
-    on_tokens: Callable[[int], None],
-) -> CrossEntropy:
-    """Run the blocks through the host three times; rows longer than `outlier_limit` pass unchanged."""
-    sums = torch.zeros(3, dtype=torch.float64)
-    tokens = 0
-    for batch in length_batches(blocks, batch_tokens):
-        chosen = [blocks[index] for index in batch]
-        input_ids, mask = pad_batch(chosen, device=host.device)
-        keep = _keep_rows(chosen, mask.shape[1]).to(host.device)
-        edits = (None, _spliced(sae, keep, outlier_limit), _zeroed(keep, outlier_limit))
-        sums += torch.stack([_loss(host, hook_point, input_ids, mask, edit) for edit in edits])
-        predicted = int(mask[:, 1:].sum())
-        tokens += predicted
-        on_tokens(predicted)
-    clean, spliced, zero_ablated = (sums / tokens).tolist()
-    return CrossEntropy(tokens=tokens, clean=clean, spliced=spliced, zero_ablated=zero_ablated)
+def rows_at_once(sae: SparseAutoencoder) -> int:
+    """How many rows to encode at a time, so that their activations stay small for any width."""
+    return max(1, _ACTS_AT_ONCE // sae.d_sae)
 
 
-def _loss(
-    host: HostModel,
-    hook_point: HookPoint,
-    input_ids: Tensor,
-    mask: Tensor,
-    edit: Callable[[Tensor], Tensor] | None,
-) -> Tensor:
-    """The summed next-token loss of a padded batch."""
-    handle = host.attach(hook_point, edit) if edit is not None else None
-    try:
-        with torch.no_grad():
-            logits = host.model(input_ids=input_ids, attention_mask=mask, use_cache=False).logits
-    finally:
-        if handle is not None:
-            handle.remove()
-    targets = input_ids[:, 1:].masked_fill(mask[:, 1:] == 0, -100)
-    return functional.cross_entropy(
-        logits[:, :-1].flatten(0, 1).float(), targets.flatten(), ignore_index=-100, reduction="sum"
-    ).double()
+class _MeasuredRows(NamedTuple):
+    """One number a row, all [rows] on the CPU; sums over dimensions in float64."""
+
+    error: Tensor  # ||x - x_hat||^2
+    from_mean: Tensor  # ||x - mean x||^2
+    l0: Tensor
+    cosine: Tensor
+    relative_norm: Tensor
+    x_hat_square: Tensor
+    x_dot_x_hat: Tensor
+    token_ids: Tensor
+    special: Tensor
 
 
-def _spliced(sae: SparseAutoencoder, keep: Tensor, outlier_limit: float) -> Callable[[Tensor], Tensor]:
-    def edit(resid: Tensor) -> Tensor:
-        x_hat = sae.decode(sae.encode(resid))
-        return torch.where(_replaced(resid, keep, outlier_limit), x_hat.to(resid.dtype), resid)
-
-    return edit
-
-
-def _zeroed(keep: Tensor, outlier_limit: float) -> Callable[[Tensor], Tensor]:
-    def edit(resid: Tensor) -> Tensor:
-        return resid.masked_fill(_replaced(resid, keep, outlier_limit), 0.0)
-
-    return edit
-
-
-def _replaced(resid: Tensor, keep: Tensor, outlier_limit: float) -> Tensor:
-    norms: Tensor = resid.float().norm(dim=1)
-    return (keep & (norms <= outlier_limit)).unsqueeze(1)  # [rows, 1]
+def _measure(
+    sae: SparseAutoencoder, batches: Iterable[HeldOutRows], mean: Tensor
+) -> tuple[_MeasuredRows, Tensor]:
+    measured, seen = [], 0
+    active = torch.zeros(sae.d_sae, dtype=torch.int64)
+    for batch in _parts(batches, rows_at_once(sae)):
+        x = batch.resid.to(sae.W_enc.device)
+        feature_acts = sae.encode(x)
+        active += count_active(feature_acts, before=DENSITY_TOKENS - seen)
+        measured.append(_measured_rows(batch, x, feature_acts, sae.decode(feature_acts), mean.to(x.device)))
+        seen += len(x)
+    return _MeasuredRows(*(torch.cat(column) for column in zip(*measured, strict=True))), active
 
 
-def _keep_rows(blocks: list[TokenBlock], width: int) -> Tensor:
-    """The keep masks of a padded batch as rows, [batch * width] bool."""
-    rows = [block.keep + [False] * (width - len(block.keep)) for block in blocks]
-    return torch.tensor(rows, dtype=torch.bool).flatten()
+def _measured_rows(
+    batch: HeldOutRows, x: Tensor, feature_acts: Tensor, x_hat: Tensor, mean: Tensor
+) -> _MeasuredRows:
+    l0 = torch.count_nonzero(feature_acts, dim=1).double()
+    x, x_hat = x.double(), x_hat.double()
+    return _MeasuredRows(
+        error=(x - x_hat).square().sum(dim=1).cpu(),
+        from_mean=(x - mean).square().sum(dim=1).cpu(),
+        l0=l0.cpu(),
+        cosine=functional.cosine_similarity(x, x_hat, dim=1).cpu(),
+        relative_norm=(x_hat.norm(dim=1) / x.norm(dim=1)).cpu(),
+        x_hat_square=x_hat.square().sum(dim=1).cpu(),
+        x_dot_x_hat=(x * x_hat).sum(dim=1).cpu(),
+        token_ids=batch.token_ids,
+        special=batch.special,
+    )
+
+
+def _parts(batches: Iterable[HeldOutRows], rows: int) -> Iterator[HeldOutRows]:
+    for batch in batches:
+        for start in range(0, len(batch.resid), rows):
+            part = slice(start, start + rows)
+            yield HeldOutRows(
+                resid=batch.resid[part], token_ids=batch.token_ids[part], special=batch.special[part]
+            )
+
+
+def _by_id(token_ids: Tensor, mse: Tensor, l0: Tensor) -> dict[int, SpecialToken]:
+    return {
+        token_id: SpecialToken(
+            count=int((token_ids == token_id).sum()),
+            mse=_mean(mse[token_ids == token_id]),
+            l0=_mean(l0[token_ids == token_id]),
+        )
+        for token_id in torch.unique(token_ids).tolist()
+    }
 
 
 def _mean(values: Tensor) -> float:
-    return float(values.double().mean()) if len(values) else 0.0
+    return float(values.mean())  # NaN of none
+
+
+def _ratio(value: float, by: float) -> float:
+    return value / by if by else math.nan

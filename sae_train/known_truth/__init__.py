@@ -1,5 +1,5 @@
 """Data whose features are known, and how much of them SAEs find.
 
 `truth` states what every such data set gives; `toy_superposition` and `synthetic_features` are two, made of
-`directions` and a `feature_tree`. `recovery` scores an SAE, with the one-to-one `matching` of directions.
+`directions` and a `feature_tree`. `recovery` scores an SAE.
 """

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from sae_train.known_truth.matching import best_matching
+from sae_train.evaluation.matching import best_matching
 from sae_train.known_truth.truth import TrueRows
 from steerd.sae.autoencoder import SparseAutoencoder
 
