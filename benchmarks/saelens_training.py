@@ -1,9 +1,9 @@
 """SAELens's own trainer on given rows of activations; runs in SAELens's environment, not in this project's.
 
-`python saelens_training.py SPEC.json`: SPEC holds `rows` (an .npy file [rows, d_model], in training order),
-`batch_size`, `tokens`, `threads` and `runs`, each with `architecture`, `d_sae`, `lr`, `dead_feature_window`
-(steps), `init_norm`, `settings` (the architecture's own) and `folder`, where SAELens saves the SAE. Prints one
-JSON line a run: seconds of the steps and tokens trained.
+`python saelens_training.py SPEC.json`: SPEC holds `rows` (an .npy file [rows, d_model] in the order of
+training), `batch_size`, `tokens`, `threads` and `runs`, each with `architecture`, `d_sae`, `lr`,
+`dead_feature_window` (steps), `init_norm`, `settings` (the architecture's own) and `folder`, where the SAE is
+saved. Prints one JSON line a run: seconds of the steps and tokens trained.
 """
 
 from __future__ import annotations

@@ -7,32 +7,47 @@ import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from sae_train import pipeline
 from sae_train.formats.import_sae import AUTO, FORMATS, import_sae
 from sae_train.formats.layout import ImportOptions
 from steerd.errors import SteerdError
+from steerd.sae.sae_file import SaeMetadata
+
+JsonObject = dict[str, Any]  # Any: JSON values
+"""What a command answers, printed as JSON."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit status, 1 with one sentence on stderr for a user's mistake."""
     parsed = _parser().parse_args(arguments)
     try:
-        if parsed.command == "run":
-            _say(pipeline.run(parsed.config).provenance["metrics"])
-        elif parsed.command == "import":
-            _say(_import(parsed))
-        elif parsed.command == "export":
-            _say(pipeline.export(parsed.run).provenance["metrics"])
-        else:
-            _say(pipeline.evaluate(parsed.folder, parsed.config))
+        answer = parsed.act(parsed)
     except SteerdError as error:
         sys.stderr.write(f"sae-train: {error}\n")
         return 1
+    sys.stdout.write(json.dumps(answer, indent=2) + "\n")
     return 0
 
 
-def _import(parsed: argparse.Namespace) -> dict[str, object]:
+def _run(parsed: argparse.Namespace) -> JsonObject:
+    return _metrics(pipeline.run(parsed.config))
+
+
+def _export(parsed: argparse.Namespace) -> JsonObject:
+    return _metrics(pipeline.export(parsed.run))
+
+
+def _evaluate(parsed: argparse.Namespace) -> JsonObject:
+    return pipeline.evaluate(parsed.folder, parsed.config)
+
+
+def _metrics(exported: Sequence[SaeMetadata]) -> JsonObject:
+    return {metadata.name: metadata.provenance["metrics"] for metadata in exported}
+
+
+def _import(parsed: argparse.Namespace) -> JsonObject:
     imported = import_sae(
         parsed.source,
         parsed.output,
@@ -48,10 +63,6 @@ def _import(parsed: argparse.Namespace) -> dict[str, object]:
     return imported.summary()
 
 
-def _say(metrics: dict[str, object]) -> None:
-    sys.stdout.write(json.dumps(metrics, indent=2) + "\n")
-
-
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="sae-train", description="Train the sparse autoencoders that steerd serves."
@@ -61,11 +72,14 @@ def _parser() -> argparse.ArgumentParser:
         "run", help="harvest activations, train, evaluate and export; goes on where it stopped"
     )
     run.add_argument("config", type=Path, metavar="CONFIG.toml")
+    run.set_defaults(act=_run)
     export = commands.add_parser("export", help="export a finished run again")
     export.add_argument("run", type=Path, metavar="RUN_DIR")
+    export.set_defaults(act=_export)
     evaluate = commands.add_parser("evaluate", help="measure an SAE folder on held-out tokens")
     evaluate.add_argument("folder", type=Path, metavar="FOLDER")
     evaluate.add_argument("config", type=Path, metavar="CONFIG.toml")
+    evaluate.set_defaults(act=_evaluate)
     _add_import(commands.add_parser("import", help="turn another tool's SAE files into an SAE folder"))
     return parser
 
@@ -79,6 +93,7 @@ def _add_import(parser: argparse.ArgumentParser) -> None:
     add("--model", metavar="NAME", help="the host's name, in place of the files'")
     add("--activation-scale", type=float, metavar="S", help="what its inputs were multiplied by, likewise")
     add("--k", type=int, help="active features of a TopK, likewise")
+    parser.set_defaults(act=_import)
     add("--keep-decoder-norms", action="store_true", help="keep the layout's own activation values")
 
 

@@ -64,8 +64,8 @@ class DataConfig:
     """Documents among which the order is drawn."""
     batch_tokens: int = 4096
     """Padded tokens a host forward sees at once."""
-    shard_blocks: int = 256
-    """Sequences a shard holds; what a cut-off harvest loses at most."""
+    shard_tokens: int = 65_536
+    """Tokens a shard holds: what a cut-off harvest loses at most, and what passes by live at a time."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -146,7 +146,7 @@ _DATA_BOUNDS = {
     "document_tokens": (2, 1e15),
     "shuffle_window": _COUNT,
     "batch_tokens": (2, 1e15),
-    "shard_blocks": _COUNT,
+    "shard_tokens": _COUNT,
 }
 _TRAINING_BOUNDS = {
     "tokens": _COUNT,

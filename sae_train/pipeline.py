@@ -1,97 +1,140 @@
-"""The three commands: run (harvest, train, export), export (a finished run), evaluate (an SAE folder)."""
+"""The commands: run (harvest, train, export), export (a finished run again), evaluate (an SAE folder)."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from sae_train.activations.activation_cache import ActivationCache, Split
+from sae_train.activations.activation_cache import Split
 from sae_train.activations.activation_scale import ActivationScale
-from sae_train.activations.harvest import harvest_split, open_cache
-from sae_train.config import Config, load_config
+from sae_train.activations.harvest import harvest
+from sae_train.activations.run_corpus import block_stream, open_cache
+from sae_train.config import Config
+from sae_train.config_file import load_config
+from sae_train.corpus.counts import CorpusCounts
 from sae_train.corpus.documents import CorpusError
-from sae_train.export.export import export_sae, measure
+from sae_train.export.export import export_sae, measure, measure_in_passing
+from sae_train.ranks import ALONE, Ranks, joined_ranks
+from sae_train.surroundings import Surroundings
 from sae_train.training.checkpoint import CheckpointError
 from sae_train.training.run_log import RunLog
+from sae_train.training.run_setup import start_training
 from sae_train.training.trainer import Trainer
 from steerd.errors import ConfigError, SaeFileError
+from steerd.host.hook_point import HookPoint
 from steerd.host.host_model import HostModel
 from steerd.sae.sae_file import SaeBundle, SaeMetadata, load_sae
 
 CONFIG_COPY = "config.toml"
-EXPORTED = "sae"
+EXPORTED = "saes"
 
 
-def run(config_path: Path) -> SaeMetadata:
-    """Harvest what the cache lacks, train from the newest checkpoint on, export to `OUTPUT/sae`."""
+def run(config_path: Path) -> list[SaeMetadata]:
+    """Harvest what the cache lacks, train from the newest checkpoint on, export to `OUTPUT/saes/NAME`.
+
+    Under `torchrun` the processes share the harvest and the steps, and the first exports; the others return
+    nothing.
+    """
     config = load_config(config_path)
-    folder = Path(config.output)
-    host = _load_host(config)
-    with RunLog(folder / "log.jsonl") as log:
-        cache = open_cache(config, host)
-        for split in ("held_out", "train"):
-            _harvest(split, cache, config, host, log)
-        trainer = Trainer(config, cache, folder)
-        _keep_config(config_path, folder)
-        trained = trainer.train(log)
-        return export_sae(folder / EXPORTED, trained, config=config, cache=cache, host=host, log=log)
+    with joined_ranks(config.host.device) as ranks, _surroundings(config, ranks) as around:
+        if ranks.is_first:
+            _keep_config(config_path, Path(config.output))
+        _harvest("held_out", around, config.hook_points)
+        _harvest("train", around, config.hook_points)
+        trainer = _trainer(around, ranks)
+        trainer.train(around.log)
+        return _export_all(trainer, around) if ranks.is_first else []
 
 
-def export(folder: Path) -> SaeMetadata:
+def export(folder: Path) -> list[SaeMetadata]:
     """Export a run's newest checkpoint again; raises CheckpointError when the run is not finished."""
     config = load_config(folder / CONFIG_COPY)
-    host = _load_host(config)
-    cache = open_cache(config, host)
-    trainer = Trainer(config, cache, folder)
-    if not trainer.is_finished:
-        raise CheckpointError(f"{folder}: the run is not finished; `sae-train run` goes on with it")
-    with RunLog(folder / "log.jsonl") as log:
-        trained = trainer.result()
-        return export_sae(folder / EXPORTED, trained, config=config, cache=cache, host=host, log=log)
+    with _surroundings(config, ALONE) as around:
+        trainer = _trainer(around, ALONE)
+        if not trainer.is_finished:
+            raise CheckpointError(f"{folder}: the run is not finished; `sae-train run` goes on with it")
+        return _export_all(trainer, around)
 
 
 def evaluate(folder: Path, config_path: Path) -> dict[str, Any]:  # Any: JSON values
     """Measure an SAE folder on the configuration's held-out tokens, harvesting them if need be."""
     config = load_config(config_path)
     bundle = load_sae(folder)
-    if bundle.metadata.hook_point != config.sae.hook_point:
-        raise ConfigError(
-            f"sae.hook_point: {config.sae.hook_point} in {config_path}, "
-            f"but {folder} was trained at {bundle.metadata.hook_point}"
-        )
-    host = _load_host(config)
+    hook_point = HookPoint.parse(bundle.metadata.hook_point)
     scale = _recorded_scale(bundle, config, folder)
-    with RunLog(Path(config.output) / "evaluate.jsonl") as log:
-        cache = open_cache(config, host)
-        _harvest("held_out", cache, config, host, log)
-        metrics = measure(bundle.sae, scale, config=config, cache=cache, host=host, log=log).as_json()
-        log.write("evaluation", folder=folder.name, **metrics)
+    with _surroundings(config, ALONE) as around:
+        if bundle.metadata.d_model != around.host.d_model:
+            raise ConfigError(
+                f"host.name: {around.host.name} has d_model {around.host.d_model}, "
+                f"but {folder} was trained at {bundle.metadata.d_model}"
+            )
+        _harvest("held_out", around, (hook_point,))
+        metrics = measure(bundle.sae, hook_point, scale, around).as_json()
+        around.log.write("evaluation", sae=folder.name, **metrics)
     return metrics
+
+
+@contextmanager
+def _surroundings(config: Config, ranks: Ranks) -> Iterator[Surroundings]:
+    host = HostModel.load(config.host.name, dtype=config.host.dtype, device=config.host.device)
+    for hook_point in config.hook_points:
+        host.check_hook_point(hook_point)
+    cache = open_cache(config.data, host, seed=config.seed)
+    with RunLog(Path(config.output) / "log.jsonl", active=ranks.is_first) as log:
+        yield Surroundings(config=config, cache=cache, host=host, log=log)
+
+
+def _harvest(split: Split, around: Surroundings, hook_points: tuple[HookPoint, ...]) -> None:
+    data, log = around.config.data, around.log
+    if split == "train":
+        wanted = data.tokens if data.cached_tokens is None else min(data.tokens, data.cached_tokens)
+    else:
+        wanted = data.held_out_tokens
+    counts = CorpusCounts()
+    stage = log.stage("harvest" if split == "train" else "held out", wanted)
+    harvest(
+        around.cache,
+        split,
+        hook_points,
+        host=around.host,
+        blocks=block_stream(data, around.host.tokenizer, split, seed=around.config.seed, counts=counts),
+        tokens=wanted,
+        batch_tokens=data.batch_tokens,
+        shard_tokens=data.shard_tokens,
+        on_tokens=stage.advance,
+    )
+    found = around.cache.kept_tokens(split, hook_points)
+    log.write("harvest", split=split, tokens=found, corpus=counts.as_json())
+    if found == 0 and wanted > 0:
+        words = "training" if split == "train" else "held-out"
+        raise CorpusError(
+            f"data.sources: no {words} tokens: the files hold too few documents "
+            f"for a data.held_out_share of {data.held_out_share}"
+        )
+
+
+def _trainer(around: Surroundings, ranks: Ranks) -> Trainer:
+    return start_training(
+        around.config,
+        around.training_data(ranks),
+        special_token_ids=around.host.special_token_ids,
+        device=around.host.device,
+        evaluate=partial(measure_in_passing, around) if ranks.is_first else None,
+    )
+
+
+def _export_all(trainer: Trainer, around: Surroundings) -> list[SaeMetadata]:
+    folder = Path(around.config.output) / EXPORTED
+    return [export_sae(folder / trained.config.name, trained, around) for trained in trainer.trained()]
 
 
 def _keep_config(config_path: Path, folder: Path) -> None:
     """Leave the run's configuration with the run, for `export`."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / CONFIG_COPY).write_text(config_path.read_text(encoding="utf-8"), encoding="utf-8")
-
-
-def _load_host(config: Config) -> HostModel:
-    return HostModel.load(config.host.name, dtype=config.host.dtype, device=config.host.device)
-
-
-def _harvest(split: Split, cache: ActivationCache, config: Config, host: HostModel, log: RunLog) -> None:
-    wanted = config.data.tokens if split == "train" else config.data.held_out_tokens
-    stage = log.stage("harvest" if split == "train" else "held out", wanted)
-    stage.found(cache.kept_tokens(split))
-    harvest_split(cache, split, config=config, host=host, on_tokens=stage.advance)
-    found = cache.kept_tokens(split)
-    log.write("harvest", split=split, tokens=found)
-    if found == 0:
-        words = "training" if split == "train" else "held-out"
-        raise CorpusError(
-            f"data.sources: no {words} tokens: the files hold too few documents "
-            f"for a data.held_out_share of {config.data.held_out_share}"
-        )
 
 
 def _recorded_scale(bundle: SaeBundle, config: Config, folder: Path) -> ActivationScale:

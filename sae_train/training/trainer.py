@@ -26,8 +26,9 @@ from sae_train.training.checkpoint import (
 )
 from sae_train.training.run_log import RunLog
 from sae_train.training.sae_training import SaeTraining, StepNumbers
+from sae_train.training.trained_sae import TrainedSae
 
-Evaluate = Callable[[SaeConfig, SaeTraining], dict[str, Any]]  # Any: JSON values
+Evaluate = Callable[[SaeConfig, SaeTraining, ActivationScale], dict[str, Any]]  # Any: JSON values
 """Measures an SAE as it stands on held-out tokens."""
 
 
@@ -82,11 +83,27 @@ class Trainer:
         stage.found(self._step * training.batch_size)
         earlier, started = self.seconds, time.monotonic()
         while not self.is_finished:
-            numbers = self.train_step(next(self._buffer))
+            numbers = self.train_step(self._buffer.next_batch())
             self.seconds = earlier + time.monotonic() - started
             first = numbers[0]
             stage.advance(training.batch_size, mse=first.mse, l0=first.l0, dead=first.dead_share)
             self._after_step(numbers, log)
+
+    def trained(self) -> list[TrainedSae]:
+        """Return every SAE as it stands."""
+        counts = self._buffer.counts
+        return [
+            TrainedSae(
+                config=learner.config,
+                sae=learner.training.sae,
+                scale=learner.scale,
+                steps=self._step,
+                tokens=self._step * self._config.training.batch_size,
+                seconds=self.seconds,
+                outlier_share=counts.dropped / max(1, counts.kept + counts.dropped),
+            )
+            for learner in self.learners
+        ]
 
     def train_step(self, batch: MixedBatch) -> list[StepNumbers]:
         """Take one step of every SAE on a whole batch, of which each rank works through its part."""
@@ -108,7 +125,7 @@ class Trainer:
                 log.write("step", **self._record(learner, own))
         if self._evaluate is not None and every is not None and self._step % every == 0:
             for learner in self.learners:
-                measured = self._evaluate(learner.config, learner.training)
+                measured = self._evaluate(learner.config, learner.training, learner.scale)
                 log.write("evaluation", **self._place_in_run(learner), **measured)
         if self._is_due(training.checkpoint_every) and self._ranks.is_first:
             save_checkpoint(self._checkpoints, self._step, self._checkpoint())

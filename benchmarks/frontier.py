@@ -1,0 +1,90 @@
+"""The frontier: variance explained over L0, this trainer against SAELens's, same rows in the same order.
+
+Both train the same architectures at the same widths, batch sizes and schedules; each first tries its learning
+rates at one k and goes on with its best. SAELens gets what its short runs need: a dead window of 20 steps and
+a decoder of norm 1. On held-out rows both are measured with a threshold calibrated there to L0 = k, so that
+they stand at equal L0; the threshold that SAELens itself saved is shown beside it.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from benchmarks.cached_rows import read_rows
+from benchmarks.frontier_trials import Outcome, Trial, Trials
+from benchmarks.report import Report, Row, parser_of, report_for
+
+NAME = "frontier"
+SEARCH_K = 32
+
+
+def best_rate(outcomes: list[Outcome]) -> float:
+    """The learning rate of the outcome that explains most."""
+    return max(outcomes, key=lambda outcome: outcome.variance_explained).trial.learning_rate
+
+
+def measure(report: Report, options: argparse.Namespace) -> None:
+    """Search the rate at one k, train every k, compare."""
+    trials = Trials(read_rows(options.cache, options.hook_point, options.tokens, options.held_out), options)
+    systems = {"steerd": trials.ours, **({"saelens": trials.saelens} if options.peer_python else {})}
+    explained: dict[tuple[str, str, int], Outcome] = {}
+    for architecture in options.architectures:
+        for system, train in systems.items():
+            searched = train([Trial(architecture, SEARCH_K, rate) for rate in options.learning_rates])
+            rate = best_rate(searched)
+            found = [outcome for outcome in searched if outcome.trial.learning_rate == rate]
+            found += train([Trial(architecture, k, rate) for k in options.ks if k != SEARCH_K])
+            report.add_rows("learning rates", [_row(system, outcome) for outcome in searched])
+            report.add_rows("frontier", [_row(system, outcome) for outcome in found])
+            explained |= {(system, architecture, outcome.trial.k): outcome for outcome in found}
+    for (system, architecture, k), ours in explained.items():
+        peer = explained.get(("saelens", architecture, k))
+        if system != "steerd":
+            continue
+        report.at_most(f"{architecture}_k{k}_dead_share", ours.inactive_share, 0.02)
+        if peer is not None:
+            unexplained = (1 - ours.variance_explained) / (1 - peer.variance_explained)
+            report.at_most(f"{architecture}_k{k}_unexplained_variance_over_saelens", unexplained, 1.0)
+
+
+def _row(system: str, outcome: Outcome) -> Row:
+    return {
+        "system": system,
+        "architecture": outcome.trial.architecture,
+        "k": outcome.trial.k,
+        "learning_rate": outcome.trial.learning_rate,
+        "l0": outcome.l0,
+        "variance_explained": outcome.variance_explained,
+        "inactive_share": outcome.inactive_share,
+        "own_threshold_l0": outcome.own_l0 if system == "saelens" else float("nan"),
+        "own_threshold_variance_explained": (
+            outcome.own_variance_explained if system == "saelens" else float("nan")
+        ),
+        "tokens_per_second": outcome.tokens_per_second,
+    }
+
+
+def main() -> None:
+    """Run the benchmark."""
+    parser = parser_of(__doc__ or "")
+    parser.add_argument("--cache", type=Path, required=True, help="the data.cache folder of a finished run")
+    parser.add_argument("--hook-point", default="blocks.14.hook_resid_post")
+    parser.add_argument(
+        "--peer-python", help="the Python of an environment with sae-lens; without it, ours alone"
+    )
+    parser.add_argument("--tokens", type=int, default=500_000)
+    parser.add_argument("--held-out", type=int, default=50_000)
+    parser.add_argument("--d-sae", type=int, default=2304)
+    parser.add_argument("--batch-size", type=int, default=2048)
+    parser.add_argument("--ks", type=int, nargs="+", default=[16, 32, 64, 128])
+    parser.add_argument("--architectures", nargs="+", default=["batch_topk"], choices=["batch_topk", "topk"])
+    parser.add_argument("--learning-rates", type=float, nargs="+", default=[5e-4, 1e-3, 2e-3])
+    options = parser.parse_args()
+    report = report_for(NAME, options)
+    measure(report, options)
+    report.finish()
+
+
+if __name__ == "__main__":
+    main()
