@@ -8,8 +8,9 @@ from torch import Tensor
 
 def unit_directions(num_features: int, d_model: int, generator: torch.Generator) -> Tensor:
     """Return random directions [num_features, d_model] of norm 1."""
-    directions = torch.randn(num_features, d_model, generator=generator)
-    return directions / directions.norm(dim=1, keepdim=True)
+    directions: Tensor = torch.randn(num_features, d_model, generator=generator)
+    directions /= directions.norm(dim=1, keepdim=True)
+    return directions
 
 
 def spread_apart(directions: Tensor, *, steps: int, learning_rate: float) -> Tensor:

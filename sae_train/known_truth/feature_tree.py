@@ -14,24 +14,33 @@ from torch import Tensor
 
 @dataclass(frozen=True, slots=True)
 class TreeLevel:
-    """The families whose parents share a depth; each has `branching` children."""
+    """The families whose parents share a depth."""
 
-    parents: slice
-    children: slice
+    first_parent: int
+    first_child: int
+    num_families: int
     branching: int
+    """Children of each."""
 
     @property
-    def num_families(self) -> int:
-        """Number of parents that have children."""
-        return self.parents.stop - self.parents.start
+    def parents(self) -> slice:
+        """The features that have children."""
+        return slice(self.first_parent, self.first_parent + self.num_families)
+
+    @property
+    def children(self) -> slice:
+        """The features that are children."""
+        return slice(self.first_child, self.first_child + self.num_families * self.branching)
 
     def holds(self, features: Tensor) -> Tensor:
         """Return the indices of those features that are children of this level."""
-        return ((features >= self.children.start) & (features < self.children.stop)).nonzero().squeeze(1)
+        end = self.first_child + self.num_families * self.branching
+        return ((features >= self.first_child) & (features < end)).nonzero().squeeze(1)
 
     def by_family(self, values: Tensor) -> Tensor:
-        """View the children's part of values [..., num_features] as [..., num_families, branching]."""
-        return values[..., self.children].unflatten(-1, (self.num_families, self.branching))
+        """View the children's part of values [n, num_features] as [n, num_families, branching]."""
+        children: Tensor = values[:, self.children]
+        return children.view(-1, self.num_families, self.branching)
 
 
 def tree_levels(num_features: int, *, roots: int, branching: int, depth: int) -> list[TreeLevel]:
@@ -40,15 +49,14 @@ def tree_levels(num_features: int, *, roots: int, branching: int, depth: int) ->
     The features that are left over belong to no tree.
     """
     levels = []
-    parents = slice(0, min(roots, num_features))
+    first_parent, num_parents = 0, min(roots, num_features)
     for _ in range(depth):
-        first_child = parents.stop
-        families = min(parents.stop - parents.start, (num_features - first_child) // branching)
+        first_child = first_parent + num_parents
+        families = min(num_parents, (num_features - first_child) // branching)
         if families == 0:
             break
-        children = slice(first_child, first_child + families * branching)
-        levels.append(TreeLevel(slice(parents.start, parents.start + families), children, branching))
-        parents = children
+        levels.append(TreeLevel(first_parent, first_child, families, branching))
+        first_parent, num_parents = first_child, families * branching
     return levels
 
 
@@ -61,7 +69,7 @@ def compensated(probabilities: Tensor, levels: list[TreeLevel]) -> Tensor:
     drawn = probabilities.clone()
     for level in levels:
         parents = probabilities[level.parents].unsqueeze(1)
-        children = level.by_family(probabilities)
+        children = level.by_family(probabilities.unsqueeze(0))[0]
         beside = (children.sum(dim=1, keepdim=True) - children) / parents
         drawn[level.children] = (children / parents * (1 + beside)).flatten()
     return drawn.clamp(max=1.0)
@@ -95,5 +103,5 @@ def scale_by_parents(
     for level in levels:
         here = level.holds(features)
         row, child = rows[here], features[here]
-        parent = level.parents.start + (child - level.children.start) // level.branching
+        parent = level.first_parent + (child - level.first_child) // level.branching
         feature_acts[row, child] *= feature_acts[row, parent] / mean_magnitudes[parent]

@@ -83,8 +83,8 @@ class SyntheticFeatures:
         """Draw rows; the generator, of the truth's device, alone decides which."""
         fires = self._wishes(rows, generator)
         prune(fires, self._levels, generator)
-        fired = fires.nonzero(as_tuple=True)
-        features = fired[1]
+        fired_rows, features = fires.nonzero(as_tuple=True)
+        fired = (fired_rows, features)
         noise = torch.randn(len(features), generator=generator, device=self.bias.device)
         feature_acts = torch.zeros(rows, self.settings.num_features, device=self.bias.device)
         feature_acts[fired] = (self._magnitudes[features] + self._spread[features] * noise).relu()

@@ -44,7 +44,8 @@ class ToySuperposition:
         device = self.directions.device
         shape = (rows, self.settings.num_features)
         chances = torch.rand(shape, generator=generator, device=device)
-        fired = (chances < self.settings.probability).nonzero(as_tuple=True)
+        fired_rows, features = (chances < self.settings.probability).nonzero(as_tuple=True)
+        fired = (fired_rows, features)
         feature_acts = torch.zeros(shape, device=device)
-        feature_acts[fired] = torch.rand(len(fired[0]), generator=generator, device=device)
+        feature_acts[fired] = torch.rand(len(features), generator=generator, device=device)
         return TrueRows(resid=combine(feature_acts, fired, self.directions), feature_acts=feature_acts)
