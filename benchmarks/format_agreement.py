@@ -19,7 +19,7 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.format_peers.case_files import Case, Expected, read_cases, read_expected
+from benchmarks.format_peers.case_files import EXPECTED, Case, Expected, read_cases, read_expected
 from benchmarks.report import Report, Row, parser_of, report_for
 from sae_train.formats.import_sae import import_sae
 from sae_train.formats.layout import ImportOptions
@@ -27,6 +27,7 @@ from steerd.errors import SteerdError
 from steerd.sae.sae_file import load_sae
 
 NAME = "format_agreement"
+PEER_PYTHONS = "STEERD_PEER_PYTHONS"
 BOUND = 1e-5
 
 # The module that must be importable -> the script that writes its cases.
@@ -54,6 +55,11 @@ class Agreement:
     l0: float
 
 
+def peer_pythons() -> list[str]:
+    """The Pythons that the environment names, separated as paths are."""
+    return [path for path in os.environ.get(PEER_PYTHONS, "").split(os.pathsep) if path]
+
+
 def main() -> None:
     """Write the cases, import them, print, write."""
     options = _options()
@@ -64,11 +70,12 @@ def main() -> None:
         if missing:
             print(f"left out, in none of the environments given: {', '.join(missing)}")
         _add_agreements(report, cases)
+        _add_saelens(report, cases, options.peer_python)
     report.finish()
 
 
 def write_cases(folder: Path, pythons: Sequence[str]) -> list[str]:
-    """Let each peer write its cases, in the first environment that has it; returns the peers that none has."""
+    """Let each peer write its cases, in the first environment that has it; returns those that none has."""
     homes = {module: next((python for python in pythons if _has(python, module)), None) for module in PEERS}
     for module, python in homes.items():
         if python is not None:
@@ -76,9 +83,17 @@ def write_cases(folder: Path, pythons: Sequence[str]) -> list[str]:
     return [module for module, python in homes.items() if python is None]
 
 
+def read_with_saelens(folder: Path, pythons: Sequence[str]) -> bool:
+    """Let SAELens load every imported folder of the cases; false where no environment has it."""
+    python = next((python for python in pythons if _has(python, "sae_lens")), None)
+    if python is not None:
+        _run(python, "-m", f"{_PACKAGE}.saelens_reading", str(folder))
+    return python is not None
+
+
 def measure(folder: Path, case: Case) -> Agreement:
     """Import the case twice, with the layout's decoder norms and without, and compare."""
-    expected = read_expected(folder)
+    expected = read_expected(folder / EXPECTED)
     kept = _imported(folder, case, keep_decoder_norms=True)
     unit = _imported(folder, case, keep_decoder_norms=False)
     return Agreement(
@@ -137,8 +152,34 @@ def _add_targets(report: Report, agreements: list[Row], refusals: list[Row]) -> 
         report.at_least("refused_share", sum(row["refused"] == "yes" for row in refusals) / len(refusals), 1)
 
 
+def _add_saelens(report: Report, cases: Path, pythons: Sequence[str]) -> None:
+    if not read_with_saelens(cases, pythons):
+        return
+    rows: list[Row] = []
+    for folder, case in read_cases(cases):
+        if not case.refused:
+            acts, recon = saelens_difference(folder)
+            rows.append(
+                {"layout": case.layout, "kind": case.kind, "acts_difference": acts, "recon_difference": recon}
+            )
+    report.add_rows("imported folders, loaded by SAELens and by steerd", rows)
+    for key in ("acts_difference", "recon_difference"):
+        report.at_most(f"saelens_{key}", max(float(row[key]) for row in rows), BOUND)
+
+
+def saelens_difference(folder: Path) -> tuple[float, float]:
+    """The largest differences, in activations and reconstructions, between SAELens and steerd."""
+    acts, recon = 0.0, 0.0
+    for name in ("imported", "imported_kept"):
+        theirs, ours = read_expected(folder / f"{name}.safetensors"), load_sae(folder / name).sae
+        found = ours.encode(theirs.x)
+        acts = max(acts, _largest(found, theirs.acts))
+        recon = max(recon, _largest(ours.decode(found), theirs.recon))
+    return acts, recon
+
+
 def _imported(folder: Path, case: Case, *, keep_decoder_norms: bool) -> Expected:
-    expected = read_expected(folder) if not case.refused else None
+    expected = read_expected(folder / EXPECTED) if not case.refused else None
     output = folder / ("imported_kept" if keep_decoder_norms else "imported")
     format_name = case.options.get("format", "auto")
     options = {key: value for key, value in case.options.items() if key != "format"}
@@ -181,10 +222,10 @@ def _options() -> argparse.Namespace:
     parser = parser_of(__doc__ or "")
     parser.add_argument(
         "--peer-python",
-        action="append",
-        default=[],
+        nargs="+",
+        default=peer_pythons(),
         metavar="PATH",
-        help="the Python of an environment with one or more of the peers; can be given several times",
+        help=f"the Pythons of environments with one or more of the peers (default: those in {PEER_PYTHONS})",
     )
     return parser.parse_args()
 

@@ -18,6 +18,8 @@ from torch import Tensor
 
 D_MODEL, D_SAE, ROWS, K = 96, 384, 128, 12
 
+EXPECTED = "expected.safetensors"
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Case:
@@ -57,11 +59,13 @@ def write_case(folder: Path, case: Case, expected: Expected | None = None) -> No
     """Write what the importer is to be asked and, unless it is to refuse, what is expected."""
     (folder / "case.json").write_text(json.dumps(asdict(case), indent=1) + "\n", encoding="utf-8")
     if expected is not None:
-        tensors = {"x": expected.x, "acts": expected.acts, "recon": expected.recon}
-        save_file(
-            {name: t.detach().float().contiguous() for name, t in tensors.items()},
-            folder / "expected.safetensors",
-        )
+        write_expected(folder / EXPECTED, expected)
+
+
+def write_expected(path: Path, expected: Expected) -> None:
+    """Write rows and what was computed from them."""
+    tensors = {"x": expected.x, "acts": expected.acts, "recon": expected.recon}
+    save_file({name: tensor.detach().float().contiguous() for name, tensor in tensors.items()}, path)
 
 
 def read_cases(root: Path) -> list[tuple[Path, Case]]:
@@ -70,9 +74,9 @@ def read_cases(root: Path) -> list[tuple[Path, Case]]:
     return [(folder, Case(**json.loads((folder / "case.json").read_text()))) for folder in folders]
 
 
-def read_expected(folder: Path) -> Expected:
-    """What the peer's code gave."""
-    return Expected(**load_file(folder / "expected.safetensors"))
+def read_expected(path: Path) -> Expected:
+    """Rows and what was computed from them."""
+    return Expected(**load_file(path))
 
 
 class RandomWeights:

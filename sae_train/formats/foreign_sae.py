@@ -62,13 +62,12 @@ def fold(foreign: ForeignSae, *, keep_decoder_norms: bool = False) -> Folded:
     if foreign.b_dec_on_input:
         sae = fold_b_dec_into_encoder(sae)
         steps.append("b_dec, taken from the input, folded into b_enc")
-    if foreign.ranked_by_decoder_norm:
-        unranked = fold_decoder_norm(replace(sae, activation=ReLU()))
-        sae = replace(unranked, activation=sae.activation)
-        steps.append("decoder norms, part of the choice of features, folded into the encoder")
     if foreign.input_scale != 1.0:
         sae = fold_activation_scale(sae, foreign.input_scale)
         steps.append(f"activation scale {foreign.input_scale:.9g} folded into the weights")
+    if foreign.ranked_by_decoder_norm:
+        sae = _ranked(sae, foreign.input_scale)
+        steps.append("decoder norms, part of the choice of features, folded into the encoder")
     if keep_decoder_norms:
         return Folded(sae, tuple(steps), "as the layout's own code gives them; decoder norms kept")
     return _with_unit_decoder(sae, steps)
@@ -97,6 +96,14 @@ def gated_as_jumprelu(
     """
     gain = r_mag.exp()  # [d_sae]
     return plain_weights(W_enc * gain, b_mag, W_dec, b_dec, JumpReLU(b_mag - gain * b_gate))
+
+
+def _ranked(sae: SparseAutoencoder, input_scale: float) -> SparseAutoencoder:
+    """The fold of a scale divides the norms by it, and with them what a threshold is compared with."""
+    activation = sae.activation
+    if isinstance(activation, JumpReLU):
+        activation = JumpReLU(activation.threshold / input_scale)
+    return replace(fold_decoder_norm(replace(sae, activation=ReLU())), activation=activation)
 
 
 def _with_unit_decoder(sae: SparseAutoencoder, steps: list[str]) -> Folded:
