@@ -9,10 +9,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from sae_train.activations.activation_cache import ActivationCache
-from sae_train.activations.activation_scale import ActivationScale
 from sae_train.activations.shard import Shard, open_shard
-from sae_train.features.observed_rows import ROWS_A_SHARD
+from sae_train.features.observed_rows import ROWS_A_SHARD, RowSource
 from steerd.sae.autoencoder import SparseAutoencoder
 
 _CONTEXTS_AT_ONCE = 64
@@ -44,17 +42,17 @@ class Context:
 
 
 class CachedTexts:
-    """The sequences of an activation cache, by place."""
+    """The sequences that cached rows belong to, by place."""
 
-    def __init__(self, cache: ActivationCache) -> None:
-        self._folder = cache.folder
+    def __init__(self, source: RowSource) -> None:
+        self.source = source
         self._shards: dict[int, Shard] = {}
         self._token_ids: dict[int, NDArray[np.int32]] = {}
 
     def shard(self, number: int) -> Shard:
-        """Return a training shard by its number."""
+        """Return one of the source's shards."""
         if number not in self._shards:
-            self._shards[number] = open_shard(self._folder / f"train-{number:05d}")
+            self._shards[number] = open_shard(self.source.shards[number])
         return self._shards[number]
 
     def rows(self, place: int, window: Window) -> NDArray[np.int64]:
@@ -87,11 +85,7 @@ class CachedTexts:
 
 
 def read_contexts(
-    sae: SparseAutoencoder,
-    texts: CachedTexts,
-    scale: ActivationScale,
-    asked: Sequence[FeaturePlace],
-    window: Window,
+    sae: SparseAutoencoder, texts: CachedTexts, asked: Sequence[FeaturePlace], window: Window
 ) -> list[Context]:
     """Return the contexts of the places, in the order given; rows that no SAE is trained on count as zero."""
     found: list[Context | None] = [None] * len(asked)
@@ -100,25 +94,23 @@ def read_contexts(
         chunk = order[start : start + _CONTEXTS_AT_ONCE]
         for number in sorted({asked[i].place // ROWS_A_SHARD for i in chunk}):
             part = [i for i in chunk if asked[i].place // ROWS_A_SHARD == number]
-            contexts = _of_one_shard(sae, texts, scale, [asked[i] for i in part], window)
+            contexts = _of_one_shard(sae, texts, [asked[i] for i in part], window)
             for i, context in zip(part, contexts, strict=True):
                 found[i] = context
     return [context for context in found if context is not None]
 
 
 def _of_one_shard(
-    sae: SparseAutoencoder,
-    texts: CachedTexts,
-    scale: ActivationScale,
-    asked: Sequence[FeaturePlace],
-    window: Window,
+    sae: SparseAutoencoder, texts: CachedTexts, asked: Sequence[FeaturePlace], window: Window
 ) -> list[Context]:
     shard = texts.shard(asked[0].place // ROWS_A_SHARD)
     windows = [texts.rows(place, window) for _, place in asked]
     rows = np.unique(np.concatenate(windows))
     features = sorted({feature for feature, _ in asked})
-    resid = shard.read(rows)
-    acts = sae.feature_acts(resid, features) * scale.is_inlier(resid).unsqueeze(1)  # [rows, features]
+    resid = shard.read(texts.source.hook_point, rows)
+    acts = sae.feature_acts(resid, features) * texts.source.scale.is_inlier(resid).unsqueeze(
+        1
+    )  # [rows, features]
     values = acts.numpy()
     return [
         Context(

@@ -9,17 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from sae_train.activations.activation_cache import ActivationCache
-from sae_train.activations.activation_scale import ActivationScale
 from sae_train.features.feature_contexts import CachedTexts, Context, FeaturePlace, Window, read_contexts
 from sae_train.features.largest_places import FoundPlaces, LargestPlaces
-from sae_train.features.observed_rows import (
-    ActiveEntries,
-    active_entries,
-    observed_rows,
-    observed_shards,
-    source_names,
-)
+from sae_train.features.observed_rows import ActiveEntries, RowSource, active_entries, observed_rows
 from steerd.sae.autoencoder import SparseAutoencoder
 
 BINS = 32
@@ -56,40 +48,35 @@ class Evidence:
 
 def gather_evidence(
     sae: SparseAutoencoder,
-    cache: ActivationCache,
-    scale: ActivationScale,
+    source: RowSource,
     max_activation: Tensor,
     *,
     features: int,
-    tokens: int,
     on_tokens: Callable[[int], None],
 ) -> Evidence:
-    """Encode about `tokens` kept training rows; tell of the first `features` features.
+    """Encode the source's rows; tell of the first `features` features.
 
     `max_activation` [d_sae] are the recorded maxima, at which the histograms end; what is above them counts
     in the last bin. Memory does not grow with the number of rows.
     """
-    paths = observed_shards(cache, tokens)
-    names = source_names(paths)
     random = np.random.default_rng(_SEED)
     histograms = np.zeros(features * BINS, dtype=np.int64)
     top = LargestPlaces(features, _TOP_CANDIDATES, one_a_sequence=True)
     sample = LargestPlaces(features, _SAMPLE, one_a_sequence=False)
     rows = 0
-    for path in paths:
-        for resid, observed in observed_rows(path, names, scale):
-            entries = active_entries(sae.encode(resid)[:, :features], observed)
-            histograms += np.bincount(_bins(entries, max_activation), minlength=len(histograms))
-            top.update(entries, entries.values)
-            sample.update(entries, random.random(len(entries.values), dtype=np.float32))
-            rows += len(resid)
-            on_tokens(len(resid))
-    texts = CachedTexts(cache)
+    for resid, observed in observed_rows(source, source.source_names()):
+        entries = active_entries(sae.encode(resid)[:, :features], observed)
+        histograms += np.bincount(_bins(entries, max_activation), minlength=len(histograms))
+        top.update(entries, entries.values)
+        sample.update(entries, random.random(len(entries.values), dtype=np.float32))
+        rows += len(resid)
+        on_tokens(len(resid))
+    texts = CachedTexts(source)
     return Evidence(
         rows=rows,
         histograms=histograms.reshape(features, BINS),
-        top=_top_contexts(sae, texts, scale, top.by_feature()),
-        sampled=_sampled_contexts(sae, texts, scale, sample.by_feature()),
+        top=_top_contexts(sae, texts, top.by_feature()),
+        sampled=_sampled_contexts(sae, texts, sample.by_feature()),
     )
 
 
@@ -102,7 +89,7 @@ def _bins(entries: ActiveEntries, max_activation: Tensor) -> NDArray[np.int64]:
 
 
 def _top_contexts(
-    sae: SparseAutoencoder, texts: CachedTexts, scale: ActivationScale, places: Sequence[FoundPlaces]
+    sae: SparseAutoencoder, texts: CachedTexts, places: Sequence[FoundPlaces]
 ) -> list[list[Context]]:
     asked = [
         FeaturePlace(feature, place)
@@ -110,13 +97,13 @@ def _top_contexts(
         for place in texts.distinct(found.places.tolist(), TOP_CONTEXTS)
     ]
     by_feature: list[list[Context]] = [[] for _ in places]
-    for (feature, _), context in zip(asked, read_contexts(sae, texts, scale, asked, WINDOW), strict=True):
+    for (feature, _), context in zip(asked, read_contexts(sae, texts, asked, WINDOW), strict=True):
         by_feature[feature].append(context)
     return by_feature
 
 
 def _sampled_contexts(
-    sae: SparseAutoencoder, texts: CachedTexts, scale: ActivationScale, places: Sequence[FoundPlaces]
+    sae: SparseAutoencoder, texts: CachedTexts, places: Sequence[FoundPlaces]
 ) -> list[list[SampledContext]]:
     asked: list[FeaturePlace] = []
     percentiles: list[float] = []
@@ -126,7 +113,7 @@ def _sampled_contexts(
             asked.append(FeaturePlace(feature, int(found.places[order[rank]])))
             percentiles.append(100 * (1 - (rank + 0.5) / len(order)))
     by_feature: list[list[SampledContext]] = [[] for _ in places]
-    contexts = read_contexts(sae, texts, scale, asked, WINDOW)
+    contexts = read_contexts(sae, texts, asked, WINDOW)
     for (feature, _), percentile, context in zip(asked, percentiles, contexts, strict=True):
         by_feature[feature].append(SampledContext(percentile=percentile, context=context))
     return by_feature

@@ -11,9 +11,10 @@ from sae_train.features.feature_contexts import CachedTexts, Context, FeaturePla
 from sae_train.features.feature_notes import TOP_TOKENS, characteristic_tokens, dominating_sources, label
 from sae_train.features.feature_observations import FeatureObservations
 from sae_train.features.largest_places import FoundPlaces, LargestPlaces
-from sae_train.features.observed_rows import active_entries, observed_rows, observed_shards, source_names
+from sae_train.features.observed_rows import RowSource, active_entries, observed_rows
 from sae_train.features.output_tokens import output_tokens
 from sae_train.features.token_texts import TokenTexts
+from steerd.host.hook_point import HookPoint
 from steerd.host.host_model import HostModel
 from steerd.sae.autoencoder import SparseAutoencoder
 from steerd.sae.feature_files import FeatureExample, FeatureNote, FeatureStatistics
@@ -34,25 +35,17 @@ class Seen:
 
 
 def observe(
-    sae: SparseAutoencoder,
-    cache: ActivationCache,
-    scale: ActivationScale,
-    *,
-    tokens: int,
-    vocab_size: int,
-    on_tokens: Callable[[int], None],
+    sae: SparseAutoencoder, source: RowSource, *, vocab_size: int, on_tokens: Callable[[int], None]
 ) -> Seen:
-    """Encode about `tokens` kept training rows."""
-    paths = observed_shards(cache, tokens)
-    names = source_names(paths)
+    """Encode the source's rows."""
+    names = source.source_names()
     observations = FeatureObservations(sae.d_sae, vocab_size=vocab_size, num_sources=len(names))
     strongest = LargestPlaces(sae.d_sae, _CANDIDATES, one_a_sequence=True)
-    for path in paths:
-        for resid, observed in observed_rows(path, names, scale):
-            entries = active_entries(sae.encode(resid), observed)
-            observations.update(observed, entries)
-            strongest.update(entries, entries.values)
-            on_tokens(len(resid))
+    for resid, observed in observed_rows(source, names):
+        entries = active_entries(sae.encode(resid), observed)
+        observations.update(observed, entries)
+        strongest.update(entries, entries.values)
+        on_tokens(len(resid))
     return Seen(observations, strongest.by_feature(), names)
 
 
@@ -60,20 +53,22 @@ def feature_pages(
     sae: SparseAutoencoder,
     host: HostModel,
     cache: ActivationCache,
+    hook_point: HookPoint,
     scale: ActivationScale,
     *,
     tokens: int,
     on_tokens: Callable[[int], None],
 ) -> tuple[FeatureStatistics, tuple[FeatureNote, ...]]:
-    """Return statistics and notes for all features, from up to `tokens` training rows."""
+    """Return statistics and notes for all features, from about `tokens` cached rows of the hook point."""
+    source = RowSource.of_cache(cache, hook_point, scale, tokens=tokens)
     vocab_size = max(host.vocab_size, len(host.tokenizer))
-    seen = observe(sae, cache, scale, tokens=tokens, vocab_size=vocab_size, on_tokens=on_tokens)
+    seen = observe(sae, source, vocab_size=vocab_size, on_tokens=on_tokens)
     statistics = seen.observations.statistics()
     ranked = characteristic_tokens(seen.observations)
     sources = dominating_sources(seen.observations, seen.sources)
     promoted = output_tokens(host, sae, count=TOP_TOKENS).promoted
     texts = TokenTexts(host.tokenizer)
-    examples = _examples(sae, cache, scale, seen.places, texts)
+    examples = _examples(sae, source, seen.places, texts)
     notes = tuple(
         FeatureNote(
             feature=feature,
@@ -88,21 +83,17 @@ def feature_pages(
 
 
 def _examples(
-    sae: SparseAutoencoder,
-    cache: ActivationCache,
-    scale: ActivationScale,
-    places: Sequence[FoundPlaces],
-    texts: TokenTexts,
+    sae: SparseAutoencoder, source: RowSource, places: Sequence[FoundPlaces], texts: TokenTexts
 ) -> list[tuple[FeatureExample, ...]]:
     """The strongest contexts of every feature."""
-    cached = CachedTexts(cache)
+    cached = CachedTexts(source)
     asked = [
         FeaturePlace(feature, place)
         for feature, found in enumerate(places)
         for place in cached.distinct(found.places.tolist(), EXAMPLES)
     ]
     examples: list[list[FeatureExample]] = [[] for _ in places]
-    for (feature, _), context in zip(asked, read_contexts(sae, cached, scale, asked, WINDOW), strict=True):
+    for (feature, _), context in zip(asked, read_contexts(sae, cached, asked, WINDOW), strict=True):
         examples[feature].append(_example(context, texts))
     return [tuple(of_feature) for of_feature in examples]
 
