@@ -57,7 +57,7 @@ def recovery(sae: SparseAutoencoder, directions: Tensor, batches: Iterable[TrueR
         f1=float(f1.mean()),
         precision=float(precision.mean()),
         recall=float(recall.mean()),
-        uniqueness=len(nearest.unique()) / sae.d_sae,
+        uniqueness=len(torch.unique(nearest)) / sae.d_sae,
         variance_explained=counts.variance_explained(),
         l0=float(counts.fires.sum()) / counts.rows,
         true_l0=counts.true_active / counts.rows,
@@ -75,7 +75,7 @@ def absolute_cosines(a: Tensor, b: Tensor) -> Tensor:
 
 def _unit(rows: Tensor) -> Tensor:
     rows = rows.double()
-    norms = rows.norm(dim=1, keepdim=True)
+    norms: Tensor = rows.norm(dim=1, keepdim=True)
     return rows / norms.masked_fill(norms == 0, 1.0)
 
 
