@@ -18,12 +18,12 @@
 | features_ultra_rare, features_ultra_rare_below | features, share | not dead, but of a density below the second |
 | features_dense | features | active on more than 10 % of them |
 | density_log10_bin_edges, density_log10_counts | log10 share, features | histogram of densities, dead features left out |
-| density_log10_p05 .. _p95 | log10 share | quantiles of the same |
-| decoder_neighbour_cosine_mean, _p50, _p99 | -1 to 1 | of each feature's largest cosine with another's decoder row |
+| density_log10_p05, density_log10_p25, density_log10_p50, density_log10_p75, density_log10_p95 | log10 share | quantiles of the same |
+| decoder_neighbour_cosine_mean, decoder_neighbour_cosine_p50, decoder_neighbour_cosine_p99 | -1 to 1 | of each feature's largest cosine with another's decoder row |
 | decoder_neighbour_bin_edges, decoder_neighbour_counts | cosine, features | histogram of the same |
 | cross_entropy_tokens | tokens | predicted tokens |
-| cross_entropy_clean, _spliced, _zero_ablated, _mean_ablated | nats a token | next-token loss: plain host, SAE, zeros or the mean row in place |
-| cross_entropy_recovered_from_zero, _from_mean | share | of what that ablation loses, kept by the SAE |
+| cross_entropy_clean, cross_entropy_spliced, cross_entropy_zero_ablated, cross_entropy_mean_ablated | nats a token | next-token loss: plain host, SAE, zeros or the mean row in place |
+| cross_entropy_recovered_from_zero, cross_entropy_recovered_from_mean | share | of what that ablation loses, kept by the SAE |
 | kl_positions | positions | with a next-token distribution |
 | kl_spliced, kl_zero_ablated, kl_mean_ablated | nats a token | KL of the variant's next-token distribution from the plain host's |
 | calibration_threshold | residual units | the serving threshold found on held-out rows, where there was one to find |
@@ -31,7 +31,8 @@
 | calibration_rows_unseen, calibration_l0_unseen | rows, features a token | held-out rows that it was not found on, and the mean L0 there |
 | warnings | sentences | what makes the figures doubtful; empty as a rule |
 
-Undefined values (a mean over no tokens) are null. A run that had no host left out the cross-entropies.
+Undefined values (a mean over no tokens) are null. Cross-entropy and KL are there where a host ran,
+the calibration where a threshold was calibrated.
 """  # noqa: E501  # a table
 
 from __future__ import annotations
