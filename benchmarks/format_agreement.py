@@ -30,12 +30,12 @@ NAME = "format_agreement"
 PEER_PYTHONS = "STEERD_PEER_PYTHONS"
 BOUND = 1e-5
 
-# The module that must be importable -> the script that writes its cases.
+# The module that must be importable -> the scripts that write its cases.
 PEERS = {
-    "sae_lens": "saelens_cases",
-    "dictionary_learning": "dictionary_learning_cases",
-    "sparsify": "sparsify_cases",
-    "sparse_autoencoder": "openai_cases",
+    "sae_lens": ("saelens_cases", "saelens_release_cases"),
+    "dictionary_learning": ("dictionary_learning_cases",),
+    "sparsify": ("sparsify_cases",),
+    "sparse_autoencoder": ("openai_cases",),
 }
 _PACKAGE = "benchmarks.format_peers"
 _ROOT = Path(__file__).parent.parent
@@ -79,7 +79,8 @@ def write_cases(folder: Path, pythons: Sequence[str]) -> list[str]:
     homes = {module: next((python for python in pythons if _has(python, module)), None) for module in PEERS}
     for module, python in homes.items():
         if python is not None:
-            _run(python, "-m", f"{_PACKAGE}.{PEERS[module]}", str(folder))
+            for script in PEERS[module]:
+                _run(python, "-m", f"{_PACKAGE}.{script}", str(folder))
     return [module for module, python in homes.items() if python is None]
 
 
