@@ -11,6 +11,8 @@ A chain of packages, each importing only those above it:
 
 Beside them `formats`, which reads other tools' SAE files and knows none of those packages.
 
-`pipeline` joins them into the commands of `__main__`; `config` is the run's one TOML file, `ranks` the
-processes that share a run. Of steerd the trainer sees `steerd.sae`, `steerd.host` and `steerd.errors` only.
+`pipeline` joins them into the commands of `__main__`. A run's one TOML file is read by `config_file`, with
+`toml_tables`, into the sections of `config`; `recipe` is what of it decides the result. `surroundings` is
+what a run works among, `ranks` the processes that share it. Of steerd the trainer sees `steerd.sae`,
+`steerd.host` and `steerd.errors` only.
 """

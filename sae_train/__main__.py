@@ -1,8 +1,11 @@
-"""The command line: `sae-train run CONFIG`, `evaluate FOLDER CONFIG`, `export RUN_DIR`, `import SOURCE`."""
+"""The command line: `sae-train run CONFIG`, `evaluate FOLDER CONFIG`, `export RUN_DIR`, `import SOURCE`,
+`match FOLDER FOLDER`.
+"""
 
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import sys
 from collections.abc import Sequence
@@ -10,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from sae_train import pipeline
+from sae_train.evaluation.seed_match import match_folders
 from sae_train.formats.import_sae import AUTO, FORMATS, import_sae
 from sae_train.formats.layout import ImportOptions
 from steerd.errors import SteerdError
@@ -40,11 +44,20 @@ def _export(parsed: argparse.Namespace) -> JsonObject:
 
 
 def _evaluate(parsed: argparse.Namespace) -> JsonObject:
-    return pipeline.evaluate(parsed.folder, parsed.config)
+    return _numbers(pipeline.evaluate(parsed.folder, parsed.config))
 
 
 def _metrics(exported: Sequence[SaeMetadata]) -> JsonObject:
-    return {metadata.name: metadata.provenance["metrics"] for metadata in exported}
+    return {metadata.name: _numbers(metadata.provenance["metrics"]) for metadata in exported}
+
+
+def _numbers(metrics: JsonObject) -> JsonObject:
+    """The record without its histograms, which are for machines and stay in the files."""
+    return {
+        name: value
+        for name, value in metrics.items()
+        if not isinstance(value, list | dict) or name == "warnings"
+    }
 
 
 def _import(parsed: argparse.Namespace) -> JsonObject:
@@ -61,6 +74,10 @@ def _import(parsed: argparse.Namespace) -> JsonObject:
         keep_decoder_norms=parsed.keep_decoder_norms,
     )
     return imported.summary()
+
+
+def _match(parsed: argparse.Namespace) -> JsonObject:
+    return dataclasses.asdict(match_folders(parsed.folder_a, parsed.folder_b))
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -81,6 +98,10 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.add_argument("config", type=Path, metavar="CONFIG.toml")
     evaluate.set_defaults(act=_evaluate)
     _add_import(commands.add_parser("import", help="turn another tool's SAE files into an SAE folder"))
+    match = commands.add_parser("match", help="compare the features of two SAE folders, such as two seeds")
+    match.add_argument("folder_a", type=Path, metavar="FOLDER")
+    match.add_argument("folder_b", type=Path, metavar="FOLDER")
+    match.set_defaults(act=_match)
     return parser
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -51,7 +52,7 @@ def run(config_path: Path) -> list[SaeMetadata]:
 
 def export(folder: Path) -> list[SaeMetadata]:
     """Export a run's newest checkpoint again; raises CheckpointError when the run is not finished."""
-    config = load_config(folder / CONFIG_COPY)
+    config = dataclasses.replace(load_config(folder / CONFIG_COPY), output=str(folder))  # it may have moved
     with _surroundings(config, ALONE) as around:
         trainer = _trainer(around, ALONE)
         if not trainer.is_finished:
@@ -73,7 +74,7 @@ def evaluate(folder: Path, config_path: Path) -> dict[str, Any]:  # Any: JSON va
             )
         _harvest("held_out", around, (hook_point,))
         metrics = measure(bundle.sae, hook_point, scale, around).as_json()
-        around.log.write("evaluation", sae=folder.name, **metrics)
+        around.log.write("evaluation", sae=folder.name, metrics=metrics)
     return metrics
 
 

@@ -1,1 +1,5 @@
-"""From a finished run to an SAE folder: `export` folds, compares and saves, `provenance` says how."""
+"""From a finished run to an SAE folder.
+
+- `served_form` folds, rounds and calibrates, and compares the result with what was trained
+- `export` measures, describes and saves it; `provenance` is what its steerd.json says
+"""

@@ -35,7 +35,8 @@ def export_sae(folder: Path, trained: TrainedSae, around: Surroundings) -> SaeMe
     scale, hook_point = trained.scale, trained.config.hook_point
     served = _served(trained.sae, trained.config, scale, around)
     evaluation = measure(served.sae, hook_point, scale, around, calibration=served.calibration).as_json()
-    around.log.write("evaluation", sae=trained.config.name, tokens=trained.tokens, **evaluation)
+    place = {"sae": trained.config.name, "step": trained.steps, "tokens": trained.tokens}
+    around.log.write("evaluation", **place, metrics=evaluation)
     statistics, notes = _features(served.sae, trained, around)
     record = provenance(trained, evaluation, statistics, around)
     metadata = SaeMetadata.describe(

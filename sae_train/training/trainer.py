@@ -126,7 +126,7 @@ class Trainer:
         if self._evaluate is not None and every is not None and self._step % every == 0:
             for learner in self.learners:
                 measured = self._evaluate(learner.config, learner.training, learner.scale)
-                log.write("evaluation", **self._place_in_run(learner), **measured)
+                log.write("evaluation", **self._place_in_run(learner), metrics=measured)
         if self._is_due(training.checkpoint_every) and self._ranks.is_first:
             save_checkpoint(self._checkpoints, self._step, self._checkpoint())
 

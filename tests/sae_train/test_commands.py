@@ -9,11 +9,13 @@ import pytest
 import torch
 
 from sae_train.__main__ import main
-from sae_train.activations.activation_cache import ActivationCache, open_shard
-from sae_train.activations.harvest import open_cache
-from sae_train.config import load_config
-from sae_train.export.export import ExportError, check_reload
-from sae_train.training.trainer import Trainer
+from sae_train.activations.activation_cache import ActivationCache
+from sae_train.activations.run_corpus import open_cache
+from sae_train.activations.shard import open_shard
+from sae_train.activations.training_data import TrainingData
+from sae_train.config_file import load_config
+from sae_train.export.served_form import ExportError, check_reload
+from sae_train.training.run_setup import start_training
 from steerd.host.host_model import HostModel
 from steerd.sae.sae_file import load_sae
 from tests.tiny_hosts import make_tiny_host
@@ -24,11 +26,19 @@ output = "{folder}/run"
 [host]
 name = "{folder}/host"
 
-[sae]
+[[saes]]
+name = "small"
 hook_point = "blocks.1.hook_resid_post"
 d_sae = 64
 k = 4
 weights_dtype = "bfloat16"
+
+[[saes]]
+name = "gate"
+hook_point = "blocks.0.hook_resid_post"
+architecture = "gated"
+d_sae = 48
+l1_coefficient = 1.0
 
 [data]
 cache = "{folder}/cache"
@@ -36,7 +46,7 @@ tokens = 6000
 held_out_tokens = 1500
 held_out_share = 0.2
 context = 64
-shard_blocks = 16
+shard_tokens = 1000
 
 [[data.sources]]
 path = "{folder}/chat.jsonl"
@@ -57,6 +67,8 @@ dead_window_tokens = 2000
 [evaluation]
 cross_entropy_tokens = 500
 statistics_tokens = 4000
+every = 40
+every_tokens = 500
 
 [export]
 licence = "public domain"
@@ -88,7 +100,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_run_writes_a_folder_that_the_server_loads(folder: Path) -> None:
-    bundle = load_sae(folder / "run" / "sae")
+    bundle = load_sae(folder / "run" / "saes" / "small")
 
     assert bundle.metadata.architecture == "jumprelu"
     assert bundle.metadata.weights_dtype == "bfloat16"
@@ -99,23 +111,37 @@ def test_run_writes_a_folder_that_the_server_loads(folder: Path) -> None:
 
 
 def test_the_record_says_what_was_done(folder: Path) -> None:
-    record = json.loads((folder / "run" / "sae" / "steerd.json").read_text())
+    record = json.loads((folder / "run" / "saes" / "small" / "steerd.json").read_text())
 
     assert record["recipe"]["sae"]["k"] == 4
     assert record["recipe"]["data"]["sources"][0]["path"] == "chat.jsonl"
     assert str(folder / "cache") not in json.dumps(record)
-    assert set(record["data"]["tokens_by_source"]) == {"talk", "novel 0", "novel 1"}
+    assert set(record["data"]["cached_tokens_by_source"]) == {"talk", "novel 0", "novel 1"}
     assert record["data"]["distinct_tokens"] >= 6000
     assert record["training"]["tokens"] == 25600
     metrics = record["metrics"]
-    assert metrics["l0_mean"] == pytest.approx(4, rel=0.02)
+    assert metrics["calibration_l0_seen"] == pytest.approx(4, rel=0.02)
+    assert metrics["l0_mean"] == pytest.approx(4, rel=0.1)
     assert 0 < metrics["variance_explained"] < 1
     assert metrics["cross_entropy_zero_ablated"] > metrics["cross_entropy_spliced"] > 0
     assert record["licence"] == "public domain"
 
 
+def test_each_sae_of_the_run_is_exported_and_measured_on_the_way(folder: Path) -> None:
+    gate = load_sae(folder / "run" / "saes" / "gate")
+    lines = (folder / "run" / "log.jsonl").read_text().splitlines()
+    measured = [record for record in map(json.loads, lines) if record["event"] == "evaluation"]
+
+    assert gate.metadata.architecture == "jumprelu"
+    assert gate.metadata.hook_point == "blocks.0.hook_resid_post"
+    assert gate.metadata.provenance["training_architecture"] == "gated"
+    assert [(record["sae"], record["step"]) for record in measured if record["step"] < 100] == [
+        (name, step) for step in (40, 80) for name in ("small", "gate")
+    ]
+
+
 def test_statistics_and_notes_are_those_of_the_stored_weights(folder: Path) -> None:
-    bundle = load_sae(folder / "run" / "sae")
+    bundle = load_sae(folder / "run" / "saes" / "small")
     assert bundle.statistics is not None
     assert bundle.notes is not None
     statistics = bundle.statistics
@@ -135,27 +161,31 @@ def test_statistics_and_notes_are_those_of_the_stored_weights(folder: Path) -> N
 def test_the_cache_holds_the_hosts_own_activations(folder: Path) -> None:
     config = load_config(folder / "train.toml")
     host = HostModel.load(config.host.name)
-    cache = open_cache(config, host)
-    shard = open_shard(cache.shard_paths("held_out")[0])
+    cache = open_cache(config.data, host, seed=config.seed)
+    shard = open_shard(cache.shard_paths("held_out", config.hook_points)[0])
+    ids = torch.from_numpy(shard.token_ids[: shard.starts[1]].astype("int64")).unsqueeze(0)
+    expected = host.activations(ids, torch.ones_like(ids), config.hook_points)
 
-    assert shard.resid.shape[1] == host.d_model
+    for point in config.hook_points:
+        found = torch.from_numpy(shard.resid(point)[: shard.starts[1]].copy()).float()
+        torch.testing.assert_close(found, expected[point][0], rtol=1e-3, atol=1e-3)
     assert set(shard.sources) <= {"talk", "novel 0", "novel 1"}
 
 
 def test_evaluate_gives_the_recorded_metrics(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    recorded = json.loads((folder / "run" / "sae" / "steerd.json").read_text())["metrics"]
+    recorded = json.loads((folder / "run" / "saes" / "small" / "steerd.json").read_text())["metrics"]
     capsys.readouterr()
 
-    assert main(["evaluate", str(folder / "run" / "sae"), str(folder / "train.toml")]) == 0
+    assert main(["evaluate", str(folder / "run" / "saes" / "small"), str(folder / "train.toml")]) == 0
 
     output = capsys.readouterr().out
     measured = json.loads(output[output.index("\n{") if not output.startswith("{") else 0 :])
-    for name in ("l0_mean", "variance_explained", "cross_entropy_recovered", "mse"):
+    for name in ("l0_mean", "variance_explained", "cross_entropy_recovered_from_zero", "mse"):
         assert measured[name] == pytest.approx(recorded[name], rel=1e-4), name
 
 
 def test_export_writes_the_same_weights_again(folder: Path) -> None:
-    weights = folder / "run" / "sae" / "sae_weights.safetensors"
+    weights = folder / "run" / "saes" / "small" / "sae_weights.safetensors"
     before = weights.read_bytes()
 
     assert main(["export", str(folder / "run")]) == 0
@@ -163,20 +193,28 @@ def test_export_writes_the_same_weights_again(folder: Path) -> None:
     assert weights.read_bytes() == before
 
 
-def test_export_refuses_weights_that_compute_something_else(folder: Path) -> None:
+def test_export_refuses_weights_that_compute_something_else(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     config = load_config(folder / "train.toml")
     cache = ActivationCache(Path(config.data.cache), {})
-    trained = Trainer(config, cache, folder / "run").result()
-    exact = trained.sae.to_inference(trained.scale.scale, 0.0)
-    served = load_sae(folder / "run" / "sae").sae
-    sample = open_shard(cache.shard_paths("held_out")[0]).read(torch.arange(1, 60).numpy())
-    check_reload(served, served, exact, trained, sample)
-    trained.sae.b_enc.data += 1
+    data = TrainingData(cache=cache, hook_points=config.hook_points, tokens=config.data.tokens)
+    trainer = start_training(config, data, special_token_ids=frozenset(), device=torch.device("cpu"))
+    trained = trainer.trained()[0]
+    sae, scale = trained.sae, trained.scale.scale
+    served = load_sae(folder / "run" / "saes" / "small").sae
+    first = open_shard(cache.shard_paths("held_out", config.hook_points)[0])
+    sample = first.read(trained.config.hook_point, torch.arange(1, 60).numpy())
+    check_reload(served, served, sae, scale=scale, sample=sample)
+    unlike = sae.to_inference(scale).to(dtype=torch.float32)
 
-    with pytest.raises(ExportError, match="the folded weights"):
-        check_reload(served, served, exact, trained, sample)
     with pytest.raises(ExportError, match="the reloaded file"):
-        check_reload(exact.to(dtype=torch.float32), served, exact, trained, sample)
+        check_reload(unlike, served, sae, scale=scale, sample=sample)
+    sae.b_enc.data += 1
+    check_reload(served, served, sae, scale=scale, sample=sample)
+    monkeypatch.setattr(sae, "to_inference", lambda _scale: unlike.to(dtype=torch.float64))
+    with pytest.raises(ExportError, match="the folded weights"):
+        check_reload(served, served, sae, scale=scale, sample=sample)
 
 
 def test_a_mistake_is_one_sentence_and_status_1(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

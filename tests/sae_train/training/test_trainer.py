@@ -118,9 +118,8 @@ def test_a_resumed_run_ends_with_the_same_bits(tmp_path: Path, cut: int) -> None
 
 
 def test_a_killed_run_goes_on_to_the_same_bits(tmp_path: Path) -> None:
-    whole = train(
-        planted_config(tmp_path / "whole", tokens=256 * 200, checkpoint_every=7), tmp_path / "whole"
-    )
+    whole_folder, folder = tmp_path / "whole", tmp_path / "killed"
+    whole = train(planted_config(whole_folder, tokens=256 * 200, checkpoint_every=7), whole_folder)
     script = (
         "import sys; from pathlib import Path; from tests.sae_train.training.test_trainer import *\n"
         "folder = Path(sys.argv[1])\n"
@@ -129,15 +128,12 @@ def test_a_killed_run_goes_on_to_the_same_bits(tmp_path: Path) -> None:
     killed = 0
     for steps in (20, 120):
         process = subprocess.Popen([sys.executable, "-c", script, str(folder)])
-        reached = _wait_for_step(folder / "run" / "checkpoints", steps, process)
-        if reached:
+        if _wait_for_step(folder / "run" / "checkpoints", steps, process):
             os.kill(process.pid, signal.SIGKILL)
             killed += 1
         process.wait()
 
-    resumed = train(
-        planted_config(tmp_path / "killed", tokens=256 * 200, checkpoint_every=7), tmp_path / "killed"
-    )
+    resumed = train(planted_config(folder, tokens=256 * 200, checkpoint_every=7), folder)
 
     assert killed > 0
     assert_same(whole, resumed)
@@ -163,7 +159,7 @@ def test_an_evaluation_at_intervals_is_logged_and_changes_nothing(tmp_path: Path
         seen.train(log)
 
     evaluations = records(config, "evaluation")
-    assert [(record["step"], record["of"]) for record in evaluations] == [(8, "sae"), (16, "sae")]
+    assert [(record["step"], record["metrics"]["of"]) for record in evaluations] == [(8, "sae"), (16, "sae")]
     assert_same(silent, seen)
 
 
