@@ -21,7 +21,7 @@ def parquet_rows(source: SourceConfig) -> Iterator[tuple[str, Record]]:
     path = Path(source.path)
     number = 0
     try:
-        with parquet.ParquetFile(path, buffer_size=_READ_BYTES) as file:
+        with parquet.ParquetFile(path, buffer_size=_READ_BYTES, pre_buffer=False) as file:
             columns = [name for name in columns_read(source) if name in file.schema_arrow.names]
             if not set(columns) - {source.source_column}:
                 raise CorpusError(_no_column(source, file.schema_arrow.names))
