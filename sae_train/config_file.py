@@ -128,6 +128,11 @@ def _check(config: Config) -> None:
     for index, source in enumerate(config.data.sources):
         if not source.share > 0:
             raise ConfigError(f"data.sources[{index}].share: must be above 0, found {source.share}")
+    cached = config.data.cached_tokens
+    needed = min(config.evaluation.statistics_tokens, config.data.tokens)
+    if cached is not None and cached < needed:
+        bound = f"evaluation.statistics_tokens = {needed}, which are read from the cache"
+        raise ConfigError(f"data.cached_tokens: must be at least {bound}, found {cached}")
     batch = config.training.batch_size
     if config.training.buffer_rows < 2 * batch:
         rows = config.training.buffer_rows

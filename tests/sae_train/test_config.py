@@ -104,6 +104,10 @@ def test_an_integer_may_stand_for_a_number() -> None:
         (changed("training", batch_size=0), "training.batch_size: must be from 1"),
         (changed("training", gradient_clip=float("nan")), "training.gradient_clip: must be from"),
         (changed("training", buffer_rows=100), "training.buffer_rows: must be at least two batches"),
+        (
+            changed("data", cached_tokens=999),
+            "data.cached_tokens: must be at least evaluation.statistics_tok",
+        ),
         (changed("data", held_out_share=1.0), "data.held_out_share: must be from"),
     ],
 )
