@@ -13,14 +13,16 @@ import subprocess
 import sys
 import tempfile
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from benchmarks.report import Report, parser_of, report_for
-from sae_train.corpus.documents import TextDocument, read_documents
+from benchmarks.report import Report, Row, parser_of, report_for
+from sae_train.corpus.counts import CorpusCounts
+from sae_train.corpus.documents import TextDocument
+from sae_train.corpus.reading import read_documents
+from sae_train.corpus.source import SourceConfig
 from steerd.host.default_host import default_host_folder
 
 NAME = "train_run"
@@ -99,7 +101,7 @@ def write_texts(source: Path, path: Path, characters: int) -> None:
     """Write the first documents of a corpus file, about so many characters, one JSON object a line."""
     written = 0
     with path.open("w", encoding="utf-8") as file:
-        for document in islice(read_documents(source), None):
+        for document in read_documents(SourceConfig(path=str(source), mode="block"), CorpusCounts()):
             if not isinstance(document, TextDocument):
                 continue
             file.write(json.dumps({"text": document.text}) + "\n")
@@ -126,7 +128,7 @@ def measure(report: Report, options: argparse.Namespace) -> None:
         if options.peer_python:
             results["saelens"] = saelens(spec, folder, options.peer_python)
     for system, timed in results.items():
-        row = {
+        row: Row = {
             "system": system,
             "tokens": timed.tokens,
             "seconds": timed.seconds,
