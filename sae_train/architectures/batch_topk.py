@@ -19,8 +19,9 @@ from torch import Tensor
 from sae_train.architectures.auxk import auxk_loss
 from sae_train.architectures.entries import SparseEntries
 from sae_train.architectures.largest_entries import largest_of_batch
+from sae_train.architectures.pre_acts import pre_act_blocks
 from sae_train.architectures.served_form import exact_pre_acts, plain_form
-from sae_train.architectures.sparse_code import centred_and_pre_acts, decode, encode
+from sae_train.architectures.sparse_code import decode, encode
 from sae_train.architectures.step_numbers import activity, squared_error, unweighted_error
 from sae_train.architectures.trainable_sae import SaeStep, TrainingBatch
 from sae_train.architectures.unit_decoder import UnitDecoderSae
@@ -58,13 +59,16 @@ class BatchTopKSae(UnitDecoderSae):
 
     def forward(self, batch: TrainingBatch) -> SaeStep:
         """Return the loss on a batch."""
-        centred, pre_acts = centred_and_pre_acts(self, batch.x)
-        flat, smallest = largest_of_batch(
-            pre_acts, self.settings.k * batch.total_rows, last_smallest=self.last_smallest, ranks=batch.ranks
+        centred = (batch.x - self.b_dec).detach()
+        largest = largest_of_batch(
+            lambda: pre_act_blocks(self, centred),
+            self.settings.k * batch.total_rows,
+            last_smallest=self.last_smallest,
+            ranks=batch.ranks,
         )
-        self.last_smallest.copy_(smallest)
-        entries = SparseEntries.from_flat(flat, (len(batch.x), self.d_sae))
-        acts = encode(self, centred, pre_acts, entries)  # [nnz], positive
+        self.last_smallest.copy_(largest.smallest)
+        entries = SparseEntries.from_flat(largest.indices, (len(batch.x), self.d_sae))
+        acts = encode(self, centred, largest.values, entries)  # [nnz], positive
         errors = self._errors(acts, entries, batch.x)
         mse = torch.stack([squared_error(error, batch) for error in errors]).mean()
         auxiliary = auxk_loss(self, batch, errors[-1], alpha=self.settings.auxk_alpha)

@@ -19,10 +19,10 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from sae_train.architectures.entries import entries_where
 from sae_train.architectures.largest_entries import largest_of_batch
+from sae_train.architectures.pre_acts import pre_act_blocks
 from sae_train.architectures.served_form import exact_pre_acts, plain_form
-from sae_train.architectures.sparse_code import centred_and_pre_acts, decode, encode
+from sae_train.architectures.sparse_code import decode, encode_where
 from sae_train.architectures.step_numbers import activity, squared_error, unweighted_error, warmed_up
 from sae_train.architectures.trainable_sae import SaeStep, TrainingBatch
 from sae_train.architectures.unit_decoder import UnitDecoderSae
@@ -68,12 +68,12 @@ class JumpReLUSae(UnitDecoderSae):
 
     def forward(self, batch: TrainingBatch) -> SaeStep:
         """Return the loss on a batch."""
-        centred, all_pre_acts = centred_and_pre_acts(self, batch.x)
+        centred = (batch.x - self.b_dec).detach()
         if not self.started:
-            self._start(all_pre_acts, batch)
+            self._start(centred, batch)
         bandwidth = self.settings.bandwidth
-        entries = entries_where(all_pre_acts > self.threshold - bandwidth / 2)
-        pre_acts = encode(self, centred, all_pre_acts, entries)
+        lowest = self.threshold.detach() - bandwidth / 2
+        pre_acts, entries = encode_where(self, centred, lambda pre_acts: pre_acts > lowest)
         threshold = entries.spread(self.threshold)
         with torch.no_grad():
             is_active = (pre_acts > threshold).to(pre_acts.dtype)
@@ -94,11 +94,15 @@ class JumpReLUSae(UnitDecoderSae):
         )
 
     @torch.no_grad()
-    def _start(self, pre_acts: Tensor, batch: TrainingBatch) -> None:
+    def _start(self, centred: Tensor, batch: TrainingBatch) -> None:
         count = round(self.settings.target_l0 * batch.total_rows)
-        nowhere = torch.zeros((), device=pre_acts.device)
-        _, smallest = largest_of_batch(pre_acts, count, last_smallest=nowhere, ranks=batch.ranks)
-        self.threshold.fill_(smallest)
+        largest = largest_of_batch(
+            lambda: pre_act_blocks(self, centred),
+            count,
+            last_smallest=torch.zeros((), device=centred.device),
+            ranks=batch.ranks,
+        )
+        self.threshold.fill_(largest.smallest)
         self.started.fill_(True)
 
     def _sparsity(self, own_l0: Tensor, batch: TrainingBatch) -> Tensor:

@@ -2,30 +2,51 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from sae_train.architectures.entries import Entries
+from sae_train.architectures.entries import AllEntries, Entries, SparseEntries
+from sae_train.architectures.pre_acts import (
+    at_least_float32,
+    entries_of_blocks,
+    pre_act_blocks,
+    product_dtype,
+)
 from sae_train.architectures.trainable_sae import TrainableSae
 
-
-@torch.no_grad()
-def centred_and_pre_acts(sae: TrainableSae, x: Tensor) -> tuple[Tensor, Tensor]:
-    """Return x - b_dec [rows, d_model] and all pre-activations [rows, d_sae], from which entries are chosen.
-
-    Under autocast the product, and so the pre-activations, have its dtype.
-    """
-    centred = x - sae.b_dec
-    return centred, torch.addmm(sae.b_enc, centred, sae.W_enc)
+# Share of entries below which sparse products cost less. Measured on a CPU, d_model 576, d_sae 4,608: the
+# four of a step took 0.2 of the dense ones' time at 3 % and 0.6 at 11 %.
+_SPARSE_SHARE = 0.1
+_SAMPLE_ROWS = 64  # in which the share is measured
 
 
-def encode(sae: TrainableSae, centred: Tensor, pre_acts: Tensor, entries: Entries) -> Tensor:
-    """Return the pre-activations at the entries, as values with gradient; the rest is without."""
-    values = entries.take(pre_acts)
+def encode(sae: TrainableSae, centred: Tensor, values: Tensor, entries: Entries) -> Tensor:
+    """Return `values`, the pre-activations at the entries, with gradient; `centred` is x - b_dec without."""
     encoded: Tensor = _Encode.apply(sae.b_dec, sae.W_enc, sae.b_enc, values, centred, entries)  # type: ignore[no-untyped-call]
     return encoded
+
+
+def encode_where(
+    sae: TrainableSae, centred: Tensor, is_wanted: Callable[[Tensor], Tensor]
+) -> tuple[Tensor, Entries]:
+    """Return the wanted pre-activations with gradient, and their entries.
+
+    `is_wanted` takes pre-activations [rows, d_sae] and returns a mask. Where a large share of the first rows'
+    is wanted, every entry is taken, because that costs less.
+    """
+    sample = next(pre_act_blocks(sae, centred[:_SAMPLE_ROWS]))
+    if is_wanted(sample).float().mean() > _SPARSE_SHARE:
+        values = next(pre_act_blocks(sae, centred, num_rows=len(centred)))
+        entries: Entries = AllEntries(product_dtype(centred))
+    else:
+        flat, values = entries_of_blocks(
+            pre_act_blocks(sae, centred), lambda block: is_wanted(block).view(-1).nonzero().squeeze(1)
+        )
+        entries = SparseEntries.from_flat(flat, (len(centred), sae.d_sae))
+    return encode(sae, centred, at_least_float32(values), entries), entries
 
 
 def decode(values: Tensor, W_dec: Tensor, entries: Entries) -> Tensor:
@@ -47,7 +68,7 @@ class _Encode(torch.autograd.Function):
     ) -> Tensor:
         ctx.save_for_backward(W_enc, centred)
         ctx.entries = entries
-        return values.clone()
+        return values.view_as(values)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:

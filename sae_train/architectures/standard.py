@@ -14,9 +14,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from sae_train.architectures.entries import entries_where
 from sae_train.architectures.served_form import exact_pre_acts, plain_form
-from sae_train.architectures.sparse_code import centred_and_pre_acts, decode, encode
+from sae_train.architectures.sparse_code import decode, encode_where
 from sae_train.architectures.step_numbers import activity, squared_error, unweighted_error, warmed_up
 from sae_train.architectures.trainable_sae import SaeStep, TrainableSae, TrainingBatch
 from steerd.sae.activation_function import ReLU
@@ -53,9 +52,9 @@ class StandardSae(TrainableSae):
 
     def forward(self, batch: TrainingBatch) -> SaeStep:
         """Return the loss on a batch."""
-        centred, pre_acts = centred_and_pre_acts(self, batch.x)
-        entries = entries_where(pre_acts > 0)
-        acts = torch.relu(encode(self, centred, pre_acts, entries))
+        centred = (batch.x - self.b_dec).detach()
+        pre_acts, entries = encode_where(self, centred, lambda pre_acts: pre_acts > 0)
+        acts = torch.relu(pre_acts)
         error = batch.x - self.b_dec - decode(acts, self.W_dec, entries)
         weighted = entries.sum_by_feature(acts) * torch.linalg.vector_norm(self.W_dec, dim=1)  # [d_sae]
         penalty = weighted.sum() / (batch.total_rows * self.d_model)

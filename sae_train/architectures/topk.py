@@ -18,8 +18,9 @@ from torch import Tensor
 from sae_train.architectures.auxk import auxk_loss
 from sae_train.architectures.entries import SparseEntries
 from sae_train.architectures.largest_entries import largest_of_rows
+from sae_train.architectures.pre_acts import entries_of_blocks, pre_act_blocks
 from sae_train.architectures.served_form import exact_pre_acts, plain_form
-from sae_train.architectures.sparse_code import centred_and_pre_acts, decode, encode
+from sae_train.architectures.sparse_code import decode, encode
 from sae_train.architectures.step_numbers import activity, squared_error, unweighted_error
 from sae_train.architectures.trainable_sae import SaeStep, TrainingBatch
 from sae_train.architectures.unit_decoder import UnitDecoderSae
@@ -54,9 +55,12 @@ class TopKSae(UnitDecoderSae):
 
     def forward(self, batch: TrainingBatch) -> SaeStep:
         """Return the loss on a batch."""
-        centred, pre_acts = centred_and_pre_acts(self, batch.x)
-        entries = SparseEntries.from_rows(largest_of_rows(pre_acts, self.settings.k), self.d_sae)
-        acts = torch.relu(encode(self, centred, pre_acts, entries))  # [nnz]
+        centred = (batch.x - self.b_dec).detach()
+        flat, values = entries_of_blocks(
+            pre_act_blocks(self, centred), lambda block: largest_of_rows(block, self.settings.k)
+        )
+        entries = SparseEntries.from_flat(flat, (len(batch.x), self.d_sae))
+        acts = torch.relu(encode(self, centred, values, entries))  # [nnz]
         error = batch.x - self.b_dec - decode(acts, self.W_dec, entries)
         auxiliary = auxk_loss(self, batch, error, alpha=self.settings.auxk_alpha)
         fired, l0 = activity(acts, entries, batch)

@@ -49,10 +49,12 @@ def dense_loss(sae: TrainableSae, batch: TrainingBatch) -> Tensor:
             acts = torch.relu(pre_acts)
             smallest = acts.flatten().topk(sae.settings.k * len(batch.x)).values.min()
             acts = acts * (acts >= smallest)
-            widths = [D_SAE]
+            widths = [sae.d_sae]
             if isinstance(sae, MatryoshkaSae):
                 widths = [*SETTINGS["matryoshka_batch_topk"].widths, D_SAE]  # type: ignore[union-attr]
-            prefixes = [weighted_mse(sae, batch, acts * (torch.arange(D_SAE) < width)) for width in widths]
+            prefixes = [
+                weighted_mse(sae, batch, acts * (torch.arange(sae.d_sae) < width)) for width in widths
+            ]
             mse = torch.stack(prefixes).mean()
             return mse + sae.settings.auxk_alpha * auxk(sae, batch, acts)
         case JumpReLUSae():

@@ -5,7 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 
+from sae_train.architectures.batch_topk import BatchTopKSettings
 from sae_train.architectures.catalogue import build_sae
+from sae_train.architectures.pre_acts import pre_act_blocks
+from sae_train.architectures.topk import TopKSettings
 from sae_train.architectures.trainable_sae import TrainableSae, TrainingBatch
 from tests.sae_train.architectures.dense_forms import D_MODEL, D_SAE, SETTINGS, dense_loss, randomised
 
@@ -76,6 +79,19 @@ def test_dense_and_sparse_products_give_the_same_step(name: str, b_enc: float) -
 
     is_sparse = bool(sae(batch).l0 < 0.08 * D_SAE)
     assert is_sparse == (b_enc < 0)
+
+
+def test_rows_that_fill_several_blocks_are_one_batch() -> None:
+    generator = torch.Generator().manual_seed(13)
+    x = torch.randn(600, D_MODEL, generator=generator).double()
+    for settings in (TopKSettings(k=3), BatchTopKSettings(k=3)):
+        sae = build_sae(settings, D_MODEL, 8192, b_dec=torch.zeros(D_MODEL), generator=generator)
+        sae = randomised(sae, generator, b_enc=-0.5)
+        assert len(list(pre_act_blocks(sae, x))) == 3
+        batch = TrainingBatch(x=x, dead=torch.zeros(8192, dtype=torch.bool))
+        for _ in range(2):  # the second search begins where the first ended
+            sae.zero_grad()
+            assert_same_step(sae, batch)
 
 
 @pytest.mark.parametrize("num_dead", [4, 30])
