@@ -1,5 +1,5 @@
 """The command line: `sae-train run CONFIG`, `evaluate FOLDER CONFIG`, `export RUN_DIR`, `import SOURCE`,
-`match FOLDER FOLDER`.
+`match FOLDER FOLDER`, `known-truth`.
 """
 
 from __future__ import annotations
@@ -13,9 +13,12 @@ from pathlib import Path
 from typing import Any
 
 from sae_train import pipeline
+from sae_train.architectures.catalogue import SETTINGS
 from sae_train.evaluation.seed_match import match_folders
 from sae_train.formats.import_sae import AUTO, FORMATS, import_sae
 from sae_train.formats.layout import ImportOptions
+from sae_train.known_truth.command import known_truth
+from sae_train.known_truth.presets import PRESETS
 from steerd.errors import SteerdError
 from steerd.sae.sae_file import SaeMetadata
 
@@ -31,7 +34,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except SteerdError as error:
         sys.stderr.write(f"sae-train: {error}\n")
         return 1
-    sys.stdout.write(json.dumps(answer, indent=2) + "\n")
+    if answer is not None:
+        sys.stdout.write(json.dumps(answer, indent=2) + "\n")
     return 0
 
 
@@ -80,6 +84,19 @@ def _match(parsed: argparse.Namespace) -> JsonObject:
     return dataclasses.asdict(match_folders(parsed.folder_a, parsed.folder_b))
 
 
+def _known_truth(parsed: argparse.Namespace) -> None:
+    known_truth(
+        parsed.preset,
+        architectures=parsed.architectures,
+        learning_rates=parsed.learning_rates,
+        samples=parsed.samples,
+        l0=parsed.l0,
+        seeds=parsed.seeds,
+        device=parsed.device,
+        output=parsed.output,
+    )
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="sae-train", description="Train the sparse autoencoders that steerd serves."
@@ -102,6 +119,7 @@ def _parser() -> argparse.ArgumentParser:
     match.add_argument("folder_a", type=Path, metavar="FOLDER")
     match.add_argument("folder_b", type=Path, metavar="FOLDER")
     match.set_defaults(act=_match)
+    _add_known_truth(commands.add_parser("known-truth", help="see how much of a known truth SAEs find"))
     return parser
 
 
@@ -116,6 +134,19 @@ def _add_import(parser: argparse.ArgumentParser) -> None:
     add("--k", type=int, help="active features of a TopK, likewise")
     parser.set_defaults(act=_import)
     add("--keep-decoder-norms", action="store_true", help="keep the layout's own activation values")
+
+
+def _add_known_truth(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("--preset", choices=tuple(PRESETS), default="small", help="the data set (default: %(default)s)")
+    add("--architectures", nargs="+", choices=tuple(SETTINGS), default=list(SETTINGS), metavar="NAME")
+    add("--learning-rates", nargs="+", type=float, default=[], metavar="R", help="each tried (default: one)")
+    add("--samples", type=int, help="rows to train on (default: the preset's)")
+    add("--l0", type=int, help="active features a row to aim at, likewise")
+    add("--seeds", type=int, default=1, help="times that all is trained (default: %(default)s)")
+    add("--device", default="cpu")
+    add("--output", type=Path, metavar="FILE.json", help="also write every SAE's scores")
+    parser.set_defaults(act=_known_truth)
 
 
 if __name__ == "__main__":

@@ -22,6 +22,7 @@ class Preset:
     standard_l1: float
     """The coefficient with which a standard SAE comes to about `l0`."""
     gated_l1: float
+    learning_rate: float
     samples: int
     batch_size: int = 1024
 
@@ -47,13 +48,22 @@ class Preset:
 
 
 PRESETS: dict[str, Preset] = {
-    "toy": Preset(truth=ToySettings(), d_sae=128, l0=3, standard_l1=5.0, gated_l1=5.0, samples=500_000),
+    "toy": Preset(
+        truth=ToySettings(),
+        d_sae=128,
+        l0=3,
+        standard_l1=5.0,
+        gated_l1=5.0,
+        learning_rate=1e-2,
+        samples=500_000,
+    ),
     "small": Preset(
         truth=SyntheticSettings(num_features=1024, d_model=128, roots=8),
         d_sae=256,
         l0=8,
         standard_l1=5.0,
         gated_l1=5.0,
+        learning_rate=1e-2,
         samples=1_500_000,
     ),
     "full": Preset(
@@ -62,6 +72,7 @@ PRESETS: dict[str, Preset] = {
         l0=25,
         standard_l1=5.0,
         gated_l1=5.0,
+        learning_rate=1e-3,
         samples=200_000_000,
     ),
 }
