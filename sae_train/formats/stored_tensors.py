@@ -12,13 +12,13 @@ import torch
 from torch import Tensor
 
 from steerd.errors import SaeFileError
-from steerd.sae.tensor_file import check_finite, read_headers, read_tensors
+from steerd.sae.tensor_file import TensorSpec, check_finite, read_headers, read_tensors
 
 MAX_BYTES = 64 * 2**30
 MAX_D_MODEL = 2**17
 MAX_D_SAE = 2**24
 
-_BYTES_OF = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2}
+_BYTES_OF = {"F32": 4, "BF16": 2, "F16": 2, "F64": 8}
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +115,7 @@ def open_safetensors(path: Path) -> StoredTensors:
 
     def read(name: str) -> Tensor:
         if not loaded:
-            loaded.update(read_tensors(path, specs))
+            loaded.update(read_tensors(path, {name: TensorSpec(spec.shape) for name, spec in specs.items()}))
         return loaded[name]
 
     headers = {name: Header(spec.shape, spec.dtypes[0]) for name, spec in specs.items()}
