@@ -6,7 +6,7 @@
 - `feature_contexts`: places read back as tokens around them, with the feature's activations
 - `token_texts`: token ids as text, also where a character is cut into several tokens
 - `output_tokens`: the tokens whose logits a direction raises and lowers
-- `decoder_neighbours`: the features whose directions point most alike
+- `nearest_features`: the features whose directions point most alike
 - `feature_notes`: labels, all from counts
 - `feature_pages`: statistics and notes as an export writes them
 - `feature_evidence`: histograms and many contexts, as a report shows them

@@ -10,14 +10,14 @@ from torch import Tensor
 _FEATURES_AT_ONCE = 512
 
 
-class Neighbours(NamedTuple):
+class NearestFeatures(NamedTuple):
     """The nearest features of each, nearest first, every tensor [features, count]."""
 
     features: Tensor
     cosines: Tensor
 
 
-def decoder_neighbours(W_dec: Tensor, *, count: int, features: int | None = None) -> Neighbours:
+def nearest_features(W_dec: Tensor, *, count: int, features: int | None = None) -> NearestFeatures:
     """Return the `count` nearest of all directions [d_sae, d_model] for the first `features` features.
 
     A direction of length zero is nobody's neighbour before all others. With fewer than `count` other features
@@ -32,6 +32,6 @@ def decoder_neighbours(W_dec: Tensor, *, count: int, features: int | None = None
         own = torch.arange(len(chunk))
         cosines[own, own + start] = -torch.inf
         found.append(cosines.topk(count, dim=1))
-    return Neighbours(
+    return NearestFeatures(
         features=torch.cat([top.indices for top in found]), cosines=torch.cat([top.values for top in found])
     )

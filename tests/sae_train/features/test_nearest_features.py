@@ -3,14 +3,14 @@ from __future__ import annotations
 import pytest
 import torch
 
-from sae_train.features.decoder_neighbours import decoder_neighbours
+from sae_train.features.nearest_features import nearest_features
 
 
 def test_neighbours_are_those_of_the_whole_cosine_matrix(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sae_train.features.decoder_neighbours._FEATURES_AT_ONCE", 7)
+    monkeypatch.setattr("sae_train.features.nearest_features._FEATURES_AT_ONCE", 7)
     W_dec = 3 * torch.randn(40, 16, generator=torch.Generator().manual_seed(0))
 
-    found = decoder_neighbours(W_dec, count=5, features=30)
+    found = nearest_features(W_dec, count=5, features=30)
 
     unit = W_dec.double() / W_dec.double().norm(dim=1, keepdim=True)
     expected = (unit @ unit.t()).fill_diagonal_(-2).topk(5, dim=1)
@@ -22,7 +22,7 @@ def test_a_feature_is_never_its_own_neighbour_and_zero_directions_do_no_harm() -
     W_dec = torch.zeros(3, 4)
     W_dec[0, 0] = 1
 
-    found = decoder_neighbours(W_dec, count=8)
+    found = nearest_features(W_dec, count=8)
 
     assert found.features.shape == (3, 2)
     for feature, others in enumerate(found.features.tolist()):
