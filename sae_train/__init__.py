@@ -8,6 +8,7 @@ A chain of packages, each importing only those above it:
 - `evaluation`: what is measured on held-out tokens
 - `features`: statistics, labels and contexts of every feature
 - `export`: the served form, compared with what was trained before it is written
+- `report`: a page to look at an SAE and its features
 - `known_truth`: how much SAEs find of data whose features are known
 
 Beside them `formats`, which reads other tools' SAE files and knows none of those packages.

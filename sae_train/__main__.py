@@ -1,5 +1,5 @@
 """The command line: `sae-train run CONFIG`, `evaluate FOLDER CONFIG`, `export RUN_DIR`, `import SOURCE`,
-`match FOLDER FOLDER`, `known-truth`.
+`match FOLDER FOLDER`, `known-truth`, `report RUN_DIR`.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from sae_train.formats.import_sae import AUTO, FORMATS, import_sae
 from sae_train.formats.layout import ImportOptions
 from sae_train.known_truth.command import known_truth
 from sae_train.known_truth.presets import PRESETS
+from sae_train.report.make_reports import Request, make_reports
 from steerd.errors import SteerdError
 from steerd.sae.sae_file import SaeMetadata
 
@@ -97,6 +98,19 @@ def _known_truth(parsed: argparse.Namespace) -> None:
     )
 
 
+def _report(parsed: argparse.Namespace) -> JsonObject:
+    request = Request(
+        path=parsed.path,
+        sae=parsed.sae,
+        output=parsed.output,
+        features=parsed.features,
+        tokens=parsed.tokens,
+        compare=parsed.compare,
+        use_host=not parsed.no_host,
+    )
+    return {"pages": [str(page) for page in make_reports(request)]}
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="sae-train", description="Train the sparse autoencoders that steerd serves."
@@ -119,6 +133,7 @@ def _parser() -> argparse.ArgumentParser:
     match.add_argument("folder_a", type=Path, metavar="FOLDER")
     match.add_argument("folder_b", type=Path, metavar="FOLDER")
     match.set_defaults(act=_match)
+    _add_report(commands.add_parser("report", help="write a page to look at an SAE and its features"))
     _add_known_truth(commands.add_parser("known-truth", help="see how much of a known truth SAEs find"))
     return parser
 
@@ -147,6 +162,20 @@ def _add_known_truth(parser: argparse.ArgumentParser) -> None:
     add("--device", default="cpu")
     add("--output", type=Path, metavar="FILE.json", help="also write every SAE's scores")
     parser.set_defaults(act=_known_truth)
+
+
+def _add_report(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("path", type=Path, metavar="RUN_DIR|SAE_FOLDER", help="a run, for a page an SAE, or one SAE's folder")
+    add("--sae", metavar="NAME", help="only this one of the run's SAEs")
+    add("--output", type=Path, metavar="FILE.html", help="default: RUN_DIR/reports/NAME.html, or NAME.html")
+    add("--features", type=int, metavar="N", help="list the first N features only")
+    add(
+        "--tokens", type=int, metavar="N", help="cached tokens to take contexts from (default: as the export)"
+    )
+    add("--compare", type=Path, nargs="+", default=(), metavar="SAE_FOLDER", help="SAEs for the frontier")
+    add("--no-host", action="store_true", help="leave out what needs the host: output tokens, more contexts")
+    parser.set_defaults(act=_report)
 
 
 if __name__ == "__main__":

@@ -23,7 +23,6 @@ from sae_train.report.surplus import Hosts, load_evidence
 from steerd.host.host_model import HostModel
 from steerd.sae.sae_file import CONFIG_FILE, SaeBundle, load_sae
 
-DEFAULT_TOKENS = 500_000
 PAGES = "reports"
 
 
@@ -38,8 +37,8 @@ class Request:
     output: Path | None = None
     features: int | None = None
     """How many features to list, all when absent."""
-    tokens: int = DEFAULT_TOKENS
-    """Cached rows to look through for histograms and contexts."""
+    tokens: int | None = None
+    """Cached rows to look through for histograms and contexts, as many as the export when absent."""
     compare: Sequence[Path] = ()
     """Other SAEs' folders or cards for the frontier."""
     use_host: bool = True
@@ -102,7 +101,7 @@ def _evidence(
     remarks: list[str],
     *,
     features: int,
-    tokens: int,
+    tokens: int | None,
 ) -> Evidence | None:
     if sae.run is None:
         remarks.append(
@@ -112,6 +111,7 @@ def _evidence(
     if host is None:
         return None
     config = load_config(sae.run / RUN_CONFIG)
+    tokens = tokens or config.evaluation.statistics_tokens
     found = load_evidence(bundle, config, host, features=features, tokens=tokens)
     if isinstance(found, Evidence):
         return found

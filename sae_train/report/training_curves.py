@@ -46,11 +46,12 @@ def training_curves(records: Iterable[JsonObject], sae: str) -> list[Curve]:
     thinned to evenly spaced records, first and last among them.
     """
     mine = [record for record in records if record.get("sae") == sae and _is_number(record.get("tokens"))]
-    steps, evaluations = _in_order(mine, "step"), _in_order(mine, "evaluation")
+    steps = [{**step, **_object(step.get("parts"))} for step in _in_order(mine, "step")]
+    evaluations = _in_order(mine, "evaluation")
     names = dict.fromkeys(name for step in steps for name in step if name not in _NOT_CURVES)
     curves = [_curve(name, "step", steps, steps) for name in names]
     if len(evaluations) > 1:
-        measured = [e["metrics"] if isinstance(e.get("metrics"), dict) else {} for e in evaluations]
+        measured = [_object(evaluation.get("metrics")) for evaluation in evaluations]
         curves += [_curve(name, "evaluation", evaluations, measured) for name in _EVALUATION_CURVES]
     return [curve for curve in curves if curve.values]
 
@@ -70,6 +71,10 @@ def _curve(name: str, kind: Kind, records: list[JsonObject], values: list[JsonOb
         tokens=[rounded(record["tokens"], 9) for record, _ in present],
         values=[_finite(value) for _, value in present],
     )
+
+
+def _object(value: object) -> JsonObject:
+    return value if isinstance(value, dict) else {}
 
 
 def _thinned(records: list[JsonObject]) -> list[JsonObject]:
