@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sae_train.formats.stored_tensors import Header, StoredTensors
+from sae_train.formats.stored_tensors import BAD_ZIP, Header, StoredTensors
 from steerd.errors import SaeFileError
 
 # Weights hardly compress; what shrinks more than this is no weights.
@@ -30,7 +30,7 @@ def open_npz(path: Path) -> StoredTensors:
                 info.filename.removesuffix(".npy"): _header(path, archive, info)
                 for info in archive.infolist()
             }
-    except (zipfile.BadZipFile, OSError) as error:
+    except BAD_ZIP as error:
         raise SaeFileError(f"{path}: is not a whole npz file: {error}") from error
     return StoredTensors(path, headers, lambda name: _read(path, name))
 
@@ -52,8 +52,9 @@ def _header(path: Path, archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> Head
         with archive.open(info) as file:
             shape, dtype = _npy_header(file)
             start = file.tell()
-    except (ValueError, RuntimeError, zipfile.BadZipFile) as error:
-        raise SaeFileError(f"{where}: is not an array: {error}") from error
+    except Exception as error:  # numpy parses headers with Python's own parsers, which raise many things
+        reason = str(error).partition("\n")[0]
+        raise SaeFileError(f"{where}: is not an array: {type(error).__name__}: {reason}") from error
     if dtype.hasobject or dtype.str[1:] not in _DTYPE_NAMES:
         raise SaeFileError(f"{where}: expected floating-point numbers, found dtype {dtype}")
     size = start + math.prod(shape) * dtype.itemsize
@@ -75,6 +76,6 @@ def _read(path: Path, name: str) -> Tensor:
     try:
         with zipfile.ZipFile(path) as archive, archive.open(f"{name}.npy") as file:
             array = np.lib.format.read_array(file, allow_pickle=False)
-    except (zipfile.BadZipFile, OSError, ValueError) as error:
+    except BAD_ZIP as error:
         raise SaeFileError(f"{path}: array {name}: cannot be read: {error}") from error
     return torch.from_numpy(np.ascontiguousarray(array.astype(array.dtype.newbyteorder("="))))

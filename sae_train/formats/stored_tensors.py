@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import math
+import struct
+import zipfile
+import zlib
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +20,9 @@ from steerd.sae.tensor_file import TensorSpec, check_finite, read_headers, read_
 MAX_BYTES = 64 * 2**30
 MAX_D_MODEL = 2**17
 MAX_D_SAE = 2**24
+
+# What zipfile raises, as it comes, for an archive that is damaged or made up.
+BAD_ZIP = (zipfile.BadZipFile, zlib.error, struct.error, OSError, EOFError, ValueError, RuntimeError)
 
 _BYTES_OF = {"F32": 4, "BF16": 2, "F16": 2, "F64": 8}
 

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sae_train.formats.stored_tensors import Header, StoredTensors
+from sae_train.formats.stored_tensors import BAD_ZIP, Header, StoredTensors
 from steerd.errors import SaeFileError
 
 _MAX_PICKLE_BYTES = 2**20
@@ -72,7 +72,7 @@ def _check_archive(path: Path) -> None:
                     f"found {pickles[0].file_size}"
                 )
             _check_pickle(path, archive.read(pickles[0]))
-    except (zipfile.BadZipFile, OSError) as error:
+    except BAD_ZIP as error:
         raise SaeFileError(
             f"{path}: is not a whole archive of torch.save (since torch 1.6): {error}"
         ) from error
