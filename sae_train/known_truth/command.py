@@ -12,7 +12,7 @@ from rich.progress import Progress
 
 from sae_train.activations.shard import write_json
 from sae_train.known_truth.presets import PRESETS
-from sae_train.known_truth.study import study
+from sae_train.known_truth.study import Entrant, study
 from sae_train.known_truth.table import findings_table
 
 _WIDTH_WITHOUT_TERMINAL = 120
@@ -35,13 +35,17 @@ def known_truth(
         preset = dataclasses.replace(preset, samples=samples)
     if l0 is not None:
         preset = dataclasses.replace(preset, l0=l0)
+    entrants = [
+        Entrant(architecture=name, settings=preset.settings(name), learning_rate=rate)
+        for name in architectures
+        for rate in learning_rates or [preset.learning_rate]
+    ]
     with Progress(transient=True) as progress:
         task = progress.add_task("samples", total=preset.samples * seeds)
         findings = study(
             preset,
-            architectures=architectures,
-            learning_rates=learning_rates or [preset.learning_rate],
-            seeds=seeds,
+            entrants,
+            seeds=range(seeds),
             device=device,
             on_step=lambda rows: progress.advance(task, rows),
         )

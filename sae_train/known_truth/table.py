@@ -26,7 +26,7 @@ def findings_table(findings: Sequence[Finding]) -> Table:
     """Return the table: each score's mean over the seeds, some with their standard deviation."""
     groups: dict[tuple[str, float], list[Finding]] = defaultdict(list)
     for finding in findings:
-        groups[finding.architecture, finding.candidate.learning_rate].append(finding)
+        groups[finding.entrant.architecture, finding.entrant.learning_rate].append(finding)
     table = Table(title=_title(findings), title_justify="left")
     table.add_column("architecture", no_wrap=True)
     table.add_column("rate", justify="right")
@@ -43,9 +43,9 @@ def findings_table(findings: Sequence[Finding]) -> Table:
 
 def _title(findings: Sequence[Finding]) -> str:
     first = findings[0]
-    seeds = len({finding.candidate.seed for finding in findings})
+    seeds = len({finding.seed for finding in findings})
     return (
-        f"SAEs of {first.candidate.d_sae} features, {first.samples:,} samples, seeds: {seeds}, "
+        f"SAEs of {first.sae.d_sae} features, {first.samples:,} samples, seeds: {seeds}, "
         f"true L0: {first.scores.true_l0:.2f}"
     )
 

@@ -9,6 +9,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+SAMPLE_BATCHES = 64
+_SCORED_BATCHES = 50
+_SCORED_SEED = 1_000_003
+
 
 class TrueRows(NamedTuple):
     """Activations as an SAE sees them, and the feature activations they were made of."""
@@ -30,10 +34,25 @@ class KnownTruth(Protocol):
         """Draw rows; the generator alone decides which."""
 
 
-def batches(truth: KnownTruth, *, batch_size: int, generator: torch.Generator) -> Iterator[Tensor]:
-    """Yield batches [batch_size, d_model] without end, drawn as they are asked for."""
+def training_rows(
+    truth: KnownTruth, *, batch_size: int, seed: int, device: torch.device | str = "cpu"
+) -> Iterator[Tensor]:
+    """Yield batches [batch_size, d_model] without end, drawn as they are asked for; the seed decides them.
+
+    The first SAMPLE_BATCHES of them are for scale, centre and thresholds, and are not trained on.
+    """
+    generator = torch.Generator(device).manual_seed(seed)
     while True:
         yield truth.sample(batch_size, generator).resid
+
+
+def scored_rows(
+    truth: KnownTruth, *, batch_size: int, device: torch.device | str = "cpu"
+) -> Iterator[TrueRows]:
+    """Yield the rows on which every SAE of a truth is scored; none of them is trained on."""
+    generator = torch.Generator(device).manual_seed(_SCORED_SEED)
+    for _ in range(_SCORED_BATCHES):
+        yield truth.sample(batch_size, generator)
 
 
 def combine(feature_acts: Tensor, fired: tuple[Tensor, Tensor], directions: Tensor) -> Tensor:

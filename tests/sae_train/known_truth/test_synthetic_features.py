@@ -10,7 +10,7 @@ import torch
 from sae_train.known_truth.directions import spread_apart, unit_directions
 from sae_train.known_truth.synthetic_features import SyntheticFeatures, SyntheticSettings, zipf_probabilities
 from sae_train.known_truth.toy_superposition import ToySettings, ToySuperposition
-from sae_train.known_truth.truth import KnownTruth, batches
+from sae_train.known_truth.truth import KnownTruth, scored_rows, training_rows
 
 SETTINGS = SyntheticSettings(num_features=60, d_model=16, roots=4, branching=2, depth=2)
 TREELESS = replace(SETTINGS, roots=0)
@@ -50,12 +50,21 @@ def test_settings_and_generator_decide_every_number() -> None:
     assert not torch.equal(first.resid, other_truth.resid)
 
 
-def test_batches_go_on_where_the_last_one_ended() -> None:
+def test_training_rows_go_on_where_the_last_batch_ended() -> None:
     truth, source = SyntheticFeatures(SETTINGS), generator(4)
-    stream = batches(truth, batch_size=8, generator=generator(4))
+    stream = training_rows(truth, batch_size=8, seed=4)
 
     for _ in range(3):
         assert torch.equal(next(stream), truth.sample(8, source).resid)
+
+
+def test_scored_rows_are_the_same_each_time() -> None:
+    truth = SyntheticFeatures(SETTINGS)
+
+    first, again = (torch.cat([b.resid for b in scored_rows(truth, batch_size=8)]) for _ in range(2))
+
+    assert torch.equal(first, again)
+    assert len(first) == 400
 
 
 def test_probabilities_fall_from_bound_to_bound_as_zipf_says() -> None:
