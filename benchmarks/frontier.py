@@ -57,9 +57,9 @@ def _row(system: str, outcome: Outcome) -> Row:
         "l0": outcome.l0,
         "variance_explained": outcome.variance_explained,
         "inactive_share": outcome.inactive_share,
-        "own_threshold_l0": outcome.own_l0 if system == "saelens" else float("nan"),
-        "own_threshold_variance_explained": (
-            outcome.own_variance_explained if system == "saelens" else float("nan")
+        "own_threshold_l0": outcome.own_l0 if system == "saelens" else outcome.l0,
+        "own_variance_explained": (
+            outcome.own_variance_explained if system == "saelens" else outcome.variance_explained
         ),
         "tokens_per_second": outcome.tokens_per_second,
     }

@@ -69,6 +69,7 @@ def train(spec: dict[str, Any], run: dict[str, Any]) -> dict[str, Any]:
         total_training_samples=steps * spec["batch_size"],
         train_batch_size_samples=spec["batch_size"],
         lr=run["lr"],
+        lr_end=run["lr"] / 10,
         lr_warm_up_steps=int(_WARM_UP * steps),
         lr_decay_steps=int(_DECAY * steps),
         dead_feature_window=run["dead_feature_window"],
@@ -82,6 +83,7 @@ def train(spec: dict[str, Any], run: dict[str, Any]) -> dict[str, Any]:
     seconds = time.monotonic() - started
     folder = Path(run["folder"])
     folder.mkdir(parents=True, exist_ok=True)
+    sae.cfg.metadata.model_name, sae.cfg.metadata.hook_name = "host", "blocks.0.hook_resid_post"
     sae.save_inference_model(str(folder))
     return {"folder": run["folder"], "seconds": seconds, "tokens": config.total_training_samples}
 
