@@ -29,7 +29,7 @@ JsonObject = dict[str, Any]  # Any: JSON values
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit status, 1 with one sentence on stderr for a user's mistake."""
-    parsed = _parser().parse_args(arguments)
+    parsed = make_parser().parse_args(arguments)
     try:
         answer = parsed.act(parsed)
     except SteerdError as error:
@@ -111,7 +111,8 @@ def _report(parsed: argparse.Namespace) -> JsonObject:
     return {"pages": [str(page) for page in make_reports(request)]}
 
 
-def _parser() -> argparse.ArgumentParser:
+def make_parser() -> argparse.ArgumentParser:
+    """The commands and their options."""
     parser = argparse.ArgumentParser(
         prog="sae-train", description="Train the sparse autoencoders that steerd serves."
     )

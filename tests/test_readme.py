@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from sae_train.__main__ import make_parser as make_trainer_parser
+from sae_train.config_file import load_config, parse_config
 from steerd.__main__ import make_parser
 
 ROOT = Path(__file__).parent.parent
@@ -36,12 +38,27 @@ def tree_paths() -> list[str]:
 
 
 def test_it_is_short() -> None:
-    assert len(README.splitlines()) <= 200
+    assert len(README.splitlines()) <= 210
 
 
 @pytest.mark.parametrize("line", [line for line in shell_lines() if line.startswith("steerd ")])
 def test_a_steerd_command_parses(line: str) -> None:
     make_parser().parse_args(shlex.split(line)[1:])
+
+
+@pytest.mark.parametrize("line", [line for line in shell_lines() if line.startswith("sae-train ")])
+def test_a_trainer_command_parses(line: str) -> None:
+    make_trainer_parser().parse_args(shlex.split(line)[1:])
+
+
+@pytest.mark.parametrize("command", re.findall(r"`sae-train ([a-z-]+)`|`([a-z-]+)` \(", README))
+def test_a_trainer_command_named_in_passing_exists(command: tuple[str, str]) -> None:
+    (name,) = filter(None, command)
+
+    with pytest.raises(SystemExit) as ended:
+        make_trainer_parser().parse_args([name, "--help"])
+
+    assert ended.value.code == 0
 
 
 @pytest.mark.parametrize("line", [line for line in shell_lines() if line.startswith("make ")])
@@ -58,13 +75,17 @@ def test_the_python_example_imports_what_it_uses() -> None:
 
 
 def test_the_training_example_is_a_valid_run() -> None:
-    from sae_train.config import parse_config
-
     (example,) = blocks("toml")
 
     config = parse_config(tomllib.loads(example))
 
     assert f"> {config.data.sources[0].path}" in README
+
+
+def test_the_starters_recipe_is_a_valid_run() -> None:
+    config = load_config(ROOT / "steerd" / "starter_sae" / "train.toml")
+
+    assert [sae.d_sae for sae in config.saes] == [4608]
 
 
 @pytest.mark.parametrize("path", tree_paths())
