@@ -153,7 +153,7 @@ def test_random_damage_is_an_error_or_other_numbers(tmp_path: Path, save: object
     save(buffer, W_enc=np.linspace(0, 1, 20).reshape(4, 5), b_enc=np.linspace(1, 2, 5))
     whole, messages = buffer.getvalue(), []
 
-    for _ in range(300):
+    for _ in range(150):
         damaged = bytearray(whole)
         for _ in range(chance.randint(1, 4)):
             damaged[chance.randrange(len(whole))] = chance.randrange(256)
@@ -165,5 +165,5 @@ def test_random_damage_is_an_error_or_other_numbers(tmp_path: Path, save: object
         except SaeFileError as error:
             messages.append(str(error))
 
-    assert len(messages) > 100
+    assert len(messages) > 50
     assert all(str(path) in message for message in messages)

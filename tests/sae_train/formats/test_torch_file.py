@@ -201,7 +201,7 @@ def test_random_damage_is_an_error_or_another_file(tmp_path: Path):
     torch.save({"a": torch.zeros(4), "k": torch.tensor(3), "activation": "ReLU"}, buffer)
     whole, messages = buffer.getvalue(), []
 
-    for _ in range(300):
+    for _ in range(150):
         damaged = bytearray(whole)
         for _ in range(chance.randint(1, 4)):
             damaged[chance.randrange(len(whole))] = chance.randrange(256)
@@ -211,5 +211,5 @@ def test_random_damage_is_an_error_or_another_file(tmp_path: Path):
         except SaeFileError as error:
             messages.append(str(error))
 
-    assert len(messages) > 100
+    assert len(messages) > 50
     assert all(str(path) in message for message in messages)
