@@ -60,6 +60,10 @@ ONLY_IN: dict[str, tuple[str, ...]] = {
     "google": ("steerd.server", "steerd.pb", "steerd.client"),
     "steerd.pb": ("steerd.pb", "steerd.server", "steerd.client", "steerd.client_wire"),
     "prometheus_client": ("steerd.monitoring", "steerd.app"),
+    # Of other people's pickles one reader reads the weights, in the trainer's import command.
+    "pickle": ("sae_train.formats.torch_file",),
+    "pickletools": ("sae_train.formats.torch_file",),
+    "torch.load": ("sae_train.formats.torch_file",),
     # The batcher and the paged cache that it is given; both change with each minor version of transformers.
     "transformers.generation.continuous_batching": (
         "steerd.engine.continuous_batching",
@@ -122,6 +126,20 @@ def violations(module: str, source: str) -> list[str]:
     return found
 
 
+def unsafe_loads(module: str, source: str) -> list[str]:
+    """Calls that may run what a file says: torch.load but in its one place, numpy.load as it comes."""
+    found = []
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Attribute) and ast.unparse(node) == "torch.load":
+            found += [] if within(module, ONLY_IN["torch.load"]) else ["calls torch.load"]
+        if isinstance(node, ast.Call) and ast.unparse(node.func) in ("np.load", "numpy.load"):
+            said = {keyword.arg: ast.unparse(keyword.value) for keyword in node.keywords}
+            found += (
+                [] if said.get("allow_pickle") == "False" else ["calls numpy.load without allow_pickle=False"]
+            )
+    return found
+
+
 def init_violations(source: str) -> list[str]:
     """An `__init__.py` holds one docstring: importing a module costs nothing but that module."""
     body = ast.parse(source).body
@@ -151,6 +169,25 @@ def test_imports_point_one_way() -> None:
     ]
 
     assert wrong == []
+
+
+def test_no_file_is_unpickled() -> None:
+    ours = [path for path in source_files() if within(module_name(path), PRODUCTS[:2])]
+
+    wrong = [
+        f"{module_name(path)} {v}" for path in ours for v in unsafe_loads(module_name(path), path.read_text())
+    ]
+
+    assert wrong == []
+
+
+def test_a_planted_unpickling_is_found() -> None:
+    assert unsafe_loads("steerd.sae.sae_file", "import torch\nx = torch.load(path, weights_only=True)") != []
+    assert unsafe_loads("sae_train.formats.torch_file", "x = torch.load(path, weights_only=True)") == []
+    assert unsafe_loads("sae_train.activations.shard", "x = np.load(path)") != []
+    assert unsafe_loads("sae_train.activations.shard", "x = np.load(path, allow_pickle=False)") == []
+    assert violations("steerd.sae.sae_file", "import pickle") != []
+    assert violations("steerd.sae.sae_file", "from torch import load") != []
 
 
 def test_init_files_hold_a_docstring_only() -> None:

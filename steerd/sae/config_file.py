@@ -21,6 +21,8 @@ ARCHITECTURES: tuple[Architecture, ...] = get_args(Architecture)
 # its older forms.
 _SAELENS_VERSION = "6.54.12"
 
+IMPORT_HINT = "`sae-train import` turns other tools' and older files into an SAE folder"
+
 
 @dataclass(frozen=True, slots=True)
 class SaeConfigFile:
@@ -71,6 +73,8 @@ def architecture_of(activation: ActivationFunction) -> Architecture:
 def read_config(path: Path) -> SaeConfigFile:
     """Read `cfg.json`; raises SaeFileError for what is missing, mistyped, or without a plain form."""
     record, where = read_json_object(path), str(path)
+    if "metadata" not in record:
+        raise SaeFileError(f"{where}: key 'metadata' is missing; {IMPORT_HINT}")
     architecture = _read_architecture(record, where)
     metadata = field(record, "metadata", dict, where)
     _refuse_runtime_conventions(record, where)
@@ -121,7 +125,7 @@ def _read_architecture(record: JsonObject, where: str) -> Architecture:
     for architecture in ARCHITECTURES:
         if name == architecture:
             return architecture
-    raise SaeFileError(f"{where}: architecture must be one of {ARCHITECTURES}, found {name!r}")
+    raise SaeFileError(f"{where}: architecture must be one of {ARCHITECTURES}, found {name!r}; {IMPORT_HINT}")
 
 
 def _refuse_runtime_conventions(record: JsonObject, where: str) -> None:

@@ -24,7 +24,14 @@ from torch import Tensor
 from steerd.errors import SaeFileError
 from steerd.sae.activation_function import JumpReLU, TopK
 from steerd.sae.autoencoder import SparseAutoencoder
-from steerd.sae.config_file import Architecture, SaeConfigFile, architecture_of, config_bytes, read_config
+from steerd.sae.config_file import (
+    IMPORT_HINT,
+    Architecture,
+    SaeConfigFile,
+    architecture_of,
+    config_bytes,
+    read_config,
+)
 from steerd.sae.feature_files import (
     FeatureNote,
     FeatureStatistics,
@@ -47,6 +54,8 @@ NOTES_FILE = "features.jsonl"
 FILES = (CONFIG_FILE, WEIGHTS_FILE, PROVENANCE_FILE, STATISTICS_FILE, NOTES_FILE)
 
 FORMAT_VERSION = 1
+
+_WEIGHTS_SUFFIXES = (".safetensors", ".npz", ".pt", ".pth")
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,7 +201,8 @@ def _files_in(folder: Path) -> dict[str, Path]:
 
 def _required(files: dict[str, Path], name: str, folder: Path) -> Path:
     if name not in files:
-        raise SaeFileError(f"{folder}: {name} is missing; found {sorted(files) or 'an empty folder'}")
+        hint = f"; {IMPORT_HINT}" if any(path.suffix in _WEIGHTS_SUFFIXES for path in files.values()) else ""
+        raise SaeFileError(f"{folder}: {name} is missing; found {sorted(files) or 'an empty folder'}{hint}")
     return files[name]
 
 

@@ -338,6 +338,36 @@ def test_a_missing_file(tmp_path: Path, name: str):
         load_sae(folder)
 
 
+@pytest.mark.parametrize(
+    ("names", "missing"),
+    [
+        (["config.json", "ae.pt"], "cfg.json"),
+        (["params.npz"], "cfg.json"),
+        (["cfg.json", "sae.safetensors"], "sae_weights.safetensors"),
+    ],
+)
+def test_another_tools_folder_is_sent_to_the_importer(tmp_path: Path, names: list[str], missing: str):
+    whole = saved(tmp_path)
+    other = tmp_path / "other"
+    other.mkdir()
+    for name in names:
+        (other / name).write_bytes((whole / "cfg.json").read_bytes() if name == "cfg.json" else b"")
+
+    with pytest.raises(SaeFileError, match=rf"{missing} is missing; found \[.*\]; `sae-train import` turns"):
+        load_sae(other)
+
+
+@pytest.mark.parametrize("flat", [False, True])
+def test_a_form_of_saelens_that_is_not_served_is_sent_to_the_importer(tmp_path: Path, flat: bool):
+    path = saved(tmp_path) / "cfg.json"
+    record = json.loads(path.read_text())
+    metadata = record.pop("metadata") if flat else {}
+    path.write_text(json.dumps(record | metadata | ({} if flat else {"architecture": "gated"})))
+
+    with pytest.raises(SaeFileError, match=r"; `sae-train import` turns other tools' and older files into"):
+        load_sae(path.parent)
+
+
 def test_no_folder(tmp_path: Path):
     (tmp_path / "file").write_text("")
 
