@@ -36,7 +36,7 @@ def harvest(
     tokens: int,
     batch_tokens: int,
     shard_tokens: int,
-    on_tokens: Callable[[int], None],
+    on_tokens: Callable[[int], object],
 ) -> None:
     """Bring the split's leading shards to at least `tokens` kept tokens, with every hook point.
 
@@ -68,7 +68,7 @@ class _Harvest:
     host: HostModel
     batch_tokens: int
     shard_tokens: int
-    on_tokens: Callable[[int], None]
+    on_tokens: Callable[[int], object]
     counted: set[Path] = field(default_factory=set)
 
     def count_what_is_there(self) -> None:

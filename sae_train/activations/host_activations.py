@@ -28,7 +28,7 @@ def host_rows(
     blocks: Sequence[TokenBlock],
     *,
     batch_tokens: int,
-    on_tokens: Callable[[int], None] = lambda _tokens: None,
+    on_tokens: Callable[[int], object] = lambda _tokens: None,
 ) -> Tensor:
     """Return the rows of all blocks in order, [rows, hook_points, d_model] float16 where the host is.
 
@@ -45,7 +45,7 @@ def host_part(
     *,
     batch_tokens: int,
     ranks: Ranks = ALONE,
-    on_tokens: Callable[[int], None] = lambda _tokens: None,
+    on_tokens: Callable[[int], object] = lambda _tokens: None,
 ) -> Tensor:
     """Return this rank's rows, batch after batch, shortest blocks first; shaped as `host_rows`'."""
     batches = list(_rank_batches(blocks, batch_tokens, ranks.rank, ranks.size))

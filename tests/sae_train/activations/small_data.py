@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -52,9 +53,9 @@ def harvested(
     tokens: int = 10**9,
     hook_points: tuple[HookPoint, ...] = HOOK_POINTS,
     split: Split = "train",
-    heard: list[int] | None = None,
+    on_tokens: Callable[[int], object] = lambda _tokens: None,
 ) -> ActivationCache:
-    """The cache of the blocks, gone on with if it is there; `heard` gets what `on_tokens` is told."""
+    """The cache of the blocks, gone on with if it is there."""
     cache = empty_cache(folder)
     harvest(
         cache,
@@ -65,7 +66,7 @@ def harvested(
         tokens=tokens,
         batch_tokens=BATCH_TOKENS,
         shard_tokens=SHARD_TOKENS,
-        on_tokens=(heard if heard is not None else []).append,
+        on_tokens=on_tokens,
     )
     return cache
 

@@ -32,3 +32,15 @@ def test_the_geometric_median_resists_outliers_and_survives_a_data_point_in_its_
 
     assert median.norm() < 0.5
     torch.testing.assert_close(geometric_median(cross[:5]), torch.zeros(2))
+
+
+def test_float16_rows_are_measured_without_overflow() -> None:
+    rows = torch.randn(500, 64, generator=torch.Generator().manual_seed(0)) * 12000
+    assert rows.half().norm(dim=1).isinf().any()
+
+    scale = estimate_scale(rows.half(), outlier_norm=1.1)
+
+    exact = estimate_scale(rows.double().float(), outlier_norm=1.1)
+    assert scale.median_norm == pytest.approx(exact.median_norm, rel=1e-3)
+    assert scale.scale == pytest.approx(exact.scale, rel=1e-3)
+    assert scale.is_inlier(rows.half()).sum() == exact.is_inlier(rows).sum()

@@ -1,0 +1,171 @@
+from __future__ import annotations
+
+import multiprocessing
+import os
+import random
+import signal
+import sys
+from collections.abc import Iterator
+from multiprocessing.context import ForkServerContext
+from multiprocessing.process import BaseProcess
+from multiprocessing.queues import Queue
+from multiprocessing.synchronize import Barrier, Event
+from pathlib import Path
+
+import pytest
+
+from sae_train.activations.claims import claimed
+from sae_train.activations.shard import aside_path, open_shard
+from steerd.host.hook_point import HookPoint
+from steerd.host.host_model import HostModel
+from tests.sae_train.activations.small_data import (
+    HOOK_POINTS,
+    LAST,
+    files_of,
+    harvested,
+    kept_tokens,
+    random_blocks,
+)
+from tests.tiny_hosts import make_tiny_host
+
+BLOCKS = random_blocks(28)
+TOKENS = kept_tokens(BLOCKS)
+
+
+@pytest.fixture(scope="module")
+def context() -> ForkServerContext:
+    """Processes that begin with everything imported: each is forked from one that has no threads."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([__name__])
+    return context
+
+
+@pytest.fixture(scope="module")
+def whole(tiny_host: HostModel, tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+    """The files of a cache that was harvested in one go."""
+    return files_of(harvested(tmp_path_factory.mktemp("whole"), tiny_host, BLOCKS).folder)
+
+
+def number_of_shards(files: dict[str, bytes]) -> int:
+    return sum(name.endswith("shard.json") for name in files)
+
+
+def started(process: BaseProcess) -> BaseProcess:
+    process.start()
+    return process
+
+
+def kill_at_write(number: int) -> None:
+    """Have this process killed when it is about to write, rename or remove its number-th file or folder."""
+    left = number
+
+    def count(event: str, args: tuple[object, ...]) -> None:
+        nonlocal left
+        is_write = event == "open" and "w" in str(args[1])
+        if is_write or event in ("os.mkdir", "os.rename", "os.remove", "os.rmdir"):
+            left -= 1
+            if left < 0:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+    sys.addaudithook(count)
+
+
+def harvest_until_killed(folder: Path, moment: int) -> None:
+    host = make_tiny_host()
+    kill_at_write(moment)
+    harvested(folder, host, BLOCKS, tokens=TOKENS)
+
+
+def moments(latest: int) -> Iterator[int]:
+    generator = random.Random(0)
+    while True:
+        yield generator.randrange(latest)
+
+
+@pytest.mark.parametrize(("earlier_hook_points", "latest_moment"), [((), 25), ((LAST,), 7)])
+def test_a_harvest_killed_at_any_moment_ends_as_an_uninterrupted_one(
+    context: ForkServerContext,
+    tiny_host: HostModel,
+    whole: dict[str, bytes],
+    tmp_path: Path,
+    earlier_hook_points: tuple[HookPoint, ...],
+    latest_moment: int,
+) -> None:
+    if earlier_hook_points:
+        harvested(tmp_path, tiny_host, BLOCKS, hook_points=earlier_hook_points)
+    kills = 0
+    for moment in moments(latest_moment):
+        process = started(context.Process(target=harvest_until_killed, args=(tmp_path, moment)))
+        process.join(60)
+        for path in tmp_path.glob("train-?????/*"):
+            name = str(path.relative_to(tmp_path))
+            assert path.suffix == ".partial" or path.read_bytes() == whole[name], "its name says it is whole"
+        if process.exitcode == 0:
+            break
+        assert process.exitcode == -signal.SIGKILL
+        kills += 1
+
+    assert kills >= 3
+    assert files_of(tmp_path) == whole
+
+
+def harvest_and_tell(folder: Path, begin: Barrier, made: Queue[str], expected: dict[str, bytes]) -> None:
+    host = make_tiny_host()
+
+    def tell(event: str, args: tuple[object, ...]) -> None:
+        if event == "os.rename" and str(args[1])[-5:].isdigit():
+            made.put(str(args[1]))
+
+    sys.addaudithook(tell)
+    begin.wait(60)
+    harvested(folder, host, BLOCKS)
+    assert files_of(folder) == expected, "each returns when all shards are there"
+
+
+def test_two_processes_share_the_shards_of_one_cache(
+    context: ForkServerContext, whole: dict[str, bytes], tmp_path: Path
+) -> None:
+    made: Queue[str] = context.Queue()
+    arguments = (tmp_path / "shared", context.Barrier(2), made, whole)
+
+    processes = [started(context.Process(target=harvest_and_tell, args=arguments)) for _ in range(2)]
+    names = [made.get(timeout=60) for _ in range(number_of_shards(whole))]
+    for process in processes:
+        process.join(60)
+
+    assert [process.exitcode for process in processes] == [0, 0]
+    assert len(set(names)) == number_of_shards(whole)
+    assert made.empty()
+
+
+def hold(folder: Path, holds: Event, never: Event) -> None:
+    with claimed(folder, wait=True):
+        holds.set()
+        never.wait(120)
+
+
+def harvest_and_tell_tokens(folder: Path, heard: Queue[int]) -> None:
+    harvested(folder, make_tiny_host(), BLOCKS, on_tokens=heard.put)
+
+
+def test_a_shard_whose_process_died_is_made_by_the_one_that_waits(
+    context: ForkServerContext, whole: dict[str, bytes], tmp_path: Path
+) -> None:
+    holds, never = context.Event(), context.Event()
+    heard: Queue[int] = context.Queue()
+    shared = tmp_path / "shared"
+    held = shared / "train-00001"
+
+    holder = started(context.Process(target=hold, args=(aside_path(held), holds, never)))
+    assert holds.wait(60)
+    worker = started(context.Process(target=harvest_and_tell_tokens, args=(shared, heard)))
+    done = 0
+    while done < TOKENS - 190:  # all but those of one shard
+        done += heard.get(timeout=60)
+    assert not held.exists()
+    holder.kill()
+    worker.join(60)
+
+    assert worker.exitcode == 0
+    assert files_of(shared) == whole
+    assert open_shard(held).has(HOOK_POINTS[0])
