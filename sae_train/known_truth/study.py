@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -62,14 +63,11 @@ def study(
 ) -> list[Finding]:
     """Train every entrant once with each seed, and score all on the same rows.
 
-    A seed decides both the first weights and the rows of training. Raises ConfigError for bad settings and
-    for fewer samples than a batch.
+    A seed decides both the first weights and the rows of training. Raises ConfigError for what
+    cannot be trained.
     """
-    if preset.samples < preset.batch_size:
-        raise ConfigError(f"samples: must be at least a batch of {preset.batch_size}, found {preset.samples}")
-    for entrant in entrants:
-        check_settings(entrant.settings, preset.d_sae)
-    truth = preset.open(device)
+    _check(preset, entrants, seeds)
+    truth = preset.open(_usable(device))
     findings = []
     for seed in seeds:
         saes = _learnt(preset, truth, entrants, seed, device, on_step)
@@ -80,6 +78,25 @@ def study(
                 Finding(entrant=entrant, seed=seed, samples=preset.samples, sae=sae, scores=scores)
             )
     return findings
+
+
+def _check(preset: Preset, entrants: Sequence[Entrant], seeds: Sequence[int]) -> None:
+    if preset.samples < preset.batch_size:
+        raise ConfigError(f"samples: must be at least a batch of {preset.batch_size}, found {preset.samples}")
+    if not seeds:
+        raise ConfigError("seeds: must be at least 1, found 0")
+    for entrant in entrants:
+        check_settings(entrant.settings, preset.d_sae)
+        if not 0 < entrant.learning_rate < math.inf:
+            raise ConfigError(f"learning_rates: must be above 0, found {entrant.learning_rate:g}")
+
+
+def _usable(device: str) -> str:
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:  # torch has no kind of its own for this
+        raise ConfigError(f"device: {device!r} cannot be used: {str(error).splitlines()[0]}") from error
+    return device
 
 
 def _learnt(
