@@ -1,5 +1,5 @@
 """The command line: `sae-train run CONFIG`, `evaluate FOLDER CONFIG`, `export RUN_DIR`, `import SOURCE`,
-`match FOLDER FOLDER`, `known-truth`, `report RUN_DIR`.
+`match FOLDER FOLDER`, `dedup INPUT`, `known-truth`, `report RUN_DIR`.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from typing import Any
 
 from sae_train import pipeline
 from sae_train.architectures.catalogue import SETTINGS
+from sae_train.corpus.deduplication import GRAM_LENGTH, deduplicate
 from sae_train.evaluation.seed_match import match_folders
 from sae_train.formats.import_sae import AUTO, FORMATS, import_sae
 from sae_train.formats.layout import ImportOptions
@@ -98,6 +99,17 @@ def _known_truth(parsed: argparse.Namespace) -> None:
     )
 
 
+def _dedup(parsed: argparse.Namespace) -> JsonObject:
+    found = deduplicate(
+        parsed.inputs,
+        parsed.output,
+        length=parsed.ngram,
+        against=parsed.against,
+        on_bad_line=parsed.on_bad_line,
+    )
+    return found.as_json()
+
+
 def _report(parsed: argparse.Namespace) -> JsonObject:
     request = Request(
         path=parsed.path,
@@ -134,6 +146,7 @@ def make_parser() -> argparse.ArgumentParser:
     match.add_argument("folder_a", type=Path, metavar="FOLDER")
     match.add_argument("folder_b", type=Path, metavar="FOLDER")
     match.set_defaults(act=_match)
+    _add_dedup(commands.add_parser("dedup", help="leave out documents that share words in a row with others"))
     _add_report(commands.add_parser("report", help="write a page to look at an SAE and its features"))
     _add_known_truth(commands.add_parser("known-truth", help="see how much of a known truth SAEs find"))
     return parser
@@ -150,6 +163,22 @@ def _add_import(parser: argparse.ArgumentParser) -> None:
     add("--k", type=int, help="active features of a TopK, likewise")
     parser.set_defaults(act=_import)
     add("--keep-decoder-norms", action="store_true", help="keep the layout's own activation values")
+
+
+def _add_dedup(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("inputs", nargs="+", metavar="INPUT", help=".jsonl, .jsonl.zst, .txt, .parquet or hf:OWNER/NAME")
+    add("--output", type=Path, metavar="FILE", help=".jsonl or .jsonl.zst to write (default: count only)")
+    add("--ngram", type=int, default=GRAM_LENGTH, metavar="N", help="words in a row (default: %(default)s)")
+    add(
+        "--against",
+        nargs="+",
+        default=(),
+        metavar="FILE",
+        help="drop what is in these too, say held-out files",
+    )
+    add("--on-bad-line", choices=("error", "skip"), default="error", help="(default: %(default)s)")
+    parser.set_defaults(act=_dedup)
 
 
 def _add_known_truth(parser: argparse.ArgumentParser) -> None:

@@ -41,6 +41,13 @@ class ChatDocument:
 Document = TextDocument | ChatDocument
 
 
+def text_of(document: Document) -> str:
+    """Return what is said in a document: its text, or its messages' contents but for system messages."""
+    if isinstance(document, TextDocument):
+        return document.text
+    return "\n".join(message.content for message in document.messages if message.role != "system")
+
+
 def shuffled(documents: Iterable[Document], generator: torch.Generator, window: int) -> Iterator[Document]:
     """Yield all documents in an order drawn from a sliding window of `window` of them."""
     held: list[Document] = []
