@@ -17,7 +17,15 @@ from sae_train.activations.activation_cache import ActivationCache, Split, kept_
 from sae_train.activations.activation_scale import ActivationError
 from sae_train.activations.claims import claimed
 from sae_train.activations.host_activations import host_rows
-from sae_train.activations.shard import CacheError, Shard, add_resid, aside_path, open_shard, write_shard
+from sae_train.activations.shard import (
+    CacheError,
+    Shard,
+    add_resid,
+    aside_path,
+    open_shard,
+    resid_path,
+    write_shard,
+)
 from sae_train.corpus.token_blocks import TokenBlock
 from steerd.host.hook_point import HookPoint
 from steerd.host.host_model import HostModel
@@ -94,7 +102,7 @@ class _Harvest:
 
     def complete(self, path: Path, pool: list[TokenBlock], *, wait: bool) -> None:
         """Make a shard, or what it lacks; leave it, unless told to wait, when another process is at it."""
-        while not (path.exists() and not self.lacking(open_shard(path))):
+        while not path.exists() or self.lacking(path):
             is_new = not path.exists()
             with claimed(aside_path(path) if is_new else path, wait=wait) as is_ours:
                 if is_ours and is_new and path.exists():
@@ -113,13 +121,12 @@ class _Harvest:
     def fill(self, path: Path) -> None:
         for leftover in path.glob("*.partial"):
             leftover.unlink()
-        shard = open_shard(path)
-        if lacking := self.lacking(shard):
-            add_resid(path, self.resid(shard.token_blocks(), lacking))
+        if lacking := self.lacking(path):
+            add_resid(path, self.resid(open_shard(path).token_blocks(), lacking))
             self.counted.add(path)
 
-    def lacking(self, shard: Shard) -> list[HookPoint]:
-        return [hook_point for hook_point in self.hook_points if not shard.has(hook_point)]
+    def lacking(self, path: Path) -> list[HookPoint]:
+        return [point for point in self.hook_points if not resid_path(path, point).exists()]
 
     def resid(self, pool: list[TokenBlock], hook_points: Sequence[HookPoint]) -> dict[HookPoint, Tensor]:
         rows = host_rows(

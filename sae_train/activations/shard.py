@@ -37,7 +37,10 @@ class CacheError(SteerdError):
 
 @dataclass(frozen=True, slots=True)
 class Shard:
-    """One shard, its arrays mapped from disk."""
+    """One shard; its activations stay on disk until they are asked for.
+
+    Nothing is held open: a large cache has more shards than a process may have files.
+    """
 
     folder: Path
     token_ids: NDArray[np.int32]  # [rows]
@@ -54,10 +57,6 @@ class Shard:
     def kept_rows(self) -> int:
         """How many rows are trained on."""
         return int(self.keep.sum())
-
-    def has(self, hook_point: HookPoint) -> bool:
-        """Whether the activations of a hook point are there."""
-        return resid_path(self.folder, hook_point).exists()
 
     def resid(self, hook_point: HookPoint) -> NDArray[np.float16]:
         """Map the activations of a hook point, [rows, d_model]; CacheError when they are not there."""
@@ -150,11 +149,9 @@ def add_resid(folder: Path, resid: Mapping[HookPoint, Tensor]) -> None:
 
 
 def open_shard(folder: Path) -> Shard:
-    """Map a shard's arrays; raises CacheError when a file is missing or sizes disagree."""
+    """Read a shard but for its activations; raises CacheError when a file is missing or sizes disagree."""
     try:
-        arrays = {
-            name: np.load(folder / f"{name}.npy", mmap_mode="r", allow_pickle=False) for name in _ARRAYS
-        }
+        arrays = {name: np.load(folder / f"{name}.npy", allow_pickle=False) for name in _ARRAYS}
         sources = read_json(folder / "shard.json")["sources"]
     except (OSError, ValueError, EOFError, KeyError) as error:
         raise CacheError(f"{folder}: damaged: {error}; delete the folder to harvest it again") from error

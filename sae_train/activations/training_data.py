@@ -5,16 +5,17 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import count
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from sae_train.activations.activation_cache import ActivationCache
+from sae_train.activations.activation_cache import ActivationCache, kept_rows
 from sae_train.activations.harvest import BlockStream, next_pool, skip_shard
 from sae_train.activations.host_activations import host_part, part_places
-from sae_train.activations.shard import CacheError, Shard
+from sae_train.activations.shard import CacheError, Shard, open_shard
 from sae_train.corpus.token_blocks import TokenBlock, take_tokens
 from sae_train.ranks import ALONE, Ranks
 from steerd.host.hook_point import HookPoint
@@ -33,6 +34,17 @@ class LiveBlocks:
     """Tokens of a pool, as of a shard."""
 
 
+class CachedPart(NamedTuple):
+    """A shard, and how many of its kept tokens are the run's."""
+
+    path: Path
+    tokens: int
+
+    def open(self) -> Shard:
+        """Read the shard up to the block that reaches those tokens; CacheError when it is damaged."""
+        return open_shard(self.path).first_tokens(self.tokens)
+
+
 class KeptRows(NamedTuple):
     """The kept rows of some blocks, outliers among them."""
 
@@ -46,7 +58,8 @@ class PoolPart(NamedTuple):
     """A pool of live blocks, and the activations of this rank's part of them."""
 
     blocks: list[TokenBlock]
-    part: Tensor
+    rows: Tensor
+    """As `host_part` gives them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,17 +82,17 @@ class TrainingData:
         """Whether no block passes by live."""
         return self.cached_tokens is None or self.cached_tokens >= self.tokens
 
-    def cached_shards(self) -> list[Shard]:
-        """Open the shards that are used, the last one cut where `tokens` are reached."""
-        wanted = self.tokens if self.cached_tokens is None else min(self.tokens, self.cached_tokens)
-        shards: list[Shard] = []
+    def cached_parts(self) -> list[CachedPart]:
+        """Return the shards that are used, the last one up to where `tokens` are reached."""
+        wanted = self.tokens if self.is_cached else self.cached_tokens or 0
+        parts: list[CachedPart] = []
         kept = 0
-        for shard in self.cache.shards("train", self.hook_points, self.tokens):
+        for path in self.cache.shard_paths("train", self.hook_points):
             if kept >= wanted:
                 break
-            shards.append(shard)
-            kept += shard.kept_rows
-        return shards
+            parts.append(CachedPart(path, tokens=min(kept_rows(path), self.tokens - kept)))
+            kept += parts[-1].tokens
+        return parts
 
     def cached_rows(self, shard: Shard) -> KeptRows:
         """Read the kept rows of a shard."""
@@ -89,28 +102,28 @@ class TrainingData:
         )
         return KeptRows(acts, torch.from_numpy(shard.token_ids[kept]))
 
-    def live_pools(self, shards: list[Shard], first: int) -> Iterator[PoolPart]:
+    def live_pools(self, cached: list[CachedPart], first: int) -> Iterator[PoolPart]:
         """Run the blocks after the cached ones through the host, from the pool of number `first` on."""
-        owed = self.tokens - sum(shard.kept_rows for shard in shards)
+        owed = self.tokens - sum(part.tokens for part in cached)
         if self.live is None or self.is_cached or owed <= 0:
             return
         stream = self.live.blocks()
-        for shard in shards:
-            skip_shard(stream, shard)
+        for part in cached:
+            skip_shard(stream, part.open())
         stream = take_tokens(stream, owed)
         for number in count():
             pool = next_pool(stream, self.live.shard_tokens)
             if not pool:
                 return
             if number >= first:
-                part = host_part(
+                rows = host_part(
                     self.live.host,
                     self.hook_points,
                     pool,
                     batch_tokens=self.live.batch_tokens,
                     ranks=self.ranks,
                 )
-                yield PoolPart(pool, part)
+                yield PoolPart(pool, rows)
 
     def live_rows(self, pool: PoolPart) -> KeptRows:
         """Join the ranks' parts of a pool; every rank calls it for the same pool at the same time."""
@@ -118,7 +131,7 @@ class TrainingData:
         keep = torch.tensor([keep for block in pool.blocks for keep in block.keep])
         token_ids = torch.tensor([token_id for block in pool.blocks for token_id in block.ids])
         places = part_places(pool.blocks, self.live.batch_tokens, self.ranks.size)[keep]
-        joined = torch.cat(self.ranks.gather(pool.part))
+        joined = torch.cat(self.ranks.gather(pool.rows))
         return KeptRows(joined.index_select(0, places.to(joined.device)), token_ids[keep])
 
 
@@ -127,11 +140,11 @@ def sample_rows(data: TrainingData, rows: int, generator: torch.Generator) -> Te
 
     They come from shards spread over the cached part; when nothing is cached, from the first live pools.
     """
-    shards = data.cached_shards()
-    chosen = shards[:: max(1, len(shards) // 8)]
+    cached = data.cached_parts()
+    chosen = cached[:: max(1, len(cached) // 8)]
     share = -(-rows // max(1, len(chosen)))
-    samples = [_picked(data.cached_rows(shard), share, generator) for shard in chosen]
-    if not shards:
+    samples = [_picked(data.cached_rows(part.open()), share, generator) for part in chosen]
+    if not cached:
         owed = rows
         for pool in data.live_pools([], 0):
             samples.append(_picked(data.live_rows(pool), owed, generator))

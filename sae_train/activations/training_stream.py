@@ -51,16 +51,16 @@ class TrainingStream:
                 yield self._chunk(rows), place
 
     def _pieces(self, start: StreamPlace) -> Generator[tuple[KeptRows | PoolPart, StreamPlace], None, None]:
-        shards = self._data.cached_shards()
+        cached = self._data.cached_parts()
         first = start.chunk
         for number in count(start.pass_number):
             generator = derived_generator(self._seed, "pass", number)
-            order = torch.randperm(len(shards), generator=generator).tolist()
+            order = torch.randperm(len(cached), generator=generator).tolist()
             at = first
             for index in order[first:]:
                 at += 1
-                yield self._data.cached_rows(shards[index]), StreamPlace(number, at)
-            for pool in self._data.live_pools(shards, max(0, first - len(shards))):
+                yield self._data.cached_rows(cached[index].open()), StreamPlace(number, at)
+            for pool in self._data.live_pools(cached, max(0, first - len(cached))):
                 at += 1
                 yield pool, StreamPlace(number, at)
             if at == 0:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import resource
 import shutil
 from pathlib import Path
 
@@ -69,6 +70,20 @@ def test_a_cache_of_another_run_is_refused(tmp_path: Path) -> None:
         ActivationCache.open_or_create(tmp_path, {"context": 64, "seed": 0})
     with pytest.raises(CacheError, match=r"seed is 0, this run has None"):
         ActivationCache.open_or_create(tmp_path, {"context": 512})
+
+
+def test_many_open_shards_need_no_open_files(tmp_path: Path) -> None:
+    cache = cache_of_parts(tmp_path)
+    with (tmp_path / "cache.json").open() as file:
+        next_number = file.fileno()
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (next_number + 3, before[1]))
+    try:
+        shards = [shard for _ in range(8) for shard in cache.shards("train", [FIRST])]
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
+
+    assert len(shards) == 24
 
 
 @pytest.mark.parametrize("content", ["", "[]", "{"])
