@@ -129,14 +129,15 @@ def violations(module: str, source: str) -> list[str]:
 def unsafe_loads(module: str, source: str) -> list[str]:
     """Calls that may run what a file says: torch.load but in its one place, numpy.load as it comes."""
     found = []
-    for node in ast.walk(ast.parse(source)):
-        if isinstance(node, ast.Attribute) and ast.unparse(node) == "torch.load":
-            found += [] if within(module, ONLY_IN["torch.load"]) else ["calls torch.load"]
-        if isinstance(node, ast.Call) and ast.unparse(node.func) in ("np.load", "numpy.load"):
-            said = {keyword.arg: ast.unparse(keyword.value) for keyword in node.keywords}
-            found += (
-                [] if said.get("allow_pickle") == "False" else ["calls numpy.load without allow_pickle=False"]
-            )
+    for call in (node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Call)):
+        name = ast.unparse(call.func)
+        said = {keyword.arg: ast.unparse(keyword.value) for keyword in call.keywords}
+        if name == "torch.load" and not within(module, ONLY_IN["torch.load"]):
+            found.append("calls torch.load")
+        if name == "torch.load" and said.get("weights_only") != "True":
+            found.append("calls torch.load without weights_only=True")
+        if name in ("np.load", "numpy.load") and said.get("allow_pickle") != "False":
+            found.append(f"calls {name} without allow_pickle=False")
     return found
 
 
@@ -184,6 +185,7 @@ def test_no_file_is_unpickled() -> None:
 def test_a_planted_unpickling_is_found() -> None:
     assert unsafe_loads("steerd.sae.sae_file", "import torch\nx = torch.load(path, weights_only=True)") != []
     assert unsafe_loads("sae_train.formats.torch_file", "x = torch.load(path, weights_only=True)") == []
+    assert unsafe_loads("sae_train.formats.torch_file", "x = torch.load(path)") != []
     assert unsafe_loads("sae_train.activations.shard", "x = np.load(path)") != []
     assert unsafe_loads("sae_train.activations.shard", "x = np.load(path, allow_pickle=False)") == []
     assert violations("steerd.sae.sae_file", "import pickle") != []

@@ -341,6 +341,16 @@ def test_wrong_tensors(tmp_path: Path, name: str, tensor: torch.Tensor, reason: 
     assert reason in refused(saelens_with({name: tensor})(tmp_path / "source"))
 
 
+@pytest.mark.parametrize("value", [float("nan"), float("-inf")])
+def test_values_that_are_not_finite_in_every_kind_of_file(tmp_path: Path, value: float):
+    bad = torch.full((D_MODEL,), value)
+    npz = gemma_at("gemma-scope-2b-pt-res/layer_1", b_dec=bad.numpy())(tmp_path / "npz")
+    pt = dl_with("AutoEncoder", AUTO_ENCODER | {"bias": bad})(tmp_path / "pt")
+
+    assert f"params.npz: tensor b_dec: expected finite values, found {value}" in refused(npz)
+    assert f"ae.pt: tensor bias: expected finite values, found {value}" in refused(pt)
+
+
 def test_weights_beyond_float32(tmp_path: Path):
     stored = {"b_dec": torch.full((D_MODEL,), 1e300, dtype=torch.float64)}
 
