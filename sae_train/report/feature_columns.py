@@ -10,7 +10,6 @@ from numpy.typing import NDArray
 
 from sae_train.report.script_json import rounded
 from sae_train.report.token_table import TokenTable
-from sae_train.report.visible_text import visible_text
 from steerd.sae.feature_files import FeatureNote, FeatureStatistics
 
 _BINS_A_DECADE = 4
@@ -27,7 +26,7 @@ def feature_columns(
     columns: dict[str, Any] = {"count": features, "label": None, "tokens": None, "promoted": None}
     if notes is not None:
         shown = notes[:features]
-        columns["label"] = [visible_text(note.label) for note in shown]
+        columns["label"] = [note.label for note in shown]
         columns["tokens"] = [table.numbers(note.top_tokens) for note in shown]
         columns["promoted"] = [table.numbers(note.promoted_tokens) for note in shown]
     for name, field in (("density", "density"), ("max", "max_activation"), ("mean", "mean_activation")):

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, StrictUndefined
-from markupsafe import Markup
 
 from sae_train.report.record_rows import Breakdown, MetricRow
 from sae_train.report.run_files import ReportError
@@ -65,15 +64,13 @@ def render(page: Page) -> str:
     )
     environment.filters["visible"] = visible_text
     style, script = _asset("page.css"), "".join(_asset(name) for name in _SCRIPTS)
-    return environment.from_string(
-        _asset("page.html")
-    ).render(
+    return environment.from_string(_asset("page.html")).render(
         page=page,
         policy=_policy(style, script),
-        style=Markup(style),  # our own files, under hashes
-        script=Markup(script),
+        style=style,
+        script=script,
         data={
-            name: Markup(script_json(value))
+            name: script_json(_visible(value))
             for name, value in (
                 ("overview", page.overview),
                 ("columns", {**page.columns, "chunk": DETAILS_A_CHUNK}),
@@ -81,10 +78,22 @@ def render(page: Page) -> str:
             )
         },
         chunks=[
-            Markup(f"[{','.join(page.details[start : start + DETAILS_A_CHUNK])}]")
+            f"[{','.join(page.details[start : start + DETAILS_A_CHUNK])}]"
             for start in range(0, len(page.details), DETAILS_A_CHUNK)
         ],
     )
+
+
+def _visible(value: Any) -> Any:  # Any: JSON values
+    match value:
+        case str():
+            return visible_text(value)
+        case list():
+            return [_visible(item) for item in value]
+        case dict():
+            return {key: _visible(item) for key, item in value.items()}
+        case _:
+            return value
 
 
 def write_whole_file(path: Path, text: str) -> None:

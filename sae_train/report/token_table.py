@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from sae_train.report.visible_text import visible_text
-
 
 class TokenTable:
     """Numbers texts in the order in which they first come."""
@@ -26,5 +24,5 @@ class TokenTable:
         return sorted({self._numbers[text] for text in texts if text in self._numbers})
 
     def texts(self) -> list[str]:
-        """Return the texts by number, as a page shows them."""
-        return [visible_text(text) for text in self._numbers]
+        """Return the texts by number."""
+        return list(self._numbers)
