@@ -63,7 +63,7 @@ def _read(source: Source, options: ImportOptions) -> ForeignSae:
 
 def _hook(config: JsonObject, where: Path) -> str | None:
     """Only the names that its own examples give are certain; `layer` alone does not say which output."""
-    trainer, buffer = config["trainer"], config.get("buffer") or {}
+    trainer, buffer = config["trainer"], field({"buffer": {}} | config, "buffer", dict, str(where))
     direction = buffer.get("io", "out")
     if direction not in ("in", "out"):
         raise SaeFileError(

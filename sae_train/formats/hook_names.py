@@ -27,12 +27,14 @@ _ELSEWHERE: tuple[tuple[str, str], ...] = (
 )
 
 
-def resolve_hook_point(said: str | None, asked: str | None, where: object) -> HookPoint:
+def resolve_hook_point(said: object, asked: str | None, where: object) -> HookPoint:
     """The hook point that a file says or, where it says none that is certain, the one that was asked for.
 
-    Raises SaeFileError where both are known and differ, where neither is, and where the file names a place
-    that steerd has no hook point for.
+    `said` is whatever stands in the file. Raises SaeFileError where both are known and differ, where neither
+    is, and where the file names a place that steerd has no hook point for.
     """
+    if said is not None and not isinstance(said, str):
+        raise SaeFileError(f"{where}: the hook must be a string, found {said!r}")
     wanted = HookPoint.parse(asked) if asked is not None else None
     found = _parse(said, where) if said is not None else None
     if found is not None and wanted is not None and found != wanted:

@@ -48,10 +48,10 @@ class Layout:
                 raise ConfigError(f"--{option.name.replace('_', '-')}: has no meaning for {self.name} files")
 
 
-def model_name(said: str | None, options: ImportOptions, where: object) -> str:
+def model_name(said: object, options: ImportOptions, where: object) -> str:
     """The host's name, the user's before the file's; raises SaeFileError where neither is there."""
     name = options.model or said
-    if not name:
+    if not isinstance(name, str) or not name:
         raise SaeFileError(f"{where}: no file says which model it was trained on; give --model NAME")
     return name
 

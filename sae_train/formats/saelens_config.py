@@ -51,8 +51,8 @@ class SaelensConfig:
     architecture: str
     d_model: int
     d_sae: int
-    model_name: str | None
-    hook_name: str | None
+    model_name: object
+    hook_name: object
     k: int | None
     apply_b_dec_to_input: bool
     rescale_acts_by_decoder_norm: bool
@@ -94,7 +94,9 @@ def read_saelens_config(record: JsonObject, path: Path) -> SaelensConfig:
 
 
 def _is_legacy(record: JsonObject, where: str) -> bool:
-    version = record.get("sae_lens_version") or (record.get("metadata") or {}).get("sae_lens_version")
+    metadata = record.get("metadata")
+    nested = metadata.get("sae_lens_version") if isinstance(metadata, dict) else None
+    version = record.get("sae_lens_version") or nested
     if version is None:
         return True
     major = str(version).partition(".")[0]
@@ -113,7 +115,8 @@ def _modern(record: JsonObject) -> JsonObject:
     cfg.setdefault("activation_fn", "relu")
     cfg.setdefault("reshape_activations", "hook_z" if "hook_z" in hook_name else "none")
     if cfg["activation_fn"] == "topk":
-        cfg["architecture"], cfg["k"] = "topk", (cfg.get("activation_fn_kwargs") or {}).get("k")
+        settings = cfg.get("activation_fn_kwargs")
+        cfg |= {"architecture": "topk", "k": settings.get("k") if isinstance(settings, dict) else None}
     if isinstance(cfg.get("normalize_activations"), bool):
         cfg["normalize_activations"] = "expected_average_only_in" if cfg["normalize_activations"] else "none"
     cfg["metadata"] = {key: value for key, value in cfg.items() if key != "metadata"}
@@ -137,7 +140,7 @@ def _architecture(cfg: JsonObject, where: str) -> str:
 def _refuse_runtime_conventions(cfg: JsonObject, metadata: JsonObject, where: str) -> None:
     norm = cfg.get("normalize_activations") or "none"
     if norm not in _NORMS:
-        reason = _RUN_TIME_NORMS.get(norm, "it is not known")
+        reason = _RUN_TIME_NORMS.get(str(norm), "it is not known")
         raise SaeFileError(
             f"{where}: normalize_activations must be one of {_NORMS}, found {norm!r}: {reason}"
         )

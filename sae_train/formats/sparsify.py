@@ -15,7 +15,7 @@ from sae_train.formats.source import Source
 from sae_train.formats.stored_tensors import check_widths
 from steerd.errors import SaeFileError
 from steerd.sae.activation_function import TopK
-from steerd.sae.json_file import JsonObject, field, positive_field, read_json_object
+from steerd.sae.json_file import JsonObject, field, positive_field
 
 _CONFIG, _WEIGHTS = "cfg.json", "sae.safetensors"
 _TENSORS = ("encoder.weight", "encoder.bias", "W_dec", "b_dec")
@@ -78,9 +78,9 @@ def _hook(source: Source) -> str:
 
 
 def _run_config(source: Source) -> JsonObject:
-    """The run's `config.json`, one folder up, where it is there and readable; it only describes."""
-    path = source.folder.resolve().parent / "config.json"
-    return read_json_object(path) if path.is_file() and not path.is_symlink() else {}
+    """The run's `config.json`, one folder up, where it is there; it only describes."""
+    run = Source(source.folder.resolve().parent)
+    return run.json("config.json") if run.has("config.json") else {}
 
 
 LAYOUT = Layout(
