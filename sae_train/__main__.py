@@ -16,7 +16,7 @@ from sae_train import pipeline
 from sae_train.architectures.catalogue import SETTINGS
 from sae_train.corpus.deduplication import GRAM_LENGTH, deduplicate
 from sae_train.evaluation.seed_match import match_folders
-from sae_train.formats.import_sae import AUTO, FORMATS, import_sae
+from sae_train.formats.import_sae import AUTO, FORMATS, import_sae, summary
 from sae_train.formats.layout import ImportOptions
 from sae_train.known_truth.command import known_truth
 from sae_train.known_truth.presets import PRESETS
@@ -67,7 +67,7 @@ def _numbers(metrics: JsonObject) -> JsonObject:
 
 
 def _import(parsed: argparse.Namespace) -> JsonObject:
-    imported = import_sae(
+    metadata = import_sae(
         parsed.source,
         parsed.output,
         ImportOptions(
@@ -79,7 +79,7 @@ def _import(parsed: argparse.Namespace) -> JsonObject:
         format_name=parsed.format,
         keep_decoder_norms=parsed.keep_decoder_norms,
     )
-    return imported.summary()
+    return summary(metadata)
 
 
 def _match(parsed: argparse.Namespace) -> JsonObject:

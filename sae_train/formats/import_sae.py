@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -38,29 +37,6 @@ AUTO = "auto"
 FORMATS = (AUTO, *(layout.name for layout in LAYOUTS))
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Imported:
-    """An SAE that was written, and what was turned for it."""
-
-    metadata: SaeMetadata
-    folded: Folded
-
-    def summary(self) -> JsonObject:
-        """What a user wants to see of it."""
-        metadata = self.metadata
-        return {
-            "layout": metadata.provenance["imported"]["layout"],
-            "kind": metadata.provenance["imported"]["kind"],
-            "architecture": metadata.architecture,
-            "d_model": metadata.d_model,
-            "d_sae": metadata.d_sae,
-            "model": metadata.model_name,
-            "hook_point": metadata.hook_point,
-            "folded": list(self.folded.steps),
-            "activation_units": self.folded.activation_units,
-        }
-
-
 def import_sae(
     path: Path,
     output: Path,
@@ -68,29 +44,49 @@ def import_sae(
     *,
     format_name: str = AUTO,
     keep_decoder_norms: bool = False,
-) -> Imported:
+) -> SaeMetadata:
     """Read the files at `path`, write the SAE folder `output` whole or not at all, and load it again.
 
-    Raises SaeFileError for files of no layout or of several, and for whatever cannot be turned into the plain
-    form exactly.
+    Returns its metadata as written. Raises SaeFileError for files of no layout or of several, and for
+    whatever cannot be turned into the plain form exactly.
     """
     source = Source(path)
+    if output.resolve() == source.folder.resolve():
+        raise SaeFileError(f"{output}: must be another folder than the one that is imported")
     layout = choose_layout(source, format_name)
     layout.check_options(options)
     foreign = layout.read(source, options)
     _check_orientation(foreign, source, format_name)
     folded = fold(foreign, keep_decoder_norms=keep_decoder_norms)
+    provenance = _provenance(foreign, folded, source)
     metadata = SaeMetadata.describe(
         folded.sae,
         name=output.name,
         model_name=foreign.model_name,
         hook_point=str(foreign.hook_point),
-        provenance=_provenance(foreign, folded, source),
+        provenance=provenance,
     )
     sae = folded.sae.to(dtype=torch.float32)
+    del source, foreign, folded  # several times the weights, in float64
     written = save_sae(output, SaeBundle(sae=sae, metadata=metadata))
     load_sae(output)
-    return Imported(written, folded)
+    return written
+
+
+def summary(metadata: SaeMetadata) -> JsonObject:
+    """What a user wants to see of an import."""
+    imported = metadata.provenance["imported"]
+    return {
+        "layout": imported["layout"],
+        "kind": imported["kind"],
+        "architecture": metadata.architecture,
+        "d_model": metadata.d_model,
+        "d_sae": metadata.d_sae,
+        "model": metadata.model_name,
+        "hook_point": metadata.hook_point,
+        "folded": imported["folded"],
+        "activation_units": metadata.provenance["activation_units"],
+    }
 
 
 def choose_layout(source: Source, format_name: str = AUTO) -> Layout:

@@ -65,13 +65,13 @@ def test_an_import_gives_the_layouts_activations(tmp_path: Path, write: Callable
 def test_decoder_rows_have_norm_1_unless_a_topk_needs_them(tmp_path: Path, write: Callable[[Path], Written]):
     written, x = write(tmp_path / "source"), rows()
 
-    imported = import_sae(written.path, tmp_path / "out", ImportOptions(**written.told))
+    written_as = import_sae(written.path, tmp_path / "out", ImportOptions(**written.told))
 
     sae, (acts, recon) = load_sae(tmp_path / "out").sae, written.forward(x)
     found, norms = sae.encode(x.float()), sae.W_dec.norm(dim=1)
     assert_close(sae.decode(found), recon)
     assert torch.equal(found > 0, acts > 0)
-    if isinstance(sae.activation, TopK) and "kept" in " ".join(imported.folded.steps):
+    if isinstance(sae.activation, TopK) and "kept" in written_as.provenance["activation_units"]:
         assert norms.max() > 1.5
     else:
         torch.testing.assert_close(norms, torch.ones_like(norms))
@@ -121,6 +121,16 @@ def test_an_imported_folder_is_not_imported_again(tmp_path: Path):
 
     with pytest.raises(SaeFileError, match=r"holds steerd\.json: it is an SAE folder that steerd loads"):
         import_sae(tmp_path / "out", tmp_path / "again", ImportOptions())
+
+
+def test_the_source_is_not_written_over(tmp_path: Path):
+    path = saelens_files.saelens_standard(tmp_path / "source").path
+    before = (path / "cfg.json").read_bytes()
+
+    with pytest.raises(SaeFileError, match="source: must be another folder than the one that is imported"):
+        import_sae(path / "cfg.json", tmp_path / "x" / ".." / "source", ImportOptions())
+
+    assert (path / "cfg.json").read_bytes() == before
 
 
 def test_a_refused_import_leaves_no_folder(tmp_path: Path):
