@@ -19,6 +19,7 @@ from sae_train.config import (
     SaeConfig,
     TrainingConfig,
 )
+from sae_train.corpus.source import check_source
 from sae_train.toml_tables import check_bounds, read_table
 from steerd.errors import ConfigError
 from steerd.host.hook_point import HookPoint
@@ -126,8 +127,7 @@ def _check(config: Config) -> None:
     if not config.data.sources:
         raise ConfigError("data.sources: at least one source is needed, found none")
     for index, source in enumerate(config.data.sources):
-        if not source.share > 0:
-            raise ConfigError(f"data.sources[{index}].share: must be above 0, found {source.share}")
+        check_source(source, f"data.sources[{index}].")
     cached = config.data.cached_tokens
     needed = min(config.evaluation.statistics_tokens, config.data.tokens)
     if cached is not None and cached < needed:

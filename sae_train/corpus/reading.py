@@ -8,7 +8,7 @@ from pathlib import Path
 from sae_train.corpus.counts import CorpusCounts
 from sae_train.corpus.documents import CorpusError, Document, TextDocument
 from sae_train.corpus.records import Record, parse_line, parse_record
-from sae_train.corpus.source import HUB_PREFIX, SourceConfig
+from sae_train.corpus.source import HUB_PREFIX, SUFFIXES, SourceConfig
 from sae_train.corpus.tables import hub_rows, parquet_rows
 from sae_train.corpus.text_files import open_text
 
@@ -68,7 +68,7 @@ def _records(source: SourceConfig) -> Iterator[tuple[str, bytes | Record]]:
     elif source.path.endswith((".jsonl", ".jsonl.zst")):
         yield from _lines(Path(source.path))
     else:
-        raise CorpusError(f"{source.path}: the name must end in .jsonl, .jsonl.zst, .txt or .parquet")
+        raise CorpusError(f"{source.path}: the name must end in one of {', '.join(SUFFIXES)}")
 
 
 def _lines(path: Path) -> Iterator[tuple[str, bytes]]:
