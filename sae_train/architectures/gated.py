@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from sae_train.architectures.served_form import folded
-from sae_train.architectures.sparse_code import decode, encode_where
+from sae_train.architectures.sparse_code import decode, encode_above
 from sae_train.architectures.step_numbers import activity, squared_error, unweighted_error, warmed_up
 from sae_train.architectures.trainable_sae import SaeStep, TrainingBatch
 from sae_train.architectures.unit_decoder import UnitDecoderSae
@@ -56,7 +56,7 @@ class GatedSae(UnitDecoderSae):
     def forward(self, batch: TrainingBatch) -> SaeStep:
         """Return the loss on a batch."""
         centred = (batch.x - self.b_dec).detach()
-        gate, entries = encode_where(self, centred, lambda gate: gate > 0)
+        gate, entries = encode_above(self, centred, 0.0)
         products = gate - entries.spread(self.b_enc)  # (x - b_dec) @ W_enc
         magnitude = products * entries.spread(torch.exp(self.r_mag)) + entries.spread(self.b_mag)
         gate_acts = torch.relu(gate)

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from sae_train.architectures.largest_entries import largest_of_batch
 from sae_train.architectures.pre_acts import pre_act_blocks
 from sae_train.architectures.served_form import exact_pre_acts, plain_form
-from sae_train.architectures.sparse_code import decode, encode_where
+from sae_train.architectures.sparse_code import decode, encode_above
 from sae_train.architectures.step_numbers import activity, squared_error, unweighted_error, warmed_up
 from sae_train.architectures.trainable_sae import SaeStep, TrainingBatch
 from sae_train.architectures.unit_decoder import UnitDecoderSae
@@ -73,7 +73,7 @@ class JumpReLUSae(UnitDecoderSae):
             self._start(centred, batch)
         bandwidth = self.settings.bandwidth
         lowest = self.threshold.detach() - bandwidth / 2
-        pre_acts, entries = encode_where(self, centred, lambda pre_acts: pre_acts > lowest)
+        pre_acts, entries = encode_above(self, centred, lowest)
         threshold = entries.spread(self.threshold)
         with torch.no_grad():
             is_active = (pre_acts > threshold).to(pre_acts.dtype)

@@ -6,10 +6,11 @@ import math
 from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from sae_train.architectures.pre_acts import entries_of_blocks
+from sae_train.architectures.pre_acts import at_least_float32, entries_of_blocks, indices_above
 from sae_train.ranks import Ranks
 
 # Entries above this share of the last batch's smallest chosen one are looked at first.
@@ -27,23 +28,32 @@ class Largest(NamedTuple):
     """Scalar: the smallest entry chosen from the whole batch, 0 when none was."""
 
 
-def largest_of_rows(pre_acts: Tensor, k: int) -> Tensor:
+def largest_of_rows(block: Tensor, k: int) -> Tensor:
     """Return flat indices of each row's k largest entries, row after row: [rows * k].
 
     On a CPU in two stages. The k groups with the largest maxima hold the k largest entries: any entry outside
     is at most its group's maximum, and so at most each of the k maxima.
     """
-    num_rows, d_sae = pre_acts.shape
-    group = _group_size(d_sae, k) if pre_acts.device.type == "cpu" else 1
-    if group == 1:
-        return _flat(torch.topk(pre_acts, k, dim=1, sorted=False).indices, d_sae)
-    num_groups = d_sae // group  # group g is the features g, g + num_groups, g + 2 * num_groups, ...
-    maxima = pre_acts.view(num_rows, group, num_groups).amax(dim=1)  # [rows, num_groups]
-    groups = torch.topk(maxima, k, dim=1, sorted=False).indices
+    num_rows, d_sae = block.shape
+    num_groups = d_sae // _group_size(d_sae, k)  # group g is the features g, g + num_groups, ...
+    if block.device.type != "cpu" or num_groups == d_sae:
+        return _flat(torch.topk(block, k, dim=1, sorted=False).indices, d_sae)
+    entries = at_least_float32(block)
+    groups = _places_of_largest(entries.view(num_rows, -1, num_groups).amax(dim=1), k)  # [rows, k]
     members = torch.arange(0, d_sae, num_groups).unsqueeze(1)  # [group, 1]
-    candidates = (groups.unsqueeze(1) + members).view(num_rows, group * k)
-    chosen = torch.topk(pre_acts.gather(1, candidates), k, dim=1, sorted=False).indices
-    return _flat(candidates.gather(1, chosen), d_sae)
+    candidates = (groups.unsqueeze(1) + members).view(num_rows, -1)
+    places = _places_of_largest(entries.gather(1, candidates), k)
+    return _flat(candidates.gather(1, places), d_sae)
+
+
+def _places_of_largest(entries: Tensor, k: int) -> Tensor:
+    """The columns of each row's k largest, in no order: [rows, k]."""
+    num_rows, width = entries.shape
+    smallest = np.partition(entries.numpy(), width - k, axis=1)[:, width - k : width - k + 1]
+    found = np.flatnonzero(entries.numpy() >= smallest)
+    if len(found) == num_rows * k:  # else there are equal ones
+        return torch.from_numpy(found).view(num_rows, k) % width
+    return torch.topk(entries, k, dim=1, sorted=False).indices
 
 
 def largest_of_batch(
@@ -56,9 +66,9 @@ def largest_of_batch(
     on the border, the first rows' are taken.
     """
     start = last_smallest * _MARGIN
-    indices, values = entries_of_blocks(blocks(), lambda block: _above(block, start))
+    indices, values = entries_of_blocks(blocks(), lambda block: indices_above(block, start))
     if start > 0 and int(ranks.sum(torch.tensor(len(indices), device=indices.device))) < count:
-        indices, values = entries_of_blocks(blocks(), lambda block: _above(block, 0.0))
+        indices, values = entries_of_blocks(blocks(), lambda block: indices_above(block, 0.0))
     parts = ranks.gather(values)
     everyone = torch.cat(parts)
     if len(everyone) <= count:
@@ -69,10 +79,6 @@ def largest_of_batch(
     equal = values == border
     chosen = (values > border) | (equal & (equal.cumsum(0) <= allowed))
     return Largest(indices[chosen], values[chosen], border)
-
-
-def _above(block: Tensor, bound: Tensor | float) -> Tensor:
-    return (block.view(-1) > bound).nonzero().squeeze(1)
 
 
 def _flat(features: Tensor, d_sae: int) -> Tensor:

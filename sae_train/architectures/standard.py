@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from sae_train.architectures.served_form import exact_pre_acts, plain_form
-from sae_train.architectures.sparse_code import decode, encode_where
+from sae_train.architectures.sparse_code import decode, encode_above
 from sae_train.architectures.step_numbers import activity, squared_error, unweighted_error, warmed_up
 from sae_train.architectures.trainable_sae import SaeStep, TrainableSae, TrainingBatch
 from steerd.sae.activation_function import ReLU
@@ -53,7 +53,7 @@ class StandardSae(TrainableSae):
     def forward(self, batch: TrainingBatch) -> SaeStep:
         """Return the loss on a batch."""
         centred = (batch.x - self.b_dec).detach()
-        pre_acts, entries = encode_where(self, centred, lambda pre_acts: pre_acts > 0)
+        pre_acts, entries = encode_above(self, centred, 0.0)
         acts = torch.relu(pre_acts)
         error = batch.x - self.b_dec - decode(acts, self.W_dec, entries)
         weighted = entries.sum_by_feature(acts) * torch.linalg.vector_norm(self.W_dec, dim=1)  # [d_sae]
