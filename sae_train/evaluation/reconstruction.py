@@ -24,7 +24,7 @@ from sae_train.evaluation.feature_density import (
 from sae_train.evaluation.row_moments import RowMoments
 from steerd.sae.autoencoder import SparseAutoencoder
 
-_ACTS_AT_ONCE = 2**25  # numbers: 128 MiB in float32
+_ACTS_AT_ONCE = 2**24  # numbers: 64 MiB in float32
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
