@@ -3,6 +3,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import random
+import resource
 import signal
 import sys
 from collections.abc import Iterator
@@ -75,10 +76,24 @@ def harvest_until_killed(folder: Path, moment: int) -> None:
     harvested(folder, host, BLOCKS, tokens=TOKENS)
 
 
+def harvest_until_a_file_is_too_large(folder: Path, size: int) -> None:
+    host = make_tiny_host()
+    signal.signal(signal.SIGXFSZ, signal.SIG_DFL)  # Python ignores it, so that a write raises
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
+    harvested(folder, host, BLOCKS, tokens=TOKENS)
+
+
 def moments(latest: int) -> Iterator[int]:
     generator = random.Random(0)
     while True:
         yield generator.randrange(latest)
+
+
+def check_that_names_tell_what_is_whole(folder: Path, whole: dict[str, bytes]) -> None:
+    for path in folder.glob("train-?????/*"):
+        name = str(path.relative_to(folder))
+        assert path.suffix == ".partial" or path.read_bytes() == whole[name], name
 
 
 @pytest.mark.parametrize(("earlier_hook_points", "latest_moment"), [((), 25), ((LAST,), 7)])
@@ -96,15 +111,35 @@ def test_a_harvest_killed_at_any_moment_ends_as_an_uninterrupted_one(
     for moment in moments(latest_moment):
         process = started(context.Process(target=harvest_until_killed, args=(tmp_path, moment)))
         process.join(60)
-        for path in tmp_path.glob("train-?????/*"):
-            name = str(path.relative_to(tmp_path))
-            assert path.suffix == ".partial" or path.read_bytes() == whole[name], "its name says it is whole"
+        check_that_names_tell_what_is_whole(tmp_path, whole)
         if process.exitcode == 0:
             break
         assert process.exitcode == -signal.SIGKILL
         kills += 1
 
     assert kills >= 3
+    assert files_of(tmp_path) == whole
+
+
+@pytest.mark.parametrize(("earlier_hook_points", "size"), [((), 50), ((), 500), ((), 5000), ((LAST,), 5000)])
+def test_a_harvest_killed_within_a_file_ends_as_an_uninterrupted_one(
+    context: ForkServerContext,
+    tiny_host: HostModel,
+    whole: dict[str, bytes],
+    tmp_path: Path,
+    earlier_hook_points: tuple[HookPoint, ...],
+    size: int,
+) -> None:
+    if earlier_hook_points:
+        harvested(tmp_path, tiny_host, BLOCKS, hook_points=earlier_hook_points)
+
+    process = started(context.Process(target=harvest_until_a_file_is_too_large, args=(tmp_path, size)))
+    process.join(60)
+
+    assert process.exitcode == -signal.SIGXFSZ
+    assert any(path.is_file() and path.stat().st_size == size for path in tmp_path.rglob("*"))
+    check_that_names_tell_what_is_whole(tmp_path, whole)
+    harvested(tmp_path, tiny_host, BLOCKS)
     assert files_of(tmp_path) == whole
 
 
