@@ -89,7 +89,7 @@ def _messages(value: Any, column: str, where: str) -> tuple[ChatMessage, ...]:  
 
 
 def _message(turn: Any, place: str, where: str) -> ChatMessage:  # Any: as in Record
-    if not isinstance(turn, Mapping):
+    if not isinstance(turn, dict):
         raise CorpusError(f"{where}: {place} must be an object with role and content, or from and value")
     if "role" in turn or "from" not in turn:
         role = _string(turn.get("role"), f"{place}.role", where)

@@ -27,23 +27,20 @@ def open_text(path: Path) -> Iterator[BinaryIO]:
     """
     try:
         with path.open("rb") as raw:
-            yield io.BufferedReader(_UnpackedFrames(raw)) if path.name.endswith(".zst") else raw
+            yield io.BufferedReader(_UnpackedFrames(raw, path)) if path.name.endswith(".zst") else raw
     except OSError as error:
         raise CorpusError(f"{path}: cannot be read: {error.strerror or error}") from error
-    except zstandard.ZstdError as error:
-        raise CorpusError(f"{path}: damaged zstandard data: {error}") from error
-    except EOFError as error:
-        raise CorpusError(f"{path}: zstandard data that was cut off: its last frame has no end") from error
 
 
 class _UnpackedFrames(io.RawIOBase):
-    """The contents of all frames one after the other; raises EOFError when the last one is not whole.
+    """The contents of all frames one after the other; raises CorpusError when the last one is not whole.
 
     zstandard's own reader takes a cut-off file for a short one.
     """
 
-    def __init__(self, packed: BinaryIO) -> None:
+    def __init__(self, packed: BinaryIO, path: Path) -> None:
         self._packed = packed
+        self._path = path
         self._frame: zstandard.ZstdDecompressionObj | None = None
         self._unread = b""  # packed bytes behind the end of a frame
         self._ready = memoryview(b"")
@@ -58,7 +55,7 @@ class _UnpackedFrames(io.RawIOBase):
             packed = self._unread or self._packed.read(_CHUNK_BYTES)
             if not packed:
                 if self._frame is not None:
-                    raise EOFError
+                    raise CorpusError(f"{self._path}: cut off: its last zstandard frame has no end")
                 return 0
             self._unpack(packed)
         target = memoryview(buffer).cast("B")
@@ -69,6 +66,9 @@ class _UnpackedFrames(io.RawIOBase):
 
     def _unpack(self, packed: bytes) -> None:
         frame = self._frame or zstandard.ZstdDecompressor().decompressobj()
-        self._ready = memoryview(frame.decompress(packed))
+        try:
+            self._ready = memoryview(frame.decompress(packed))
+        except zstandard.ZstdError as error:
+            raise CorpusError(f"{self._path}: damaged zstandard data: {error}") from error
         self._unread = frame.unused_data if frame.eof else b""
         self._frame = None if frame.eof else frame

@@ -49,6 +49,15 @@ def test_the_same_settings_give_the_same_blocks_and_another_seed_others(tmp_path
     assert blocks_of(sources)[0] != blocks_of(sources, seed=1)[0]
 
 
+def test_each_source_is_shuffled_by_itself(tmp_path: Path) -> None:
+    chats = write_corpus(tmp_path)[0]
+
+    blocks, _ = blocks_of([chats, chats])
+
+    first, second = blocks[::2], blocks[1::2]  # equal shares of nearly equal blocks: they take turns
+    assert [block.ids for block in first[:20]] != [block.ids for block in second[:20]]
+
+
 def test_training_and_held_out_blocks_share_no_document_and_leave_none_out(tmp_path: Path) -> None:
     sources = write_corpus(tmp_path)
 

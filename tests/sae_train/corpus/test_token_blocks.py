@@ -6,8 +6,9 @@ import pytest
 from transformers import PreTrainedTokenizerFast
 
 from sae_train.corpus.counts import CorpusCounts
-from sae_train.corpus.documents import ChatDocument, CorpusError, Document, TextDocument
+from sae_train.corpus.documents import ChatDocument, CorpusError, Document, TextDocument, text_of
 from sae_train.corpus.token_blocks import TokenBlock, cut_blocks, fast_blocks, mixed_blocks, take_tokens
+from steerd.host.host_model import HostModel
 from steerd.host.text import ChatMessage
 from tests.sae_train.corpus.tokenizers import LONG_WORD, word_tokenizer
 from tests.tiny_hosts import byte_tokenizer
@@ -85,6 +86,23 @@ def test_block_joins_documents_of_one_source_and_cuts(
         assert counts.of(source).leftover_tokens == len(joined) % 64
         assert counts.of(source).tokens == len(given) // 64 * 63
     assert {len(block.ids) for block in blocks} == {64}
+
+
+@pytest.mark.real_host
+def test_the_default_host_gets_the_ids_that_its_tokenizer_gives_alone(real_host: HostModel) -> None:
+    tokenizer = real_host.tokenizer
+    assert isinstance(tokenizer, PreTrainedTokenizerFast)
+    chats, texts = (random_documents(seed=3, chats=side) for side in (True, False))
+
+    blocks = list(fast_blocks(chats, tokenizer, context=200))
+    joined = [id for b in cut_blocks(texts, tokenizer, context=8, document_tokens=10**6) for id in b.ids]
+
+    assert [b.ids for b in blocks] == [
+        chat_ids(chat, tokenizer)[:200] for chat in chats if isinstance(chat, ChatDocument)
+    ]
+    counted = [len(tokenizer(text_of(document))["input_ids"]) for document in texts]
+    by_source = [sum(n + 1 for n in counted[first::3] if n) for first in range(3)]
+    assert len(joined) == sum(total - total % 8 for total in by_source)
 
 
 def test_block_counts_truncated_and_empty_documents() -> None:
