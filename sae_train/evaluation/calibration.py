@@ -104,7 +104,7 @@ def _at_rank(counts: Tensor, rank: int) -> tuple[int, int]:
 def _every_other_span(rows: Rows, parity: int) -> Iterator[Tensor]:
     start = 0
     for batch in rows():
-        places = torch.arange(start, start + len(batch))
+        places = torch.arange(start, start + len(batch), device=batch.device)
         start += len(batch)
         yield batch[(places // _SPAN) % 2 == parity]
 

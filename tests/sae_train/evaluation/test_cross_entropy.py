@@ -46,7 +46,8 @@ def log_probs(
         logits = host.model(input_ids=torch.tensor([block.ids])).logits[0]
     if handle is not None:
         handle.remove()
-    return logits.double().log_softmax(dim=-1)
+    found: torch.Tensor = logits.double().log_softmax(dim=-1)
+    return found
 
 
 def expected(host: HostModel, sae: SparseAutoencoder) -> CrossEntropy:

@@ -12,7 +12,8 @@ from sae_train.evaluation.feature_geometry import decoder_neighbours, match_feat
 
 def random_directions(count: int, *, seed: int = 0, d_model: int = 12) -> Tensor:
     directions = torch.randn(count, d_model, generator=torch.Generator().manual_seed(seed))
-    return directions / directions.norm(dim=1, keepdim=True)
+    unit: Tensor = directions / directions.norm(dim=1, keepdim=True)
+    return unit
 
 
 def test_each_feature_looks_for_its_nearest_other() -> None:

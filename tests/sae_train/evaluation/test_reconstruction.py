@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from sae_train.activations.held_out import HeldOutRows
+from sae_train.evaluation import reconstruction as reconstruction_module
 from sae_train.evaluation.reconstruction import Reconstruction, reconstruction
 from sae_train.evaluation.row_moments import row_moments
 from steerd.sae.autoencoder import SparseAutoencoder
@@ -113,6 +114,30 @@ def test_no_number_depends_on_how_the_rows_are_cut(size: int) -> None:
     )
     assert whole.pop("density") == parts.pop("density")
     assert whole == pytest.approx(parts, rel=1e-6)
+
+
+def test_wide_saes_are_measured_a_few_rows_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = rows_of(torch.randn(300, 8, generator=torch.Generator().manual_seed(3)))
+    sae = random_sae(8, 64)
+    whole = measure(sae, [rows])
+    monkeypatch.setattr(reconstruction_module, "_ACTS_AT_ONCE", 5 * 64)
+
+    parts = measure(sae, [rows])
+
+    assert reconstruction_module.rows_at_once(sae) == 5
+    assert parts.density == whole.density
+    assert (parts.mse, parts.l0_mean) == pytest.approx((whole.mse, whole.l0_mean), rel=1e-6)
+
+
+def test_densities_are_counted_on_the_first_tokens(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reconstruction_module, "DENSITY_TOKENS", 100)
+    rows = rows_of(torch.randn(300, 8, generator=torch.Generator().manual_seed(3)))
+    sae = random_sae(8, 64)
+
+    found = measure(sae, cut(rows, 64)).density
+
+    first = measure(sae, [rows_of(rows.resid[:100])]).density
+    assert (found, found.tokens) == (first, 100)
 
 
 def test_agrees_with_the_plain_formulas_in_float64() -> None:
