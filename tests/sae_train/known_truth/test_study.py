@@ -20,6 +20,7 @@ from sae_train.known_truth.table import findings_table
 from sae_train.known_truth.toy_superposition import ToySettings
 from sae_train.known_truth.truth import SAMPLE_BATCHES, training_rows
 from steerd.errors import ConfigError
+from steerd.sae.autoencoder import SparseAutoencoder
 
 TOY = Preset(
     truth=ToySettings(num_features=24, d_model=16, probability=0.06),
@@ -95,6 +96,21 @@ def test_thresholds_come_from_rows_that_were_not_trained_on() -> None:
     assert seen == 3 * 256
     assert float((sae.encode(sample) > 0).sum() / len(sample)) == pytest.approx(2)
     assert next(stream).shape == (256, 16)  # whole batches of the stream were taken, no more
+
+
+def test_the_unit_of_the_rows_does_not_matter() -> None:
+    def learnt(unit: float) -> SparseAutoencoder:
+        stream = training_rows(TOY.open(), batch_size=256, seed=0)
+        rows = [unit * next(stream) for _ in range(14)]
+        candidate = Candidate(settings=BatchTopKSettings(k=2), d_sae=24, learning_rate=1e-2, seed=0)
+        training = TrainingConfig(tokens=10 * 256, batch_size=256)
+        (sae,) = learn([candidate], rows[4:], sample=torch.cat(rows[:4]), training=training)
+        return sae
+
+    small, large = learnt(1.0), learnt(64.0)  # a power of two: the same digits
+
+    torch.testing.assert_close(small.W_dec, large.W_dec)
+    torch.testing.assert_close(64 * small.b_dec, large.b_dec)
 
 
 def test_a_table_has_a_line_for_each_kind_and_rate() -> None:
