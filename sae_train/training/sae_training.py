@@ -112,7 +112,8 @@ class SaeTraining:
             if parameter.grad is not None:
                 parameter.grad = self._ranks.sum(parameter.grad)
         self.sae.constrain_gradient()
-        return torch.nn.utils.clip_grad_norm_(self.sae.parameters(), self._training.gradient_clip)
+        largest = self._training.gradient_clip / self.sae.d_model  # the losses are means over d_model
+        return torch.nn.utils.clip_grad_norm_(self.sae.parameters(), largest)
 
     def _numbers(self, step: SaeStep, gradient_norm: Tensor) -> StepNumbers:
         own = torch.stack([step.loss.detach(), step.mse, step.l0, *step.parts.values()])
