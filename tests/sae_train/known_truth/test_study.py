@@ -15,6 +15,7 @@ from sae_train.architectures.catalogue import SETTINGS
 from sae_train.config import TrainingConfig
 from sae_train.known_truth.learning import Candidate, learn
 from sae_train.known_truth.presets import PRESETS, Preset
+from sae_train.known_truth.recovery import absolute_cosines
 from sae_train.known_truth.study import Entrant, study
 from sae_train.known_truth.table import findings_table
 from sae_train.known_truth.toy_superposition import ToySettings
@@ -73,6 +74,12 @@ def test_who_else_takes_part_changes_nothing() -> None:
 
     assert (together.seed, together.entrant.architecture) == (3, "batch_topk")
     assert together.scores == alone.scores
+
+
+def test_each_seed_begins_elsewhere() -> None:
+    first, second = study(replace(TOY, samples=256), [entrant("topk")], seeds=[0, 1])
+
+    assert absolute_cosines(first.sae.W_dec, second.sae.W_dec).diagonal().mean() < 0.5
 
 
 def test_thresholds_come_from_rows_that_were_not_trained_on() -> None:
