@@ -1,8 +1,8 @@
 """A whole run, text to SAE: tokens a second and peak memory, next to SAELens's runner.
 
 Same host, hook point, texts, context, batch sizes, buffer, width and k. Counted from the loaded host to the
-last step: host forwards, cache or buffer, SAE steps. Both join the texts and cut them into blocks. Peak memory
-is that of a second run of ours, of a full-size buffer, on the same activations.
+last step: host forwards, cache or buffer, SAE steps. Both join the texts and cut them into blocks. Peak
+memory is that of a second run of ours, of a full-size buffer, on the same activations.
 """
 
 from __future__ import annotations
@@ -84,10 +84,8 @@ def ours(spec: dict[str, Any], folder: Path) -> Timed:
     _, status, usage = os.wait4(process.pid, 0)
     if status != 0:
         raise RuntimeError(f"sae-train run ended with status {os.waitstatus_to_exitcode(status)}")
-    records = [
-        json.loads(line)
-        for line in (folder / f"run-{spec['buffer_rows']}" / "log.jsonl").read_text().splitlines()
-    ]
+    log = folder / f"run-{spec['buffer_rows']}" / "log.jsonl"
+    records = [json.loads(line) for line in log.read_text().splitlines()]
     held_out = next(r for r in records if r["event"] == "harvest" and r["split"] == "held_out")
     last = [record for record in records if record["event"] == "step"][-1]
     return Timed(last["time"] - held_out["time"], last["tokens"], usage.ru_maxrss * 1024)
