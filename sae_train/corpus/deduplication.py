@@ -84,9 +84,7 @@ def deduplicate(
         raise ConfigError(f"ngram: must be at least 1, found {length}")
     result = Deduplication()
     counts = CorpusCounts()
-    other = GramIndex(length)
-    for group in _groups(_documents(against, on_bad_line, counts)):
-        other.add(group)
+    other = index_documents(_documents(against, on_bad_line, counts), length)
     kept = _kept(_documents(inputs, on_bad_line, counts), GramIndex(length), other, result)
     if output is None:
         deque(kept, maxlen=0)
@@ -96,8 +94,16 @@ def deduplicate(
     return result
 
 
+def index_documents(documents: Iterable[Document], length: int = GRAM_LENGTH) -> GramIndex:
+    """Return the index of all grams of some documents, say the held-out ones."""
+    index = GramIndex(length)
+    for group in _groups(documents):
+        index.add(group)
+    return index
+
+
 def count_overlaps(documents: Iterable[Document], index: GramIndex) -> int:
-    """Count the documents that share a gram with those of an index, say training ones with held-out ones."""
+    """Count the documents that share a gram with an index, say training documents with held-out ones."""
     return sum(int(index.overlaps(group).sum()) for group in _groups(documents))
 
 

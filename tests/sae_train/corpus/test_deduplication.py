@@ -11,7 +11,7 @@ import zstandard
 from sae_train.__main__ import main
 from sae_train.corpus import deduplication
 from sae_train.corpus.counts import CorpusCounts
-from sae_train.corpus.deduplication import count_overlaps, deduplicate
+from sae_train.corpus.deduplication import count_overlaps, deduplicate, index_documents
 from sae_train.corpus.document_files import write_documents
 from sae_train.corpus.documents import CorpusError, Document, TextDocument
 from sae_train.corpus.gram_index import GramIndex
@@ -93,8 +93,7 @@ def test_what_is_in_other_files_is_dropped_and_counted_apart(tmp_path: Path) -> 
     assert read(tmp_path / "c.jsonl") == expected
     assert found.as_json()["against"] == len(training) - len(allowed) > 0
     assert found.as_json()["copies"] == len(allowed) - len(expected) > 0
-    index = GramIndex(3)
-    index.add(held_out)
+    index = index_documents(held_out, 3)
     assert count_overlaps(training, index) == len(training) - len(allowed)
     assert count_overlaps(read(tmp_path / "c.jsonl"), index) == 0
 
