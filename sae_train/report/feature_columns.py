@@ -49,6 +49,15 @@ def density_histogram(statistics: FeatureStatistics) -> dict[str, Any]:  # Any: 
     }
 
 
+def maximum_histogram(statistics: FeatureStatistics) -> dict[str, Any]:  # Any: JSON values
+    """Count features that are ever active by log10 of their largest activation, in tenths of a decade."""
+    maxima = statistics.max_activation[statistics.max_activation > 0].double().numpy()
+    logs = 10 * np.log10(maxima if len(maxima) else np.ones(1))
+    lowest, highest = math.floor(logs.min()), math.floor(logs.max()) + 1
+    counts, edges = np.histogram(logs[: len(maxima)], bins=np.arange(lowest, highest + 1))
+    return {"edges": [rounded(edge / 10) for edge in edges.tolist()], "counts": counts.tolist()}
+
+
 def nearest_histogram(nearest: NDArray[np.float32]) -> dict[str, Any]:  # Any: JSON values
     """Count features by the cosine [features] of the nearest other direction."""
     lowest = min(0.0, math.floor(10 * float(nearest.min())) / 10) if len(nearest) else 0.0

@@ -41,22 +41,25 @@ class FeatureDetails:
 LEVELS = ((10, 8), (8, 6), (7, 5), (6, 4), (5, 3), (4, 2), (3, 2), (3, 0), (2, 0), (1, 0), (0, 0))
 
 
-@dataclass(frozen=True, slots=True)
 class EncodedDetails:
-    """All features' pages as JSON objects."""
+    """All features' pages as JSON, with as many contexts as there is room for."""
 
-    objects: list[str]
-    contexts: tuple[int, int]
-    """How many strongest and sampled contexts each holds at most."""
+    def __init__(self, details: Iterable[FeatureDetails], table: TokenTable) -> None:
+        """Encode everything once; the table gets every text."""
+        self._features = [_encode(one, table) for one in details]
+        self.contexts = LEVELS[0]
+        """How many strongest and sampled contexts each feature shows at most."""
 
+    def fit(self, max_bytes: int) -> None:
+        """Leave out contexts until the objects take at most `max_bytes` together; at least none is left."""
+        for level in LEVELS:
+            self.contexts = level
+            if sum(feature.size(*level) for feature in self._features) <= max_bytes:
+                return
 
-def encode_details(details: Iterable[FeatureDetails], table: TokenTable, max_bytes: int) -> EncodedDetails:
-    """Return the details as JSON with as many contexts as fit into `max_bytes`, at least none."""
-    encoded = [_encode(one, table) for one in details]
-    for top, sampled in LEVELS:
-        if sum(one.size(top, sampled) for one in encoded) <= max_bytes:
-            break
-    return EncodedDetails([one.text(top, sampled) for one in encoded], (top, sampled))
+    def objects(self) -> list[str]:
+        """Return one JSON object a feature."""
+        return [feature.text(*self.contexts) for feature in self._features]
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,8 +71,9 @@ class _Encoded:
     sampled: list[str]
 
     def size(self, top: int, sampled: int) -> int:
-        parts = [self.head, *self.top[:top], *_spread(self.sampled, sampled)]
-        return sum(len(part.encode()) + 1 for part in parts) + 24
+        """Bytes of the text and a separator; it is all ASCII."""
+        parts = [*self.top[:top], *_spread(self.sampled, sampled)]
+        return len(self.head) + sum(map(len, parts)) + len(parts) + len(',"top":[],"sampled":[]},')
 
     def text(self, top: int, sampled: int) -> str:
         chosen = ",".join(_spread(self.sampled, sampled))

@@ -50,7 +50,7 @@ _FEATURES = {
     "features_ultra_rare_below": Words("Ultra-rare means below"),
     "features_dense": Words("Dense features", "Active on more than 10 % of these tokens."),
     **{
-        f"density_log10_p{p}": Words(f"log10 of density, {p.lstrip('0')}th percentile of features")
+        f"density_log10_p{p}": Words(f"log10 of density, {int(p)} % quantile")
         for p in ("05", "25", "50", "75", "95")
     },
     "density_log10_bin_edges": Words("Histogram of densities: edges"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -11,8 +12,13 @@ from sae_train.features.feature_evidence import Evidence
 from sae_train.features.nearest_features import NearestFeatures, nearest_features
 from sae_train.features.token_texts import TokenTexts
 from sae_train.report.described_features import describe_features
-from sae_train.report.feature_columns import density_histogram, feature_columns, nearest_histogram
-from sae_train.report.feature_details import LEVELS, EncodedDetails, encode_details
+from sae_train.report.feature_columns import (
+    density_histogram,
+    feature_columns,
+    maximum_histogram,
+    nearest_histogram,
+)
+from sae_train.report.feature_details import LEVELS, EncodedDetails
 from sae_train.report.frontier import frontier
 from sae_train.report.metric_words import (
     CROSS_ENTROPY_RECOVERED,
@@ -21,7 +27,7 @@ from sae_train.report.metric_words import (
     VARIANCE_EXPLAINED,
     words_for,
 )
-from sae_train.report.page import Figure, Page, render
+from sae_train.report.page import DETAILS_A_CHUNK, Figure, Page, render
 from sae_train.report.record_rows import breakdowns, metric_notes, metric_rows, path_rows
 from sae_train.report.run_files import ReportError
 from sae_train.report.script_json import rounded
@@ -35,6 +41,8 @@ NEIGHBOURS = 8
 MAX_BYTES = 25_000_000
 """Bound on a page, so that a browser opens it at once; contexts are left out to stay below it."""
 
+_REMARK_BYTES = 2_000  # for the remark on what was left out
+_CHUNK_BYTES = 100  # for the element around a chunk of details
 _FIGURES = {
     L0: "active features a token",
     VARIANCE_EXPLAINED: "of held-out activations",
@@ -68,28 +76,22 @@ def page_of(known: Known) -> str:
     bundle, features = known.bundle, known.features
     columns = feature_columns(features, bundle.statistics, bundle.notes, table)
     nearest = nearest_features(bundle.sae.W_dec, count=NEIGHBOURS, features=features)
-    described = list(describe_features(bundle, nearest, known.host, known.evidence))
-    spare = MAX_BYTES
-    for _ in LEVELS:
-        details = encode_details(described, table, spare)
-        html = render(_page(known, nearest, columns, table, details))
-        excess = len(html.encode()) - MAX_BYTES
-        if excess <= 0:
-            return html
-        spare -= excess + 1
+    details = EncodedDetails(describe_features(bundle, nearest, known.host, known.evidence), table)
+    page = _page(known, nearest, columns, table)
+    spare = _REMARK_BYTES + _CHUNK_BYTES * (features // DETAILS_A_CHUNK + 1)
+    details.fit(MAX_BYTES - len(render(page).encode()) - spare)
+    remarks = [*page.remarks, *_cut_remarks(known, details)]
+    html = render(dataclasses.replace(page, remarks=remarks, details=details.objects()))
+    if len(html.encode()) <= MAX_BYTES:
+        return html
     raise ReportError(
         f"{bundle.metadata.name}: a page of {features} features is larger than {MAX_BYTES} bytes; "
         f"list fewer with --features"
     )
 
 
-def _page(
-    known: Known,
-    nearest: NearestFeatures,
-    columns: dict[str, Any],
-    table: TokenTable,
-    details: EncodedDetails,
-) -> Page:
+def _page(known: Known, nearest: NearestFeatures, columns: dict[str, Any], table: TokenTable) -> Page:
+    """The page before its features' details."""
     metadata, statistics = known.bundle.metadata, known.bundle.statistics
     provenance = metadata.provenance
     metrics = _object(provenance.get("metrics"))
@@ -101,13 +103,14 @@ def _page(
         ],
         "frontier": [asdict(point) for point in frontier((metadata.name, provenance), known.others)],
         "densities": density_histogram(statistics) if statistics is not None else None,
-        "neighbours": nearest_histogram(nearest.cosines[:, 0].numpy()) if nearest.cosines.numel() else None,
+        "maxima": maximum_histogram(statistics) if statistics is not None else None,
+        "nearest": nearest_histogram(nearest.cosines[:, 0].numpy()) if nearest.cosines.numel() else None,
     }
     return Page(
         title=metadata.name,
         facts=_facts(known),
         figures=_figures(provenance),
-        remarks=[*known.remarks, *_cut_remarks(known, details)],
+        remarks=known.remarks,
         metrics=metric_rows(metrics),
         metric_notes=metric_notes(metrics),
         breakdowns=breakdowns(_with_token_texts(metrics, known.host)),
@@ -115,7 +118,7 @@ def _page(
         overview=overview,
         columns={**columns, "rows": known.evidence.rows if known.evidence is not None else None},
         tokens={"texts": table.texts(), "special": table.known(_special_tokens(known.host))},
-        details=details.objects,
+        details=(),
     )
 
 

@@ -149,7 +149,7 @@ class FeatureTable {
     for (const column of this.columns) {
       const text = column.show ? column.show(feature) : labelOf(feature);
       const cell = html("span", { className: `cell ${column.key}${column.number ? " number" : ""}`, textContent: text });
-      if (column.key === "label") { cell.title = text; cell.dir = "auto"; }
+      if (column.key === "label") cell.title = text;
       row.append(cell);
     }
     return row;
@@ -274,7 +274,7 @@ function tokenList(title, entries, hint) {
 function tokenChip(text) {
   const chip = html("bdi", { className: "chip" });
   const word = text.trimStart();
-  if (word.length < text.length || !text) chip.append(html("span", { className: "space", textContent: "␣".repeat(text.length - word.length) || "·" }));
+  if (word.length < text.length || !text) chip.append(html("span", { className: "space", textContent: "␣".repeat(text.length - word.length) || "∅" }));
   chip.append(word);
   return chip;
 }
@@ -324,20 +324,28 @@ function contextList(feature, contexts, figures) {
   return list;
 }
 
+// Tokens that are parts of a character have no text of their own; what is active there shows at the character.
 function contextText([ids, active, peak], high) {
   const text = html("p", { className: "text", dir: "auto" });
   const values = new Map();
   for (let i = 0; i < active.length; i += 2) values.set(active[i], active[i + 1]);
+  let parts = [], marked = false;
   ids.forEach((id, place) => {
-    const value = values.get(place);
-    if (value === undefined && place !== peak) {
-      if (quiet.has(id)) text.append(html("span", { className: "quiet", textContent: tokens[id] }));
-      else text.append(place ? tokens[id] : tokens[id].trimStart());
-      return;
-    }
-    const token = html("span", { className: place === peak ? "token peak-token" : "token", textContent: tokens[id] || "·", title: trimmed(value || 0) });
-    token.style.setProperty("--heat", String(Math.min(1, (value || 0) / high).toFixed(3)));
-    text.append(token);
+    if (values.has(place)) parts.push(values.get(place));
+    marked ||= place === peak;
+    if (!tokens[id]) return;
+    if (parts.length || marked) text.append(activeToken(tokens[id], parts, marked, high));
+    else if (quiet.has(id)) text.append(html("span", { className: "quiet", textContent: tokens[id] }));
+    else text.append(place ? tokens[id] : tokens[id].trimStart());
+    parts = [];
+    marked = false;
   });
   return text;
+}
+
+function activeToken(text, values, marked, high) {
+  const title = values.map(figure).join(" · ") || "0";
+  const token = html("span", { className: marked ? "token peak-token" : "token", textContent: text, title });
+  token.style.setProperty("--heat", Math.min(1, Math.max(0, ...values) / high).toFixed(3));
+  return token;
 }

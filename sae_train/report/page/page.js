@@ -1,6 +1,7 @@
 // Which part of the page is shown follows the address: #overview, #features, #feature/123.
 
 const overview = read("data-overview");
+const sum = (counts) => counts.reduce((a, b) => a + b, 0);
 const narrow = window.matchMedia("(max-width: 900px)");
 const title = document.title;
 
@@ -17,11 +18,11 @@ function drawOverview() {
     const points = overview.frontier.filter((p) => p[key] !== null).map((p) => ({ ...p, x: p.l0, y: p[key] }));
     return points.length > 1 ? scatterChart({ title: name, points, groups, yLabel: name.toLowerCase() }) : null;
   });
-  put("frontier", frontier.filter(Boolean));
-  document.querySelector("#frontier .legend").append(...groups.map((group, i) => html("span", {}, html("i", { className: `swatch group-${i % 6}` }), group)));
-  const atLarge = [overview.neighbours && neighbourChart(overview.neighbours)];
-  if (overview.densities) atLarge.unshift(densityChart(overview.densities));
-  put("features-at-large", atLarge.filter(Boolean));
+  const drawn = frontier.filter(Boolean);
+  if (drawn.length) drawn.push(html("ul", { className: "legend" }, ...groups.map((group, i) => html("li", {}, html("i", { className: `swatch group-${i % 6}` }), html("bdi", { textContent: group })))));
+  put("frontier", drawn);
+  const histograms = [[densityChart, overview.densities], [maximumChart, overview.maxima], [nearestChart, overview.nearest]];
+  put("at-large", histograms.filter(([, data]) => data).map(([draw, data]) => draw(data)));
 }
 
 function densityChart({ edges, counts, dead }) {
@@ -29,16 +30,27 @@ function densityChart({ edges, counts, dead }) {
   const share = (log) => `${trimmed(10 ** (log + 2))} %`;
   const words = dead ? `, ${dead.toLocaleString("en")} never active left out` : "";
   return barChart({
-    title: `Features by density${words}`, note: `Histogram of ${counts.reduce((a, b) => a + b, 0)} features by log10 of density${words}`,
+    title: `By density${words}`, note: `Histogram of ${sum(counts)} features by log10 of density${words}`,
     edges, counts, xLabel: "share of tokens (log)", xTicks: decades, showX: share,
     showBin: (i) => `${share(edges[i])} to ${share(edges[i + 1])}: ${counts[i].toLocaleString("en")} features`,
   });
 }
 
-function neighbourChart({ edges, counts }) {
+function maximumChart({ edges, counts }) {
+  const value = (log) => trimmed(10 ** log);
+  const [low, high] = [edges[0], edges[edges.length - 1]];
+  const ticks = [1, 2, 5].flatMap((m) => [-2, -1, 0, 1, 2, 3, 4, 5].map((power) => Math.log10(m * 10 ** power)));
   return barChart({
-    title: "Features by nearest cosine", note: `Histogram of ${counts.reduce((a, b) => a + b, 0)} features by cosine with the nearest other decoder direction`,
-    edges, counts, xLabel: "cosine", xTicks: niceTicks(edges[0], 1, 4), showX: trimmed,
+    title: "By largest activation", note: `Histogram of ${sum(counts)} features by log10 of the largest activation`,
+    edges, counts, xLabel: "largest activation (log)", xTicks: ticks.filter((t) => t >= low && t <= high), showX: value,
+    showBin: (i) => `${value(edges[i])} to ${value(edges[i + 1])}: ${counts[i].toLocaleString("en")} features`,
+  });
+}
+
+function nearestChart({ edges, counts }) {
+  return barChart({
+    title: "By cosine with the nearest direction", note: `Histogram of ${sum(counts)} features by cosine with the nearest other decoder direction`,
+    edges, counts, xLabel: "cosine of decoder rows", xTicks: niceTicks(edges[0], 1, 4), showX: trimmed,
     showBin: (i) => `${trimmed(edges[i])} to ${trimmed(edges[i + 1])}: ${counts[i].toLocaleString("en")} features`,
   });
 }

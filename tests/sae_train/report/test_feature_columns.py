@@ -3,7 +3,12 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from sae_train.report.feature_columns import density_histogram, feature_columns, nearest_histogram
+from sae_train.report.feature_columns import (
+    density_histogram,
+    feature_columns,
+    maximum_histogram,
+    nearest_histogram,
+)
 from sae_train.report.token_table import TokenTable
 from steerd.sae.feature_files import FeatureNote, FeatureStatistics
 
@@ -53,6 +58,15 @@ def test_densities_are_counted_by_their_logarithm() -> None:
 
 def test_all_dead_features_are_no_histogram_but_no_error() -> None:
     assert sum(density_histogram(statistics_with([0.0, 0.0]))["counts"]) == 0
+
+
+def test_largest_activations_are_counted_by_their_logarithm() -> None:
+    histogram = maximum_histogram(statistics_with([0.0, 0.02, 0.01, 1.0]))  # maxima of 0, 2, 1 and 100
+
+    assert histogram["edges"][0] == 0
+    assert histogram["edges"][-1] == 2.1
+    assert [i for i, count in enumerate(histogram["counts"]) if count] == [0, 3, 20]
+    assert sum(maximum_histogram(statistics_with([0.0]))["counts"]) == 0
 
 
 def test_nearest_cosines_are_all_counted() -> None:

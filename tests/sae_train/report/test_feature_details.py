@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from sae_train.report.feature_details import LEVELS, FeatureDetails, PageContext, encode_details
+from sae_train.report.feature_details import LEVELS, EncodedDetails, FeatureDetails, PageContext
 from sae_train.report.token_table import TokenTable
 
 
@@ -24,12 +24,18 @@ def details_of(feature: int) -> FeatureDetails:
     )
 
 
+def fitted(features: int, max_bytes: int) -> EncodedDetails:
+    encoded = EncodedDetails(map(details_of, range(features)), TokenTable())
+    encoded.fit(max_bytes)
+    return encoded
+
+
 def test_details_say_what_was_given() -> None:
     table = TokenTable()
 
-    encoded = encode_details([details_of(0)], table, 10**6)
+    encoded = EncodedDetails([details_of(0)], table)
 
-    (found,) = map(json.loads, encoded.objects)
+    (found,) = map(json.loads, encoded.objects())
     texts = table.texts()
     assert encoded.contexts == LEVELS[0]
     assert found["histogram"] == [5, 0, 1]
@@ -43,31 +49,31 @@ def test_details_say_what_was_given() -> None:
 
 
 def test_a_feature_of_which_nothing_is_known_is_empty() -> None:
-    (text,) = encode_details([FeatureDetails()], TokenTable(), 10**6).objects
+    (text,) = EncodedDetails([FeatureDetails()], TokenTable()).objects()
 
     assert all(value == [] for value in json.loads(text).values())
 
 
 @pytest.mark.parametrize("bound", [20_000, 12_000, 6_000, 3_000])
 def test_contexts_are_left_out_until_all_fits(bound: int) -> None:
-    encoded = encode_details(map(details_of, range(20)), TokenTable(), bound)
+    encoded = fitted(20, bound)
 
     top, sampled = encoded.contexts
-    assert sum(len(text.encode()) for text in encoded.objects) <= bound
-    for text in encoded.objects:
+    assert sum(len(text.encode()) + 1 for text in encoded.objects()) <= bound
+    for text in encoded.objects():
         found = json.loads(text)
         assert (len(found["top"]), len(found["sampled"])) == (top, sampled)
         assert found["neighbours"]
 
 
 def test_fewer_samples_still_span_the_range() -> None:
-    encoded = encode_details([details_of(0)], TokenTable(), 420)
+    encoded = fitted(1, 420)
 
     _, sampled = encoded.contexts
-    values = [context[1][1] for context in json.loads(encoded.objects[0])["sampled"]]
+    values = [context[1][1] for context in json.loads(encoded.objects()[0])["sampled"]]
     assert 0 < sampled < 8
     assert values[0] < 4 < values[-1]
 
 
 def test_nothing_is_left_to_leave_out() -> None:
-    assert encode_details([details_of(0)], TokenTable(), 1).contexts == (0, 0)
+    assert fitted(1, 1).contexts == (0, 0)

@@ -81,7 +81,7 @@ def test_the_overview_has_curves_and_the_frontier(parts: PageParts) -> None:
         ("two", 4.5, False),
     ]
     assert sum(overview["densities"]["counts"]) == 32
-    assert sum(overview["neighbours"]["counts"]) == 33
+    assert sum(overview["nearest"]["counts"]) == 33
 
 
 def test_special_tokens_are_named_and_marked(parts: PageParts) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from sae_train.report.feature_details import FeatureDetails, PageContext, encode_details
+from sae_train.report.feature_details import EncodedDetails, FeatureDetails, PageContext
 from sae_train.report.metric_words import words_for
 from sae_train.report.page import DETAILS_A_CHUNK, Figure, Page, render, write_whole_file
 from sae_train.report.record_rows import Breakdown, MetricRow
@@ -38,7 +38,7 @@ def page_of(words: tuple[str, ...], features: int = FEATURES) -> Page:
         overview={"curves": [], "frontier": [{"name": word} for word in words], "densities": None},
         columns={"count": features, "label": list(words)},
         tokens={"texts": table.texts(), "special": []},
-        details=encode_details([details] * features, table, 10**7).objects,
+        details=EncodedDetails([details] * features, table).objects(),
     )
 
 
