@@ -43,6 +43,8 @@ cache = "{work}/{arm}-activations"
 tokens = {tokens}
 held_out_tokens = {held_out}
 context = {context}
+document_tokens = 8192
+shard_tokens = 32768
 [[data.sources]]
 path = "{source}"
 mode = "{mode}"
