@@ -14,12 +14,14 @@ from multiprocessing.synchronize import Barrier, Event
 from pathlib import Path
 
 import pytest
+import torch
 
 from sae_train.activations.claims import claimed
 from sae_train.activations.shard import aside_path
 from steerd.host.hook_point import HookPoint
 from steerd.host.host_model import HostModel
 from tests.sae_train.activations.small_data import (
+    HOOK_POINTS,
     LAST,
     files_of,
     harvested,
@@ -41,9 +43,28 @@ def context() -> ForkServerContext:
 
 
 @pytest.fixture(scope="module")
-def whole(tiny_host: HostModel, tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+def whole(context: ForkServerContext, tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
     """The files of a cache that was harvested in one go."""
-    return files_of(harvested(tmp_path_factory.mktemp("whole"), tiny_host, BLOCKS).folder)
+    folder = tmp_path_factory.mktemp("whole")
+    harvested_apart(context, folder, HOOK_POINTS)
+    return files_of(folder)
+
+
+def single_threaded_host() -> HostModel:
+    """The host of each process here: with as many threads as cores they would wait for each other."""
+    torch.set_num_threads(1)
+    return make_tiny_host()
+
+
+def harvest_all(folder: Path, hook_points: tuple[HookPoint, ...]) -> None:
+    harvested(folder, single_threaded_host(), BLOCKS, hook_points=hook_points)
+
+
+def harvested_apart(context: ForkServerContext, folder: Path, hook_points: tuple[HookPoint, ...]) -> None:
+    """Harvest to the end in a process of its own."""
+    process = started(context.Process(target=harvest_all, args=(folder, hook_points)))
+    process.join(120)
+    assert process.exitcode == 0
 
 
 def number_of_shards(files: dict[str, bytes]) -> int:
@@ -71,13 +92,13 @@ def kill_at_write(number: int) -> None:
 
 
 def harvest_until_killed(folder: Path, moment: int) -> None:
-    host = make_tiny_host()
+    host = single_threaded_host()
     kill_at_write(moment)
     harvested(folder, host, BLOCKS, tokens=TOKENS)
 
 
 def harvest_until_a_file_is_too_large(folder: Path, size: int) -> None:
-    host = make_tiny_host()
+    host = single_threaded_host()
     signal.signal(signal.SIGXFSZ, signal.SIG_DFL)  # Python ignores it, so that a write raises
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
@@ -99,18 +120,17 @@ def check_that_names_tell_what_is_whole(folder: Path, whole: dict[str, bytes]) -
 @pytest.mark.parametrize(("earlier_hook_points", "latest_moment"), [((), 25), ((LAST,), 7)])
 def test_a_harvest_killed_at_any_moment_ends_as_an_uninterrupted_one(
     context: ForkServerContext,
-    tiny_host: HostModel,
     whole: dict[str, bytes],
     tmp_path: Path,
     earlier_hook_points: tuple[HookPoint, ...],
     latest_moment: int,
 ) -> None:
     if earlier_hook_points:
-        harvested(tmp_path, tiny_host, BLOCKS, hook_points=earlier_hook_points)
+        harvested_apart(context, tmp_path, earlier_hook_points)
     kills = 0
     for moment in moments(latest_moment):
         process = started(context.Process(target=harvest_until_killed, args=(tmp_path, moment)))
-        process.join(60)
+        process.join(120)
         check_that_names_tell_what_is_whole(tmp_path, whole)
         if process.exitcode == 0:
             break
@@ -124,34 +144,33 @@ def test_a_harvest_killed_at_any_moment_ends_as_an_uninterrupted_one(
 @pytest.mark.parametrize(("earlier_hook_points", "size"), [((), 50), ((), 500), ((), 5000), ((LAST,), 5000)])
 def test_a_harvest_killed_within_a_file_ends_as_an_uninterrupted_one(
     context: ForkServerContext,
-    tiny_host: HostModel,
     whole: dict[str, bytes],
     tmp_path: Path,
     earlier_hook_points: tuple[HookPoint, ...],
     size: int,
 ) -> None:
     if earlier_hook_points:
-        harvested(tmp_path, tiny_host, BLOCKS, hook_points=earlier_hook_points)
+        harvested_apart(context, tmp_path, earlier_hook_points)
 
     process = started(context.Process(target=harvest_until_a_file_is_too_large, args=(tmp_path, size)))
-    process.join(60)
+    process.join(120)
 
     assert process.exitcode == -signal.SIGXFSZ
     assert any(path.is_file() and path.stat().st_size == size for path in tmp_path.rglob("*"))
     check_that_names_tell_what_is_whole(tmp_path, whole)
-    harvested(tmp_path, tiny_host, BLOCKS)
+    harvested_apart(context, tmp_path, HOOK_POINTS)
     assert files_of(tmp_path) == whole
 
 
 def harvest_and_tell(folder: Path, begin: Barrier, made: Queue[str], expected: dict[str, bytes]) -> None:
-    host = make_tiny_host()
+    host = single_threaded_host()
 
     def tell(event: str, args: tuple[object, ...]) -> None:
         if event == "os.rename" and str(args[1])[-5:].isdigit():
             made.put(str(args[1]))
 
     sys.addaudithook(tell)
-    begin.wait(60)
+    begin.wait(120)
     harvested(folder, host, BLOCKS)
     assert files_of(folder) == expected, "each returns when all shards are there"
 
@@ -163,9 +182,9 @@ def test_two_processes_share_the_shards_of_one_cache(
     arguments = (tmp_path / "shared", context.Barrier(2), made, whole)
 
     processes = [started(context.Process(target=harvest_and_tell, args=arguments)) for _ in range(2)]
-    names = [made.get(timeout=60) for _ in range(number_of_shards(whole))]
+    names = [made.get(timeout=120) for _ in range(number_of_shards(whole))]
     for process in processes:
-        process.join(60)
+        process.join(120)
 
     assert [process.exitcode for process in processes] == [0, 0]
     assert len(set(names)) == number_of_shards(whole)
@@ -179,7 +198,7 @@ def hold(folder: Path, holds: Event, never: Event) -> None:
 
 
 def harvest_and_tell_tokens(folder: Path, heard: Queue[int]) -> None:
-    harvested(folder, make_tiny_host(), BLOCKS, on_tokens=heard.put)
+    harvested(folder, single_threaded_host(), BLOCKS, on_tokens=heard.put)
 
 
 def test_a_shard_whose_process_died_is_made_by_the_one_that_waits(
@@ -191,14 +210,14 @@ def test_a_shard_whose_process_died_is_made_by_the_one_that_waits(
     held = shared / "train-00001"
 
     holder = started(context.Process(target=hold, args=(aside_path(held), holds, never)))
-    assert holds.wait(60)
+    assert holds.wait(120)
     worker = started(context.Process(target=harvest_and_tell_tokens, args=(shared, heard)))
     done = 0
     while done < TOKENS - 190:  # all but those of one shard
-        done += heard.get(timeout=60)
+        done += heard.get(timeout=120)
     assert not held.exists()
     holder.kill()
-    worker.join(60)
+    worker.join(120)
 
     assert worker.exitcode == 0
     assert files_of(shared) == whole
