@@ -82,12 +82,15 @@ class Trainer:
         stage = log.stage("train", training.num_steps * training.batch_size)
         stage.found(self._step * training.batch_size)
         earlier, started = self.seconds, time.monotonic()
-        while not self.is_finished:
-            numbers = self.train_step(self._buffer.next_batch())
-            self.seconds = earlier + time.monotonic() - started
-            first = numbers[0]
-            stage.advance(training.batch_size, mse=first.mse, l0=first.l0, dead=first.dead_share)
-            self._after_step(numbers, log)
+        try:
+            while not self.is_finished:
+                numbers = self.train_step(self._buffer.next_batch())
+                self.seconds = earlier + time.monotonic() - started
+                first = numbers[0]
+                stage.advance(training.batch_size, mse=first.mse, l0=first.l0, dead=first.dead_share)
+                self._after_step(numbers, log)
+        finally:
+            self._buffer.close()  # a prefetching thread would go on using the host
 
     def trained(self) -> list[TrainedSae]:
         """Return every SAE as it stands."""
