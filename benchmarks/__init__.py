@@ -2,6 +2,7 @@
 
 - `engine_overhead`: what serving, steering and watching cost next to plain transformers
 - `steering_effect`: whether steering by a feature does what the feature's label says
+- `sae_step`: what a training step of an SAE costs, next to other libraries
 
 What they are made of:
 
@@ -12,6 +13,7 @@ What they are made of:
 - `steerd_system`: steerd's engine in the benchmark's process
 - `many_wishes`: the steering and watching that it is put under
 - `serving_process`: a `steerd serve` process: its start, its memory under load
+- `step_systems`: ours and another library's trainer, taking steps when asked; `sae_step_peer` is the other's
 - `effect_features`: the rule by which steering_effect picks features and their controls
 - `effect_measures`: writes steered texts, and reads them unsteered
 
