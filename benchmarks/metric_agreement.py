@@ -2,8 +2,9 @@
 
 All measure the same SAE folder on the same token blocks of the same host, each by its own code from the ids
 on. Rows are measured with each block's first token left out; for the losses every row is replaced, because
-the peers' zero ablation replaces every row. Figures that a peer defines otherwise are computed by its
-definition from our rows, and marked.
+the peers' zero ablation replaces every row. Blocks with an outlier (an attention sink) further on are passed
+over: the peers cannot leave a row out by its norm, and one alone would make up all of the error. Figures that
+a peer defines otherwise are computed by its definition from our rows, and marked.
 """
 
 from __future__ import annotations
@@ -38,6 +39,8 @@ from steerd.sae.sae_file import load_sae
 NAME = "metric_agreement"
 TOLERANCE = 1e-4
 """Largest relative difference: all sides sum tens of thousands of float32 numbers in orders of their own."""
+
+OUTLIER_NORM = 10  # times the median norm
 
 _ROOT = Path(__file__).parent.parent
 _PACKAGE = "benchmarks.metric_peers"
@@ -145,14 +148,21 @@ def compare(report: Report, peer: str, ours: Record, theirs: dict[str, float], n
     report.at_most(f"{peer.lower()}_largest_relative_difference", largest, TOLERANCE)
 
 
+def ordinary_blocks(host: HostModel, hook_point: HookPoint, blocks: list[list[int]]) -> list[list[int]]:
+    """The blocks that have no outlier but perhaps their first row, as many as the peers can batch."""
+    norms = torch.stack([_rows(host, hook_point, ids).norm(dim=1) for ids in blocks])  # [blocks, context - 1]
+    is_ordinary = norms.max(dim=1).values <= OUTLIER_NORM * norms.median()
+    chosen = [ids for ids, fits in zip(blocks, is_ordinary.tolist(), strict=True) if fits]
+    return chosen[: len(chosen) - len(chosen) % PROMPTS_AT_ONCE]
+
+
 def token_ids(host: HostModel, options: argparse.Namespace) -> list[list[int]]:
     """Blocks of one length from the texts, begun by a special token that occurs nowhere else."""
     first_id, length = _first_id(host), options.context - 1
     text = "\n\n".join(path.read_text(encoding="utf-8") for path in options.text)
     ids = [token_id for token_id in encode_prompt(host.tokenizer, text) if token_id != first_id]
     blocks = min(len(ids) // length, 8 if options.quick else options.blocks)
-    blocks -= blocks % PROMPTS_AT_ONCE
-    if not blocks:
+    if blocks < PROMPTS_AT_ONCE:
         raise SystemExit(f"the text has {len(ids)} tokens; at least {PROMPTS_AT_ONCE * length} are needed")
     return [[first_id, *ids[i * length : (i + 1) * length]] for i in range(blocks)]
 
@@ -176,6 +186,11 @@ def _ask(python: str | None, script: str, job: Job) -> dict[str, float] | None:
 def _has(python: str, package: str) -> bool:
     code = f"import importlib.util, sys; sys.exit(importlib.util.find_spec('{package}') is None)"
     return subprocess.run([python, "-c", code], check=False).returncode == 0
+
+
+def _rows(host: HostModel, hook_point: HookPoint, ids: list[int]) -> Tensor:
+    """A block's activations but for its first token's, [context - 1, d_model] float32."""
+    return host.activations(torch.tensor([ids]), None, [hook_point])[hook_point][0, 1:].float()
 
 
 def _saebench_variance_explained(subject: Subject) -> float:
@@ -203,7 +218,7 @@ def _subject(options: argparse.Namespace) -> Subject:
         layer_module=next(name for name, module in loaded.model.named_modules() if module is layer),
         layer=hook_point.layer,
         d_sae=bundle.sae.d_sae,
-        token_ids=token_ids(host, options),
+        token_ids=ordinary_blocks(host, hook_point, token_ids(host, options)),
         first_id=_first_id(host),
     )
     return Subject(sae=bundle.sae, host=host, hook_point=hook_point, job=job)

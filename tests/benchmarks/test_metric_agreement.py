@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks.metric_agreement import Subject, compare, measure, token_ids
+from benchmarks.metric_agreement import Subject, compare, measure, ordinary_blocks, token_ids
 from benchmarks.metric_peers.job import BlockStore, Job
 from benchmarks.report import Report
 from sae_train.evaluation.evaluation import Record
@@ -35,8 +35,28 @@ def test_blocks_begin_with_the_one_special_token(tiny_host: HostModel, tmp_path:
     blocks = token_ids(tiny_host, options)
 
     first = min(tiny_host.special_token_ids)
-    assert [len(ids) for ids in blocks] == [9] * 8  # a multiple of what a peer holds at once
+    assert [len(ids) for ids in blocks] == [9] * 11
     assert all(ids.count(first) == 1 and ids[0] == first for ids in blocks)
+
+
+def test_blocks_with_an_outlier_are_passed_over(tiny_host: HostModel) -> None:
+    hook_point, place = HookPoint(layer=1, site="resid_post"), 3
+
+    def lengthen(resid: torch.Tensor) -> torch.Tensor:
+        """What the host makes of token 99 is a hundred times as long."""
+        factors = torch.ones(len(resid), 1)
+        factors[place] = 100.0 if seen.pop(0) else 1.0
+        return factors * resid
+
+    blocks = [[0, 5, 6, token_id] for token_id in (7, 99, 8, 9, 10, 11)]
+    seen = [ids[place] == 99 for ids in blocks]
+    handle = tiny_host.attach(hook_point, lengthen)
+    try:
+        chosen = ordinary_blocks(tiny_host, hook_point, blocks)
+    finally:
+        handle.remove()
+
+    assert chosen == [blocks[0], *blocks[2:5]]  # a multiple of what a peer holds at once
 
 
 def test_rows_leave_first_tokens_out_and_losses_replace_every_row(tiny_host: HostModel) -> None:
