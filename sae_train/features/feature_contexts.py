@@ -108,9 +108,8 @@ def _of_one_shard(
     rows = np.unique(np.concatenate(windows))
     features = sorted({feature for feature, _ in asked})
     resid = shard.read(texts.source.hook_point, rows)
-    acts = sae.feature_acts(resid, features) * texts.source.scale.is_inlier(resid).unsqueeze(
-        1
-    )  # [rows, features]
+    inlier = texts.source.scale.is_inlier(resid)
+    acts = sae.feature_acts(resid, features) * inlier.unsqueeze(1)  # [rows, features]
     values = acts.numpy()
     return [
         Context(

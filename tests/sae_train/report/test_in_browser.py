@@ -71,6 +71,9 @@ def test_a_features_page_shows_its_data(folder: Path) -> None:
     assert {f"#feature/{other}" for other, _ in parts.details[3]["neighbours"]} <= set(links)
     drawn = [attributes for _, attributes in parts.tags if attributes.get("class") == "row"]
     assert 10 < len(drawn) <= 33
+    marked = [attributes for _, attributes in parts.tags if attributes.get("class") == "token peak-token"]
+    assert len(marked) == len(parts.details[3]["top"]) + len(parts.details[3]["sampled"])
+    assert all("--heat" in (attributes["style"] or "") for attributes in marked)
     bars = [attributes for _, attributes in parts.tags if attributes.get("class") == "bar"]
     assert len(bars) >= 32
 
