@@ -3,6 +3,12 @@
 - `engine_overhead`: what serving, steering and watching cost next to plain transformers
 - `steering_effect`: whether steering by a feature does what the feature's label says
 - `sae_step`: what a training step of an SAE costs, next to other libraries
+- `train_run`: what a whole run costs, text to SAE, next to SAELens's runner
+- `frontier`: variance explained over L0, next to SAELens on the same rows
+- `fast_vs_block`: conversations fed alone or in blocks, at equal L0
+- `known_truth`: how much of a synthetic truth SAEs find, next to SAELens on the same rows
+- `format_agreement`: imported SAEs next to the code of the tools that wrote them
+- `metric_agreement`: the evaluation's numbers next to SAELens's and SAEBench's
 
 What they are made of:
 
@@ -14,6 +20,9 @@ What they are made of:
 - `many_wishes`: the steering and watching that it is put under
 - `serving_process`: a `steerd serve` process: its start, its memory under load
 - `step_systems`: ours and another library's trainer, taking steps when asked; `sae_step_peer` is the other's
+- `frontier_trials`, `cached_rows`: one SAE trained by either side on a cache's rows, and measured
+- `saelens_training`, `saelens_run`, `known_truth_peer`, `format_peers`, `metric_peers`: the peers' sides, which run
+  in the peers' environments
 - `effect_features`: the rule by which steering_effect picks features and their controls
 - `effect_measures`: writes steered texts, and reads them unsteered
 

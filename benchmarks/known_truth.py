@@ -4,7 +4,7 @@ The truth is the `small` preset of `sae-train known-truth`. Both sides train eve
 each seed and are scored on the same other rows: SAELens's SAEs as they were trained, by its own evaluation,
 ours as they are served, by our scores. Our SAEs of the first seed are also scored by SAELens, to show that
 the two evaluations agree. Learning rates, and what decides the L0 where no k does, are each side's best in a
-search on seed 0 (README, "Known truth").
+search on seed 0.
 """
 
 from __future__ import annotations
