@@ -21,8 +21,8 @@ What they are made of:
 - `serving_process`: a `steerd serve` process: its start, its memory under load
 - `step_systems`: ours and another library's trainer, taking steps when asked; `sae_step_peer` is the other's
 - `frontier_trials`, `cached_rows`: one SAE trained by either side on a cache's rows, and measured
-- `saelens_training`, `saelens_run`, `known_truth_peer`, `format_peers`, `metric_peers`: the peers' sides, which run
-  in the peers' environments
+- `saelens_training`, `saelens_run`, `known_truth_peer`, `format_peers`, `metric_peers`: the peers' sides,
+  which run in the peers' environments
 - `effect_features`: the rule by which steering_effect picks features and their controls
 - `effect_measures`: writes steered texts, and reads them unsteered
 
