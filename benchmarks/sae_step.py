@@ -147,7 +147,8 @@ def scaled_rows(options: argparse.Namespace) -> Tensor:
     if options.rows is None:
         rows = planted_rows(4 * options.batch_size, options.d_model)
     else:
-        rows = torch.from_numpy(np.load(options.rows, mmap_mode="r")[: 8 * options.batch_size]).float()
+        stored = np.load(options.rows, mmap_mode="r")[: 8 * options.batch_size]
+        rows = torch.from_numpy(stored.astype(np.float32))
     scale: Tensor = (rows.shape[1] / rows.square().sum(dim=1).mean()).sqrt()
     return rows * scale
 
