@@ -8,7 +8,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -139,9 +139,11 @@ class PeerProcess:
         """Send a line and return the answer; RuntimeError when the process has ended."""
         assert self._process.stdin is not None
         assert self._process.stdout is not None
-        self._process.stdin.write(json.dumps(request) + "\n")
-        self._process.stdin.flush()
-        line = self._process.stdout.readline()
+        line = ""
+        with suppress(BrokenPipeError):
+            self._process.stdin.write(json.dumps(request) + "\n")
+            self._process.stdin.flush()
+            line = self._process.stdout.readline()
         if not line:
             raise RuntimeError(f"the peer's process ended when it was asked for {request}")
         answer: dict[str, Any] = json.loads(line)
@@ -173,15 +175,17 @@ class PeerSteps:
 def peer_process(library: str, python: Path, *, threads: int) -> Iterator[PeerProcess]:
     """Run `sae_step_peer.py` for a library; what it complains of is shown when it fails."""
     environment = os.environ | {"OMP_NUM_THREADS": str(threads), "HF_HUB_OFFLINE": "1"}
-    with tempfile.TemporaryFile("w+") as complaints:
-        process = subprocess.Popen(
+    with (
+        tempfile.TemporaryFile("w+") as complaints,
+        subprocess.Popen(
             [str(python), str(PEER_SCRIPT), library],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=complaints,
             env=environment,
             text=True,
-        )
+        ) as process,
+    ):
         try:
             yield PeerProcess(process)
         except RuntimeError:
@@ -190,4 +194,3 @@ def peer_process(library: str, python: Path, *, threads: int) -> Iterator[PeerPr
             raise
         finally:
             process.kill()
-            process.wait()
