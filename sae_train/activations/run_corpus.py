@@ -16,6 +16,7 @@ from sae_train.corpus.corpus_stream import corpus_blocks
 from sae_train.corpus.counts import CorpusCounts
 from sae_train.corpus.source import SourceConfig
 from sae_train.corpus.token_blocks import TokenBlock
+from steerd.errors import ConfigError
 from steerd.host.host_model import HostModel
 
 
@@ -49,7 +50,15 @@ def block_stream(
 
 
 def open_cache(data: DataConfig, host: HostModel, *, seed: int) -> ActivationCache:
-    """Return the run's activation cache, new or as an earlier run left it; CacheError for another run's."""
+    """Return the run's activation cache, new or as an earlier run left it; CacheError for another run's.
+
+    Raises ConfigError when the host cannot read sequences as long as the data's.
+    """
+    if data.context > host.max_context:
+        raise ConfigError(
+            f"data.context: must be at most {host.max_context}, the positions that host {host.name!r} has, "
+            f"found {data.context}"
+        )
     return ActivationCache.open_or_create(Path(data.cache), cache_identity(data, host, seed=seed))
 
 

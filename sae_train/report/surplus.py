@@ -13,7 +13,7 @@ from sae_train.config import Config
 from sae_train.features.feature_evidence import Evidence, gather_evidence
 from sae_train.features.observed_rows import RowSource
 from sae_train.report.run_files import ReportError
-from steerd.errors import HostError
+from steerd.errors import ConfigError, HostError
 from steerd.host.hook_point import HookPoint
 from steerd.host.host_model import HostModel
 from steerd.sae.sae_file import SaeBundle
@@ -53,7 +53,7 @@ def load_evidence(
     try:
         cache = open_cache(config.data, host, seed=config.seed)
         source = RowSource.of_cache(cache, hook_point, _scale(bundle, config), tokens=tokens)
-    except CacheError as error:
+    except (CacheError, ConfigError) as error:
         return f"The run's activation cache cannot be used: {error}."
     with Progress() as progress:
         task = progress.add_task(f"features of {bundle.metadata.name}", total=source.rows)

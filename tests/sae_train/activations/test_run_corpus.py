@@ -12,7 +12,9 @@ from sae_train.activations.shard import CacheError
 from sae_train.config import DataConfig
 from sae_train.corpus.counts import CorpusCounts
 from sae_train.corpus.source import SourceConfig
+from steerd.errors import ConfigError
 from steerd.host.host_model import HostModel
+from tests.tiny_hosts import make_tiny_host
 
 
 def data_section(folder: Path, **values: Any) -> DataConfig:
@@ -27,6 +29,7 @@ def data_section(folder: Path, **values: Any) -> DataConfig:
         cache=str(folder / "cache"),
         tokens=1000,
         held_out_share=0.3,
+        context=512,
     )
     return dataclasses.replace(section, **values)
 
@@ -82,3 +85,17 @@ def test_what_changes_no_block_keeps_the_cache(tiny_host: HostModel, tmp_path: P
     assert cache_identity(longer, tiny_host, seed=0) == identity
     assert identity["host"]["dtype"] == "float32"
     assert json.loads(json.dumps(identity)) == identity
+
+
+@pytest.mark.parametrize("architecture", ["llama", "gpt2", "opt"])
+def test_a_context_that_the_host_cannot_read_is_refused_before_anything_is_written(
+    tmp_path: Path, architecture: str
+) -> None:
+    host = make_tiny_host(architecture, max_position_embeddings=128)
+
+    expected = rf"data\.context: must be at most 128, .* host 'tiny-{architecture}' has, found 129"
+    with pytest.raises(ConfigError, match=expected):
+        open_cache(data_section(tmp_path, context=129), host, seed=0)
+    assert not (tmp_path / "cache").exists()
+
+    open_cache(data_section(tmp_path, context=128), host, seed=0)

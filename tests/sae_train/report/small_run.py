@@ -35,6 +35,7 @@ k = 3
 [data]
 cache = "{folder}/cache"
 tokens = 2000
+context = 512
 
 [[data.sources]]
 path = "absent.txt"
