@@ -35,6 +35,8 @@ class SaeConfig:
     settings: Settings
     """What the architecture asks for, such as k."""
     learning_rate: float
+    """Highest rate of the schedule, 3e-3 when absent: with the gradient clip evening out its steps, a short
+    run at that rate learns fast and leaves hardly a feature dead."""
     seed: int
     """Seed of its first weights."""
     weights_dtype: Literal["float32", "bfloat16"]
@@ -57,7 +59,8 @@ class DataConfig:
     held_out_share: float = 0.05
     """Share of documents set aside as held out."""
     context: int = 8192
-    """Longest sequence in tokens: conversations are truncated there, joined text is cut into blocks of it."""
+    """Longest sequence in tokens: conversations are truncated there, joined text is cut into blocks of it.
+    A host that has fewer positions needs a smaller one."""
     document_tokens: int = 1024
     """In block mode, tokens used of one document."""
     shuffle_window: int = 100_000

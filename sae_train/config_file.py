@@ -74,7 +74,7 @@ class _SaeTable:
     hook_point: str
     architecture: str = "batch_topk"
     d_sae: int = 4608
-    learning_rate: float = 1e-3
+    learning_rate: float = 3e-3
     seed: int | None = None
     weights_dtype: Literal["float32", "bfloat16"] = "float32"
 

@@ -36,6 +36,7 @@ def test_defaults_fill_what_is_not_said() -> None:
     assert config.data.sources[0].share == 1.0
     assert config.saes[0].settings == BatchTopKSettings(k=32)
     assert config.saes[0].seed == config.seed
+    assert config.saes[0].learning_rate == 3e-3
 
 
 def test_a_run_may_train_several_saes_each_with_its_architectures_settings() -> None:
