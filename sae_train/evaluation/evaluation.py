@@ -28,7 +28,8 @@
 | kl_spliced, kl_zero_ablated, kl_mean_ablated | nats a token | KL of the variant's next-token distribution from the plain host's |
 | calibration_threshold | residual units | the serving threshold found on held-out rows, where there was one to find |
 | calibration_rows_seen, calibration_l0_seen | rows, features a token | where it was found, and the mean L0 it gives there |
-| calibration_rows_unseen, calibration_l0_unseen | rows, features a token | held-out rows that it was not found on, and the mean L0 there |
+| calibration_rows_unseen, calibration_l0_unseen | rows, features a token | the same rows in two halves, and their mean L0 where each has the threshold found on the other |
+| calibration_l0_unseen_worse_half | features a token | of these halves, the mean L0 that is further from k |
 | warnings | sentences | what makes the figures doubtful; empty as a rule |
 
 Undefined values (a mean over no tokens) are null. Cross-entropy and KL are there where a host ran,

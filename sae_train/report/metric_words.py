@@ -88,8 +88,9 @@ _HOST = {
     "calibration_threshold": Words("Serving threshold", "Found on held-out tokens so that mean L0 is k."),
     "calibration_rows_seen": Words("Tokens that it was found on"),
     "calibration_l0_seen": Words("L0 there"),
-    "calibration_rows_unseen": Words("Held-out tokens that it was not found on"),
-    "calibration_l0_unseen": Words("L0 on those"),
+    "calibration_rows_unseen": Words("Tokens checked in two halves"),
+    "calibration_l0_unseen": Words("L0 there", "Each half with the threshold found on the other one."),
+    "calibration_l0_unseen_worse_half": Words("L0 of the half further from k"),
     "warnings": Words("Warnings"),
 }
 
