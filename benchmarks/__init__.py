@@ -20,6 +20,7 @@ What they are made of:
 - `many_wishes`: the steering and watching that it is put under
 - `serving_process`: a `steerd serve` process: its start, its memory under load
 - `step_systems`: ours and another library's trainer, taking steps when asked; `sae_step_peer` is the other's
+- `known_truth_search`, `known_truth_sides`: what known_truth tries on either side, and how it chooses
 - `frontier_trials`, `cached_rows`: one SAE trained by either side on a cache's rows, and measured
 - `saelens_training`, `saelens_run`, `known_truth_peer`, `format_peers`, `metric_peers`: the peers' sides,
   which run in the peers' environments

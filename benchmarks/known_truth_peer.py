@@ -3,7 +3,8 @@
 `python -m benchmarks.known_truth_peer SPEC.json`: SPEC holds `truth` (the settings of a SyntheticFeatures),
 `batch_size`, `threads` and `jobs`. A job with `folder` scores that SAE folder. Any other trains one on the
 rows of `seed` and scores it as it was trained: `architecture`, `d_sae`, `samples`, `learning_rate`,
-`init_norm`, `normalize`, `settings` (the architecture's own). Prints one JSON line a job: SAELens's scores.
+`warm_up` (share), `dead_window` (steps), `settings` (of SAELens's configuration of the architecture). Prints
+one JSON line a job: SAELens's scores.
 """
 
 from __future__ import annotations
@@ -14,7 +15,8 @@ import os
 import sys
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -34,16 +36,15 @@ with warnings.catch_warnings():
     from benchmarks.saelens_training import CLASSES
 
 _CLASSES = {**CLASSES, "gated": (GatedTrainingSAE, GatedTrainingSAEConfig)}
-_DEAD_WINDOW = 20  # steps
-_DECAY = 0.2
+_DECAY = 0.2  # share of the run, as this project's trainer has it
 
 
 class _Scored:
     """Our scored rows, in the two halves that SAELens asks for: feature activations, then what they make."""
 
-    def __init__(self, truth: SyntheticFeatures, batch_size: int) -> None:
+    def __init__(self, truth: SyntheticFeatures, batches: Sequence[TrueRows]) -> None:
         self.feature_vectors = truth.directions
-        self._rows = scored_rows(truth, batch_size=batch_size)
+        self._rows = iter(batches)
         self._last: TrueRows | None = None
 
     def sample(self, _rows: int) -> Tensor:
@@ -56,11 +57,11 @@ class _Scored:
 
 
 def score(
-    sae: Any, truth: SyntheticFeatures, batch_size: int
+    sae: Any, truth: SyntheticFeatures, batches: Sequence[TrueRows]
 ) -> dict[str, Any]:  # Any: sae-lens has no types
-    """SAELens's scores of an SAE, under this project's names."""
-    rows = _Scored(truth, batch_size)
-    samples = sum(len(batch.resid) for batch in scored_rows(truth, batch_size=batch_size))
+    """SAELens's scores of an SAE on the batches, under this project's names."""
+    rows, batch_size = _Scored(truth, batches), len(batches[0].resid)
+    samples = batch_size * len(batches)
     found = eval_sae_on_synthetic_data(sae, rows, rows, num_samples=samples, batch_size=batch_size)
     return {
         "mcc": found.mcc,
@@ -75,26 +76,21 @@ def score(
     }
 
 
-def train(
-    job: dict[str, Any], truth: SyntheticFeatures, batch_size: int
-) -> Any:  # Any: sae-lens has no types
-    """Train an SAE as SAELens does."""
+def train(job: dict[str, Any], batches: Sequence[Tensor]) -> Any:  # Any: sae-lens has no types
+    """Train an SAE as SAELens does, on batches [batch_size, d_model] of which the first are the sample."""
     torch.manual_seed(job["seed"])
     sae_class, config_class = _CLASSES[job["architecture"]]
     sae = sae_class(
         config_class(
-            d_in=truth.settings.d_model,
+            d_in=batches[0].shape[1],
             d_sae=job["d_sae"],
-            decoder_init_norm=job["init_norm"],
-            normalize_activations=job["normalize"],
             **job["settings"],
         )
     )
-    stream = training_rows(truth, batch_size=batch_size, seed=job["seed"])
-    if job["normalize"] == "none":  # otherwise SAELens takes the sample to estimate the norm
-        for _ in range(SAMPLE_BATCHES):
-            next(stream)
-    trainer = SAETrainer(cfg=_config(job, batch_size), sae=sae, data_provider=stream)
+    stream = iter(batches)
+    if sae.cfg.normalize_activations == "none":  # otherwise SAELens takes the sample to estimate the norm
+        stream = islice(stream, SAMPLE_BATCHES, None)
+    trainer = SAETrainer(cfg=_config(job, len(batches[0])), sae=sae, data_provider=stream)
     with Path(os.devnull).open("w") as nowhere, contextlib.redirect_stderr(nowhere):
         return trainer.fit()
 
@@ -111,27 +107,44 @@ def _config(job: dict[str, Any], batch_size: int) -> Any:  # Any: sae-lens has n
         lr=job["learning_rate"],
         lr_end=job["learning_rate"] / 10,
         lr_scheduler_name="constant",
-        lr_warm_up_steps=0,
+        lr_warm_up_steps=int(job["warm_up"] * steps),
         lr_decay_steps=int(_DECAY * steps),
         adam_beta1=0.9,
         adam_beta2=0.999,
         n_restart_cycles=1,
         train_batch_size_samples=batch_size,
-        dead_feature_window=_DEAD_WINDOW,
+        dead_feature_window=job["dead_window"],
         feature_sampling_window=2000,
         logger=LoggingConfig(log_to_wandb=False),
         n_batches_for_norm_estimate=SAMPLE_BATCHES,
     )
 
 
+class _Rows:
+    """The rows of one seed at a time, drawn once for all jobs in a row that want them."""
+
+    def __init__(self, truth: SyntheticFeatures, batch_size: int) -> None:
+        self._truth, self._batch_size = truth, batch_size
+        self._seed: int | None = None
+        self._batches: list[Tensor] = []
+
+    def of(self, job: dict[str, Any]) -> list[Tensor]:
+        wanted = SAMPLE_BATCHES + job["samples"] // self._batch_size
+        if job["seed"] != self._seed or len(self._batches) != wanted:
+            stream = training_rows(self._truth, batch_size=self._batch_size, seed=job["seed"])
+            self._seed, self._batches = job["seed"], list(islice(stream, wanted))
+        return self._batches
+
+
 def answers(spec: dict[str, Any]) -> Iterator[dict[str, Any]]:
     """Do the jobs in turn."""
-    truth = SyntheticFeatures(SyntheticSettings(**spec["truth"]))
+    truth, batch_size = SyntheticFeatures(SyntheticSettings(**spec["truth"])), spec["batch_size"]
+    rows, scored = _Rows(truth, batch_size), list(scored_rows(truth, batch_size=batch_size))
     for job in spec["jobs"]:
         started = time.monotonic()
-        sae = SAE.load_from_disk(job["folder"]) if "folder" in job else train(job, truth, spec["batch_size"])
+        sae = SAE.load_from_disk(job["folder"]) if "folder" in job else train(job, rows.of(job))
         seconds = time.monotonic() - started
-        yield {"job": job, "seconds": seconds, "scores": score(sae, truth, spec["batch_size"])}
+        yield {"job": job, "seconds": seconds, "scores": score(sae, truth, scored)}
 
 
 def main() -> None:
