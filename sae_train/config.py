@@ -68,7 +68,8 @@ class DataConfig:
     batch_tokens: int = 4096
     """Padded tokens a host forward sees at once."""
     shard_tokens: int = 65_536
-    """Tokens a shard holds: what a cut-off harvest loses at most, and what passes by live at a time."""
+    """Most tokens a shard holds: what a cut-off harvest loses at most, and what passes by live at a time.
+    A cache begins with smaller ones, so that a harvest ends soon after the tokens that were asked for."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

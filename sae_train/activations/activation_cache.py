@@ -75,8 +75,17 @@ class ActivationCache:
 
 def kept_rows(path: Path) -> int:
     """Read how many rows of a shard are trained on; CacheError when it cannot be read."""
+    return _count(path, "kept_rows")
+
+
+def all_rows(path: Path) -> int:
+    """Read how many rows a shard has, each a token that the host saw; CacheError when it cannot be read."""
+    return _count(path, "rows")
+
+
+def _count(path: Path, name: str) -> int:
     try:
-        return int(read_json(path / "shard.json")["kept_rows"])
+        return int(read_json(path / "shard.json")[name])
     except (OSError, ValueError, KeyError) as error:
         raise CacheError(f"{path}: damaged: {error}; delete the folder to harvest it again") from error
 

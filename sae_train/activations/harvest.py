@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from sae_train.activations.activation_cache import ActivationCache, Split, kept_rows
+from sae_train.activations.activation_cache import ActivationCache, Split, all_rows, kept_rows
 from sae_train.activations.activation_scale import ActivationError
 from sae_train.activations.claims import claimed
 from sae_train.activations.host_activations import host_rows
@@ -33,6 +33,8 @@ from steerd.host.host_model import HostModel
 BlockStream = Callable[[], Iterator[TokenBlock]]
 """Starts the same blocks in the same order each time it is called."""
 
+_SMALLEST_SHARD = 1024
+
 
 def harvest(
     cache: ActivationCache,
@@ -49,13 +51,22 @@ def harvest(
     """Bring the split's leading shards to at least `tokens` kept tokens, with every hook point.
 
     What a shard lacks is harvested from its own token ids; then come new shards, each with the blocks that
-    reach `shard_tokens`. `on_tokens` hears the number of kept tokens as they are done, by this process or
-    another. Ends early when the stream does. Raises CacheError, ActivationError.
+    reach its `shard_size`, whatever `tokens` are: harvests of one cache, shorter and longer ones, cut the
+    stream at the same places. `on_tokens` hears the number of kept tokens as they are done, by this process
+    or another. Ends early when the stream does. Raises CacheError, ActivationError.
     """
     run = _Harvest(cache, split, hook_points, host, batch_tokens, shard_tokens, on_tokens)
     run.count_what_is_there()
     run.walk(blocks, tokens, wait=False)
     run.walk(blocks, tokens, wait=True)
+
+
+def shard_size(tokens_before: int, shard_tokens: int) -> int:
+    """Return the tokens of the shard that begins so far into the stream, at most `shard_tokens`.
+
+    Small at first, then a sixteenth of what is before it: little is harvested beyond what was asked for.
+    """
+    return min(shard_tokens, max(_SMALLEST_SHARD, tokens_before // 16))
 
 
 def next_pool(blocks: Iterator[TokenBlock], shard_tokens: int) -> list[TokenBlock]:
@@ -85,20 +96,22 @@ class _Harvest:
     def walk(self, blocks: BlockStream, tokens: int, *, wait: bool) -> None:
         """Go through the shards in order and make what is missing; `wait` for those that others make."""
         place = _PlaceInStream(blocks)
-        kept = number = 0
+        kept = passed = number = 0
         while kept < tokens:
             path = self.cache.shard_path(self.split, number)
             number += 1
             if not path.exists():
-                pool = place.next_pool(self.shard_tokens)
+                pool = place.next_pool(shard_size(passed, self.shard_tokens))
                 if not pool:
                     return
                 self.complete(path, pool, wait=wait)
                 kept += sum(block.kept_tokens for block in pool)
+                passed += sum(len(block.ids) for block in pool)
             else:
                 self.complete(path, [], wait=wait)
                 place.pass_by(path)
                 kept += kept_rows(path)
+                passed += all_rows(path)
 
     def complete(self, path: Path, pool: list[TokenBlock], *, wait: bool) -> None:
         """Make a shard, or what it lacks; leave it, unless told to wait, when another process is at it."""

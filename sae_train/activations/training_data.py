@@ -138,22 +138,31 @@ class TrainingData:
 def sample_rows(data: TrainingData, rows: int, generator: torch.Generator) -> Tensor:
     """Return about `rows` kept rows, [rows, hook_points, d_model] float16, outliers among them.
 
-    They come from shards spread over the cached part; when nothing is cached, from the first live pools.
+    They come from eight cached shards, or more where those are small; when nothing is cached, from the first
+    live pools.
     """
     cached = data.cached_parts()
-    chosen = cached[:: max(1, len(cached) // 8)]
-    share = -(-rows // max(1, len(chosen)))
-    samples = [_picked(data.cached_rows(part.open()), share, generator) for part in chosen]
-    if not cached:
-        owed = rows
-        for pool in data.live_pools([], 0):
-            samples.append(_picked(data.live_rows(pool), owed, generator))
-            owed -= len(samples[-1])
-            if owed <= 0:
-                break
+    parts = _drawn_shards(data, cached, generator) if cached else map(data.live_rows, data.live_pools([], 0))
+    most = -(-rows // min(8, len(cached))) if cached else rows
+    samples: list[Tensor] = []
+    owed = rows
+    for part in parts:
+        samples.append(_picked(part, min(owed, most), generator))
+        owed -= len(samples[-1])
+        if owed <= 0:
+            break
     if not samples:
         raise CacheError(f"{data.cache.folder}: holds no training shard")
-    return torch.cat(samples)[:rows]
+    return torch.cat(samples)
+
+
+def _drawn_shards(
+    data: TrainingData, cached: list[CachedPart], generator: torch.Generator
+) -> Iterator[KeptRows]:
+    """The rows of shard after shard, each likely to come early by its tokens: the first shards are small."""
+    tokens = torch.tensor([float(part.tokens) for part in cached])
+    for index in torch.multinomial(tokens, len(cached), generator=generator).tolist():
+        yield data.cached_rows(cached[index].open())
 
 
 def _picked(rows: KeptRows, limit: int, generator: torch.Generator) -> Tensor:

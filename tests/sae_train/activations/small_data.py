@@ -53,6 +53,7 @@ def harvested(
     tokens: int = 10**9,
     hook_points: tuple[HookPoint, ...] = HOOK_POINTS,
     split: Split = "train",
+    shard_tokens: int = SHARD_TOKENS,
     on_tokens: Callable[[int], object] = lambda _tokens: None,
 ) -> ActivationCache:
     """The cache of the blocks, gone on with if it is there."""
@@ -65,7 +66,7 @@ def harvested(
         blocks=lambda: iter(blocks),
         tokens=tokens,
         batch_tokens=BATCH_TOKENS,
-        shard_tokens=SHARD_TOKENS,
+        shard_tokens=shard_tokens,
         on_tokens=on_tokens,
     )
     return cache

@@ -8,7 +8,7 @@ import torch
 
 from sae_train.activations.activation_cache import ActivationCache
 from sae_train.activations.activation_scale import ActivationError
-from sae_train.activations.harvest import next_pool
+from sae_train.activations.harvest import next_pool, shard_size
 from sae_train.activations.shard import CacheError, aside_path, resid_path
 from sae_train.corpus.token_blocks import TokenBlock
 from steerd.host.host_model import HostModel
@@ -75,6 +75,39 @@ def test_a_harvest_stops_with_the_shard_that_reaches_the_tokens_and_a_longer_one
     grown = harvested(tmp_path / "grown", tiny_host, BLOCKS, on_tokens=heard.append)
     assert files_of(grown.folder) == whole
     assert sum(heard) == grown.kept_tokens("train", HOOK_POINTS) - before
+
+
+@pytest.mark.parametrize("tokens", [1, 1024, 5000, 60_000, 100_000, 3_000_000])
+def test_little_is_harvested_beyond_what_was_asked_for(tokens: int) -> None:
+    sizes: list[int] = []
+    while sum(sizes) < tokens:
+        sizes.append(shard_size(sum(sizes), 65_536))
+
+    assert sum(sizes) - tokens < max(1024, tokens / 16)
+    assert max(sizes) <= 65_536
+    assert shard_size(2_000_000, 65_536) == 65_536
+    assert shard_size(0, 150) == shard_size(10_000, 150) == 150
+
+
+def test_small_and_growing_shards_are_cut_alike_by_every_harvest(
+    tiny_host: HostModel, tmp_path: Path
+) -> None:
+    blocks = random_blocks(900)  # beyond sixteen shards of the smallest size
+    whole = harvested(tmp_path / "whole", tiny_host, blocks, hook_points=(LAST,), shard_tokens=65_536)
+    files = files_of(whole.folder)
+    rows = [len(shard.token_ids) for shard in whole.shards("train", (LAST,))]
+    assert len(rows) > 16
+    assert rows[-2] > 1024 + 40
+
+    grown = tmp_path / "grown"
+    for tokens in (300, 3000, 10**9):
+        harvested(grown, tiny_host, blocks, tokens=tokens, hook_points=(LAST,), shard_tokens=65_536)
+    assert files_of(grown) == files
+
+    for number in (2, len(rows) - 2):
+        shutil.rmtree(whole.shard_path("train", number))
+    harvested(whole.folder, tiny_host, blocks, hook_points=(LAST,), shard_tokens=65_536)
+    assert files_of(whole.folder) == files
 
 
 def test_a_cache_that_has_enough_needs_neither_corpus_nor_host(tiny_host: HostModel, tmp_path: Path) -> None:
