@@ -102,13 +102,15 @@ def _harvest(split: Split, around: Surroundings, hook_points: tuple[HookPoint, .
         hook_points,
         host=around.host,
         blocks=block_stream(data, around.host.tokenizer, split, seed=around.config.seed, counts=counts),
+        counts=counts,
         tokens=wanted,
         batch_tokens=data.batch_tokens,
         shard_tokens=data.shard_tokens,
         on_tokens=stage.advance,
     )
-    found = around.cache.kept_tokens(split, hook_points)
-    log.write("harvest", split=split, tokens=found, corpus=counts.as_json())
+    found = around.cache.kept_tokens(split, hook_points, wanted)
+    corpus = around.cache.corpus_counts(split, hook_points, wanted)
+    log.write("harvest", split=split, tokens=found, corpus=corpus)
     if found == 0 and wanted > 0:
         words = "training" if split == "train" else "held-out"
         raise CorpusError(

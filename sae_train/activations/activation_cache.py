@@ -46,13 +46,20 @@ class ActivationCache:
         """Return where a shard is or will be."""
         return self.folder / f"{split}-{number:05d}"
 
-    def shard_paths(self, split: Split, hook_points: Sequence[HookPoint]) -> list[Path]:
-        """Return the leading shards of a split that hold all of the hook points, in order."""
+    def shard_paths(
+        self, split: Split, hook_points: Sequence[HookPoint], tokens: int | None = None
+    ) -> list[Path]:
+        """Return the leading shards of a split that hold all of the hook points, in order.
+
+        Up to the one that reaches `tokens` kept tokens, where that is given.
+        """
         paths: list[Path] = []
-        while (path := self.shard_path(split, len(paths))).is_dir():
+        kept = 0
+        while (tokens is None or kept < tokens) and (path := self.shard_path(split, len(paths))).is_dir():
             if not all(resid_path(path, hook_point).exists() for hook_point in hook_points):
                 break
             paths.append(path)
+            kept += kept_rows(path) if tokens is not None else 0
         return paths
 
     def shards(
@@ -68,9 +75,19 @@ class ActivationCache:
                 tokens -= shard.kept_rows
             yield shard
 
-    def kept_tokens(self, split: Split, hook_points: Sequence[HookPoint]) -> int:
-        """Count the kept tokens of those shards."""
-        return sum(kept_rows(path) for path in self.shard_paths(split, hook_points))
+    def kept_tokens(self, split: Split, hook_points: Sequence[HookPoint], tokens: int | None = None) -> int:
+        """Count the kept tokens of those shards, the last one whole."""
+        return sum(kept_rows(path) for path in self.shard_paths(split, hook_points, tokens))
+
+    def corpus_counts(
+        self, split: Split, hook_points: Sequence[HookPoint], tokens: int
+    ) -> dict[str, Any] | None:  # Any: JSON values
+        """Return what became of the documents that were read for those shards, each counted once.
+
+        As `CorpusCounts.as_json` gives it; None when there is no shard, or it was written without counts.
+        """
+        paths = self.shard_paths(split, hook_points, tokens)
+        return read_json(paths[-1] / "shard.json").get("corpus") if paths else None
 
 
 def kept_rows(path: Path) -> int:

@@ -26,6 +26,7 @@ from sae_train.activations.shard import (
     resid_path,
     write_shard,
 )
+from sae_train.corpus.counts import CorpusCounts
 from sae_train.corpus.token_blocks import TokenBlock
 from steerd.host.hook_point import HookPoint
 from steerd.host.host_model import HostModel
@@ -43,6 +44,7 @@ def harvest(
     *,
     host: HostModel,
     blocks: BlockStream,
+    counts: CorpusCounts,
     tokens: int,
     batch_tokens: int,
     shard_tokens: int,
@@ -52,10 +54,11 @@ def harvest(
 
     What a shard lacks is harvested from its own token ids; then come new shards, each with the blocks that
     reach its `shard_size`, whatever `tokens` are: harvests of one cache, shorter and longer ones, cut the
-    stream at the same places. `on_tokens` hears the number of kept tokens as they are done, by this process
+    stream at the same places. `counts` is what `blocks` fills when it is read, from the beginning each time,
+    and is kept with each shard. `on_tokens` hears the number of kept tokens as they are done, by this process
     or another. Ends early when the stream does. Raises CacheError, ActivationError.
     """
-    run = _Harvest(cache, split, hook_points, host, batch_tokens, shard_tokens, on_tokens)
+    run = _Harvest(cache, split, hook_points, host, counts, batch_tokens, shard_tokens, on_tokens)
     run.count_what_is_there()
     run.walk(blocks, tokens, wait=False)
     run.walk(blocks, tokens, wait=True)
@@ -85,6 +88,7 @@ class _Harvest:
     split: Split
     hook_points: Sequence[HookPoint]
     host: HostModel
+    counts: CorpusCounts
     batch_tokens: int
     shard_tokens: int
     on_tokens: Callable[[int], object]
@@ -121,7 +125,7 @@ class _Harvest:
                 if is_ours and is_new and path.exists():
                     aside_path(path).rmdir()  # it came into place while we made the folder to lock
                 elif is_ours and is_new:
-                    write_shard(path, pool, self.resid(pool, self.hook_points))
+                    write_shard(path, pool, self.resid(pool, self.hook_points), corpus=self.counts)
                     self.counted.add(path)
                 elif is_ours:
                     self.fill(path)

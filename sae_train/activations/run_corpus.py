@@ -30,10 +30,13 @@ def block_stream(
 ) -> BlockStream:
     """Return what starts all of the split's blocks, in the same order each time.
 
-    `counts` is filled while blocks are taken; start the stream once if you give it.
+    `counts` is of the blocks taken since the stream was started last.
     """
 
+    counted = CorpusCounts() if counts is None else counts
+
     def start() -> Iterator[TokenBlock]:
+        counted.clear()
         return corpus_blocks(
             data.sources,
             tokenizer,
@@ -43,7 +46,7 @@ def block_stream(
             context=data.context,
             document_tokens=data.document_tokens,
             shuffle_window=data.shuffle_window,
-            counts=CorpusCounts() if counts is None else counts,
+            counts=counted,
         )
 
     return start

@@ -1,7 +1,8 @@
 """One shard of an activation cache: a folder with a run of token blocks and what the host made of them.
 
 `token_ids.npy` [rows] int32, `keep.npy` [rows] bool, `starts.npy` [blocks + 1] int64 (where each block
-begins), `shard.json` (counts and sources), and for each hook point one `blocks.14.hook_resid_post.npy`
+begins), `shard.json` (row counts, the blocks' sources, and what had become of the corpus's documents when its
+last block was taken), and for each hook point one `blocks.14.hook_resid_post.npy`
 [rows, d_model] float16. The folder and each hook point's file are written aside and renamed: they are whole
 or absent.
 """
@@ -22,6 +23,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from sae_train.activations.row_chunk import to_float16
+from sae_train.corpus.counts import CorpusCounts
 from sae_train.corpus.token_blocks import TokenBlock
 from steerd.errors import SteerdError
 from steerd.host.hook_point import HookPoint
@@ -113,8 +115,17 @@ def aside_path(folder: Path) -> Path:
     return folder.with_name(f"{folder.name}.partial")
 
 
-def write_shard(folder: Path, blocks: Sequence[TokenBlock], resid: Mapping[HookPoint, Tensor]) -> None:
-    """Write one shard; each `resid` [rows, d_model] has the blocks in order. CacheError when it cannot be."""
+def write_shard(
+    folder: Path,
+    blocks: Sequence[TokenBlock],
+    resid: Mapping[HookPoint, Tensor],
+    *,
+    corpus: CorpusCounts | None = None,
+) -> None:
+    """Write one shard; each `resid` [rows, d_model] has the blocks in order. CacheError when it cannot be.
+
+    `corpus` is of the stream up to the last block.
+    """
     aside = aside_path(folder)
     keep = np.array([keep for block in blocks for keep in block.keep], dtype=np.bool_)
     arrays = {
@@ -123,6 +134,7 @@ def write_shard(folder: Path, blocks: Sequence[TokenBlock], resid: Mapping[HookP
         "starts": np.cumsum([0] + [len(block.ids) for block in blocks], dtype=np.int64),
     }
     counts = {"kept_rows": int(keep.sum()), "rows": len(keep), "sources": [block.source for block in blocks]}
+    so_far = {} if corpus is None else {"corpus": corpus.as_json()}
     with _clearing(folder, aside):
         aside.mkdir(parents=True, exist_ok=True)
         _clear(aside)
@@ -131,7 +143,7 @@ def write_shard(folder: Path, blocks: Sequence[TokenBlock], resid: Mapping[HookP
         for hook_point, acts in resid.items():
             assert len(acts) == len(keep)
             _write_array(resid_path(aside, hook_point), _array(acts))
-        write_json(aside / "shard.json", counts)
+        write_json(aside / "shard.json", counts | so_far)
         _sync_folder(aside)
         aside.rename(folder)
         _sync_folder(folder.parent)

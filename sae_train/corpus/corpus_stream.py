@@ -29,14 +29,16 @@ def corpus_blocks(
     """Yield all blocks of the training or of the held-out documents once, mixed by the sources' shares.
 
     The same arguments and files give the same blocks in the same order. `counts` is of these blocks as far
-    as they were taken; lines that are no documents are counted when they are read. Raises CorpusError.
+    as they were taken. Lines that are no documents are counted when they are read, and for training alone,
+    since both parts read every line. Raises CorpusError.
     """
     streams = []
+    reading_counts = CorpusCounts() if held_out else counts
     for index, source in enumerate(sources):
         generator = torch.Generator().manual_seed(seed + index)
         documents: Iterator[Document] = (
             document
-            for document in shuffled(read_documents(source, counts), generator, shuffle_window)
+            for document in shuffled(read_documents(source, reading_counts), generator, shuffle_window)
             if is_held_out(document, share=held_out_share, seed=seed) == held_out
         )
         if source.mode == "fast":

@@ -30,6 +30,11 @@ class CorpusCounts:
     examples: dict[str, str] = field(default_factory=dict)
     """For each reason of a skip, what was wrong with the first document."""
 
+    def clear(self) -> None:
+        """Count from the beginning again."""
+        self.sources.clear()
+        self.examples.clear()
+
     def of(self, source: str) -> SourceCounts:
         """Return the source's counts, new ones when it was not seen before."""
         return self.sources.setdefault(source, SourceCounts())

@@ -184,6 +184,23 @@ def test_evaluate_gives_the_recorded_metrics(folder: Path, capsys: pytest.Captur
         assert measured[name] == pytest.approx(recorded[name], rel=1e-4), name
 
 
+def test_the_log_counts_each_document_once_whether_it_is_harvested_or_found(folder: Path) -> None:
+    assert main(["evaluate", str(folder / "run" / "saes" / "small"), str(folder / "train.toml")]) == 0
+
+    lines = (folder / "run" / "log.jsonl").read_text().splitlines()
+    harvests = [record for record in map(json.loads, lines) if record["event"] == "harvest"]
+    config = load_config(folder / "train.toml")
+    cache = ActivationCache(Path(config.data.cache), {})
+    for split in ("train", "held_out"):
+        records = [record for record in harvests if record["split"] == split]
+        tokens = cache.kept_tokens(split, config.hook_points)
+        assert {record["tokens"] for record in records} == {tokens}
+        by_source = [record["corpus"]["sources"] for record in records]
+        assert {sum(source["tokens"] for source in found.values()) for found in by_source} == {tokens}
+        assert all(found == by_source[0] for found in by_source)
+    assert len(harvests) > 2
+
+
 def test_export_writes_the_same_weights_again(folder: Path) -> None:
     weights = folder / "run" / "saes" / "small" / "sae_weights.safetensors"
     before = weights.read_bytes()

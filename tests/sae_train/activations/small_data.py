@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import torch
@@ -10,6 +10,7 @@ from torch import Tensor
 
 from sae_train.activations.activation_cache import ActivationCache, Split
 from sae_train.activations.harvest import harvest
+from sae_train.corpus.counts import CorpusCounts
 from sae_train.corpus.token_blocks import TokenBlock
 from steerd.host.hook_point import HookPoint
 from steerd.host.host_model import HostModel
@@ -45,6 +46,14 @@ def empty_cache(folder: Path) -> ActivationCache:
     return ActivationCache.open_or_create(folder, {"made": "for a test"})
 
 
+def counted(blocks: list[TokenBlock], counts: CorpusCounts) -> Iterator[TokenBlock]:
+    """The blocks; the counts are of those taken so far."""
+    counts.clear()
+    for block in blocks:
+        counts.of(block.source).tokens += block.kept_tokens
+        yield block
+
+
 def harvested(
     folder: Path,
     host: HostModel,
@@ -57,13 +66,14 @@ def harvested(
     on_tokens: Callable[[int], object] = lambda _tokens: None,
 ) -> ActivationCache:
     """The cache of the blocks, gone on with if it is there."""
-    cache = empty_cache(folder)
+    cache, counts = empty_cache(folder), CorpusCounts()
     harvest(
         cache,
         split,
         hook_points,
         host=host,
-        blocks=lambda: iter(blocks),
+        blocks=lambda: counted(blocks, counts),
+        counts=counts,
         tokens=tokens,
         batch_tokens=BATCH_TOKENS,
         shard_tokens=shard_tokens,

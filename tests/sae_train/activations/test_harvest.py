@@ -9,7 +9,7 @@ import torch
 from sae_train.activations.activation_cache import ActivationCache
 from sae_train.activations.activation_scale import ActivationError
 from sae_train.activations.harvest import next_pool, shard_size
-from sae_train.activations.shard import CacheError, aside_path, resid_path
+from sae_train.activations.shard import CacheError, aside_path, open_shard, resid_path
 from sae_train.corpus.token_blocks import TokenBlock
 from steerd.host.host_model import HostModel
 from tests.sae_train.activations.small_data import (
@@ -75,6 +75,28 @@ def test_a_harvest_stops_with_the_shard_that_reaches_the_tokens_and_a_longer_one
     grown = harvested(tmp_path / "grown", tiny_host, BLOCKS, on_tokens=heard.append)
     assert files_of(grown.folder) == whole
     assert sum(heard) == grown.kept_tokens("train", HOOK_POINTS) - before
+
+
+@pytest.mark.parametrize("tokens", [200, 10**9])
+def test_the_corpus_is_counted_once_and_as_far_as_it_is_used(
+    tiny_host: HostModel, tmp_path: Path, tokens: int
+) -> None:
+    harvested(tmp_path, tiny_host, BLOCKS, tokens=900)
+    shutil.rmtree(tmp_path / "train-00000")
+
+    cache = harvested(tmp_path, tiny_host, BLOCKS, tokens=tokens)
+
+    found = cache.corpus_counts("train", HOOK_POINTS, tokens)
+    assert found is not None
+    used = [
+        block
+        for path in cache.shard_paths("train", HOOK_POINTS, tokens)
+        for block in open_shard(path).token_blocks()
+    ]
+    assert len(used) == len(BLOCKS) or kept_tokens(used) < 200 + SHARD_TOKENS
+    assert {name: source["tokens"] for name, source in found["sources"].items()} == {
+        name: kept_tokens([block for block in used if block.source == name]) for name in ("chat", "text")
+    }
 
 
 @pytest.mark.parametrize("tokens", [1, 1024, 5000, 60_000, 100_000, 3_000_000])
