@@ -29,13 +29,17 @@ from sae_train.architectures.unit_decoder import UnitDecoderSae
 from steerd.sae.activation_function import JumpReLU
 from steerd.sae.autoencoder import SparseAutoencoder
 
+# Started at target_l0 itself, features that the first rows do not rank highly are shut out before they learn:
+# many stay dead, and those left settle for less.
+_FIRST_DENSITY = 8
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class JumpReLUSettings:
     """What a JumpReLU SAE is trained with."""
 
     target_l0: float
-    """Mean active features a row: where the thresholds start, and what the quadratic loss keeps to."""
+    """Mean active features a row, which the quadratic loss keeps to; thresholds start where it is 8 times."""
     sparsity_loss: Literal["quadratic", "step"] = "quadratic"
     """quadratic: l0_coefficient * (L0 / target_l0 - 1)^2; step: l0_coefficient * L0."""
     l0_coefficient: float = 1.0
@@ -47,7 +51,8 @@ class JumpReLUSettings:
 class JumpReLUSae(UnitDecoderSae):
     """Parameters and loss of a JumpReLU SAE.
 
-    On the first batch every threshold is set to the value above which target_l0 features a row are active.
+    On the first batch every threshold is set to the value above which _FIRST_DENSITY * target_l0 features a
+    row are active.
     """
 
     started: Tensor
@@ -95,7 +100,7 @@ class JumpReLUSae(UnitDecoderSae):
 
     @torch.no_grad()
     def _start(self, centred: Tensor, batch: TrainingBatch) -> None:
-        count = round(self.settings.target_l0 * batch.total_rows)
+        count = round(_FIRST_DENSITY * self.settings.target_l0 * batch.total_rows)
         largest = largest_of_batch(
             lambda: pre_act_blocks(self, centred),
             count,
