@@ -32,7 +32,7 @@ from steerd.sae.sae_file import SaeBundle, SaeMetadata, save_sae
 
 NAME = "known_truth"
 PRESET = PRESETS["small"]
-SAMPLES, QUICK_SAMPLES = 400_000, 40_000
+SAMPLES, QUICK_SAMPLES = 300_000, 40_000
 SCORES = ("mcc", "f1", "uniqueness", "variance_explained", "l0", "dead")
 AGREEMENT = 1e-6
 L0_TOLERANCE = 0.05

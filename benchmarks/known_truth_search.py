@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 L0_NEARNESS = 0.05
-RATES = (1e-3, 3e-3, 1e-2, 3e-2)
+RATES = (3e-3, 7e-3, 1.5e-2, 3e-2)
 
 Settings = Mapping[str, Any]  # Any: the values of a configuration
 Scores = Mapping[str, float]

@@ -19,7 +19,7 @@ from sae_train.known_truth.study import Entrant, Finding, study
 
 _ROOT = Path(__file__).parent.parent
 _DECIDES_L0 = {
-    "standard": {"l1_coefficient": (1.5, 5.0)},
+    "standard": {"l1_coefficient": (1.0, 4.0)},
     "gated": {"l1_coefficient": (1.5, 5.0)},
     "jumprelu": {"target_l0": (8.0, 12.0)},
 }
@@ -36,12 +36,7 @@ def our_spaces(preset: Preset) -> dict[str, Space]:
     variants: dict[str, _Variants] = {
         "standard": [],
         "gated": [],
-        "jumprelu": [
-            ("l0_coefficient", 0.3),
-            ("l0_coefficient", 3.0),
-            ("bandwidth", 0.3),
-            ("bandwidth", 1.0),
-        ],
+        "jumprelu": [("l0_coefficient", 0.1), ("l0_coefficient", 0.3), ("bandwidth", 0.3)],
     }
     return {
         name: Space(
@@ -59,7 +54,7 @@ def peer_spaces(preset: Preset) -> dict[str, Space]:
 
     Those are the dead window, 1000 steps by default, and a warm-up of the learning rate and the sparsity.
     """
-    common: _Variants = [("decoder_init_norm", 0.5), ("decoder_init_norm", 1.0), ("warm_up", 0.0)]
+    common: _Variants = [("decoder_init_norm", 1.0), ("warm_up", 0.0)]
     common += [("normalize_activations", "expected_average_only_in")]
     auxk: _Variants = [("dead_window", 100), ("aux_loss_coefficient", 1 / 32)]
     kernel: _Variants = [("l0_coefficient", 0.3), ("l0_coefficient", 3.0), ("jumprelu_bandwidth", 0.2)]
