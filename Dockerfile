@@ -1,4 +1,4 @@
-# Serves the default host and the starter SAE; the same image trains.
+# Serves the default host and the starter SAEs; the same image trains.
 #   docker build -t steerd .
 #   docker run --read-only --tmpfs /tmp -p 127.0.0.1:50051:50051 -p 127.0.0.1:9464:9464 steerd
 #   docker run --gpus all ... for a GPU, built with --build-arg TORCH_INDEX=https://pypi.org/simple

@@ -20,7 +20,6 @@ from statistics import median
 import torch
 from rich.progress import Progress
 
-import steerd
 from benchmarks.decode_rate import Arrivals
 from benchmarks.generation_systems import (
     DenseGenerate,
@@ -36,9 +35,9 @@ from steerd.client_messages import GenerateCall
 from steerd.config import EngineConfig
 from steerd.host.default_host import default_host_folder
 from steerd.sae.sae_file import load_sae
+from steerd.starters import starter_folder
 
 NAME = "engine_overhead"
-STARTER_SAE_FOLDER = Path(steerd.__file__).parent / "starter_sae"
 
 BATCH_SIZES = (1, 16)
 CONTEXTS = (64, 512)
@@ -210,7 +209,7 @@ def _ratio(ours: list[float], theirs: list[float]) -> float:
 def _options() -> argparse.Namespace:
     parser = parser_of("What steerd's engine costs next to plain transformers.")
     parser.add_argument(
-        "--sae", type=Path, default=STARTER_SAE_FOLDER, help="the SAE folder; default: the starter"
+        "--sae", type=Path, default=starter_folder("starter-14"), help="the SAE folder (default: starter-14)"
     )
     parser.add_argument("--rounds", type=int, default=4, help="at least so many a point")
     parser.add_argument(

@@ -1,6 +1,6 @@
 """Does steering by a feature do what the feature's label says, and does another feature not do it?
 
-Five features of the starter SAE (see effect_features for the rule), each added at five strengths, multiples
+Five features of a starter SAE (see effect_features for the rule), each added at five strengths, multiples
 of its recorded maximum, to every ordinary token of sixteen neutral chats and of the answers. Measured:
 - in the answers, read again by the unsteered host: the feature's own activation, the share of its top words,
   and the host's surprise (how strange it finds the text: steering too strong breaks it);
@@ -24,11 +24,11 @@ from torch import Tensor
 from benchmarks.effect_features import NUM_TOPICS, SteeredFeature, Vocabulary, choose_features
 from benchmarks.effect_measures import UNSTEERED, Push, ReadText, SteeredWriter, Texts, UnsteeredReader
 from benchmarks.report import Report, Row, parser_of, report_for
-from steerd.cli.labels import STARTER_FOLDER
 from steerd.config import DEFAULT_MODEL
 from steerd.host.host_model import HostModel
 from steerd.host.text import ChatMessage, encode_chat
 from steerd.sae.sae_file import load_sae
+from steerd.starters import starter_folder
 
 NAME = "steering_effect"
 NUM_FEATURES = 5
@@ -213,9 +213,9 @@ def _row(strength: float, steered: Effect, control: Effect) -> Row:
 
 
 def _options() -> argparse.Namespace:
-    parser = parser_of("What steering by five features of the starter SAE does, and a control does not.")
+    parser = parser_of("What steering by five features of a starter SAE does, and a control does not.")
     parser.add_argument(
-        "--sae", type=Path, default=STARTER_FOLDER, help="the SAE folder; default: the starter"
+        "--sae", type=Path, default=starter_folder("starter-14"), help="the SAE folder (default: starter-14)"
     )
     return parser.parse_args()
 

@@ -13,6 +13,7 @@ Modules:
 
 - `app`: the one place where host, SAEs, engine, metrics and server meet
 - `config`: every setting of the server, read once from TOML, frozen
+- `starters`: where the SAEs lie that come with the package, in starter_saes
 - `errors`: the kinds of failure that a user can act on
 - `client`: a small typed client, used by `cli` (the subcommands), the tests and the benchmarks;
   `client_messages` is what it says and hears, as plain data, `client_wire` turns that into protobuf and back

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector, ProcessCollector
 
-from steerd.config import STARTER_SAE, Config
+from steerd.config import Config
 from steerd.engine.engine import Engine
 from steerd.errors import ConfigError
 from steerd.host.host_model import HostModel
@@ -22,6 +22,7 @@ from steerd.server.catalog_service import CatalogService
 from steerd.server.generation_service import GenerationService
 from steerd.server.grpc_server import GrpcServer
 from steerd.server.parse import RequestParser
+from steerd.starters import STARTERS, starter_folder
 from steerd.steering.loaded_saes import LoadedSaes
 
 _ENGINE_CHECK_SECONDS = 0.5
@@ -53,8 +54,8 @@ def load_saes(config: Config, host: HostModel) -> LoadedSaes:
     """The configured SAEs, checked against the host. Raises SaeFileError."""
     saes = LoadedSaes(host)
     for sae in config.saes:
-        starter = Path(__file__).parent / "starter_sae"
-        saes.add(sae.name, load_sae(starter if sae.path == STARTER_SAE else Path(sae.path)))
+        folder = starter_folder(sae.path) if sae.path in STARTERS else Path(sae.path)
+        saes.add(sae.name, load_sae(folder))
     return saes
 
 

@@ -1,8 +1,8 @@
 """Everything an operator can turn, in frozen sections, read strictly from one TOML file.
 
 What a file leaves out has the default written here; no file at all means the default host on the CPU with the
-starter SAE, on loopback. A Config that exists is valid: an unknown key, a wrong type or a value out of bounds
-raises ConfigError with the key, the bound and the value.
+starter SAEs, on loopback. A Config that exists is valid: an unknown key, a wrong type or a value out of
+bounds raises ConfigError with the key, the bound and the value.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
 from steerd.errors import ConfigError
+from steerd.starters import STARTERS
 
 DEFAULT_MODEL = "smollm2-135m-instruct"
-STARTER_SAE = "starter"
 MAX_SAES = 8
 MAX_WATCHED_FEATURES = 256
 
@@ -47,7 +47,7 @@ class ModelConfig:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SaeConfig:
-    """One SAE to serve: the name that requests use, and its folder (`starter` is the one in the package)."""
+    """One SAE to serve: the name that requests use, and its folder, or a starter's name."""
 
     name: str = field(metadata=_matching(r"[A-Za-z0-9_.-]{1,64}"))
     path: str = field(metadata=_matching(r".+"))
@@ -124,7 +124,7 @@ class Config:
     """All sections. Raises ConfigError when any of them breaks a bound."""
 
     model: ModelConfig = ModelConfig()
-    saes: tuple[SaeConfig, ...] = (SaeConfig(name=STARTER_SAE, path=STARTER_SAE),)
+    saes: tuple[SaeConfig, ...] = tuple(SaeConfig(name=name, path=name) for name in STARTERS)
     engine: EngineConfig = EngineConfig()
     server: ServerConfig = ServerConfig()
     limits: LimitsConfig = LimitsConfig()
@@ -171,8 +171,8 @@ class Config:
 
 
 def default_saes(model_name: str) -> tuple[SaeConfig, ...]:
-    """The SAEs that are served when none is named: the starter for the default host, none for another."""
-    return (SaeConfig(name=STARTER_SAE, path=STARTER_SAE),) if model_name == DEFAULT_MODEL else ()
+    """The SAEs that are served when none is named: the starters for the default host, none for another."""
+    return Config().saes if model_name == DEFAULT_MODEL else ()
 
 
 def load_config(path: Path) -> Config:
@@ -211,7 +211,7 @@ def _is_loopback(host: str) -> bool:
 
 
 def _resolve(path: str, folder: Path) -> str:
-    return path if path == STARTER_SAE else str(folder / Path(path).expanduser())
+    return path if path in STARTERS else str(folder / Path(path).expanduser())
 
 
 def _read_list(section: type[T], tables: object, key: str) -> tuple[T, ...]:

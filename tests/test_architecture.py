@@ -17,7 +17,8 @@ PRODUCTS = ("steerd", "sae_train", "benchmarks")
 # Part -> what of this project it may import. A part is a module or a package; the longest match wins.
 MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "steerd.errors": (),
-    "steerd.config": ("steerd.errors",),
+    "steerd.starters": (),
+    "steerd.config": ("steerd.starters", "steerd.errors"),
     "steerd.sae": ("steerd.errors",),
     "steerd.host": ("steerd.errors",),
     "steerd.steering": ("steerd.sae", "steerd.host", "steerd.errors"),

@@ -17,6 +17,7 @@ from steerd.config import (
     parse_config,
 )
 from steerd.errors import ConfigError
+from steerd.starters import STARTERS
 
 SAE = {"name": "a", "path": "x"}
 
@@ -31,7 +32,7 @@ def test_nothing_said_means_the_defaults(tmp_path: Path) -> None:
     empty.write_text("")
 
     assert load_config(empty) == Config()
-    assert Config().saes == (SaeConfig(name="starter", path="starter"),)
+    assert [(sae.name, sae.path) for sae in Config().saes] == [(name, name) for name in STARTERS]
     assert Config().server.host == "127.0.0.1"
 
 
@@ -49,8 +50,8 @@ def test_a_whole_file_is_read(tmp_path: Path) -> None:
         path = "saes/topics"
 
         [[saes]]
-        name = "starter"
-        path = "starter"
+        name = "mine"
+        path = "starter-14"
 
         [engine]
         kv_cache_gib = 2
@@ -77,7 +78,7 @@ def test_a_whole_file_is_read(tmp_path: Path) -> None:
 
     assert (config.model.name, config.model.dtype, config.model.device) == ("some/host", "bfloat16", "cuda:0")
     assert config.saes[0] == SaeConfig(name="topics", path=str(tmp_path / "saes/topics"))
-    assert config.saes[1].path == "starter"
+    assert config.saes[1].path == "starter-14"
     assert config.engine.kv_cache_gib == 2.0
     assert isinstance(config.engine.kv_cache_gib, float)
     assert (config.server.port, config.server.insecure) == (0, True)

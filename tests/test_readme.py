@@ -12,6 +12,7 @@ import pytest
 from sae_train.__main__ import make_parser as make_trainer_parser
 from sae_train.config_file import load_config, parse_config
 from steerd.__main__ import make_parser
+from steerd.starters import STARTERS
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
@@ -83,9 +84,9 @@ def test_the_training_example_is_a_valid_run() -> None:
 
 
 def test_the_starters_recipe_is_a_valid_run() -> None:
-    config = load_config(ROOT / "steerd" / "starter_sae" / "train.toml")
+    config = load_config(ROOT / "steerd" / "starter_saes" / "train.toml")
 
-    assert [sae.d_sae for sae in config.saes] == [4608]
+    assert tuple(sae.name for sae in config.saes) == STARTERS
 
 
 @pytest.mark.parametrize("path", tree_paths())

@@ -10,10 +10,10 @@ from steerd.steering.intervention import FeatureRef, Operation
 
 
 def feature(text: str) -> FeatureRef:
-    """`sae:feature`, for example `starter:1234`."""
+    """`sae:feature`, for example `starter-14:1234`."""
     sae, colon, index = text.rpartition(":")
     if not colon or not sae or not index.isdecimal():
-        raise argparse.ArgumentTypeError(f"expected SAE:FEATURE, for example starter:1234; got {text!r}")
+        raise argparse.ArgumentTypeError(f"expected SAE:FEATURE, for example starter-14:1234; got {text!r}")
     return FeatureRef(sae, int(index))
 
 
@@ -25,7 +25,7 @@ def edit(operation: Callable[[float], Operation]) -> Callable[[str], tuple[Featu
         try:
             return feature(target), operation(float(number))
         except (ValueError, argparse.ArgumentTypeError):
-            message = f"expected SAE:FEATURE=NUMBER, for example starter:1234=8; got {text!r}"
+            message = f"expected SAE:FEATURE=NUMBER, for example starter-14:1234=8; got {text!r}"
             raise argparse.ArgumentTypeError(message) from None
 
     return read

@@ -21,7 +21,7 @@ from steerd.client import Client
 from steerd.client_messages import ChatTurn, GenerateCall, Unit
 from steerd.steering.intervention import Add, FeatureRef, Intervention
 
-_SAE = "starter"
+_SAE = "starter-14"
 _START_SECONDS = 300.0  # the first start converts the default host
 _STOP_SECONDS = 60.0
 _METRICS_SECONDS = 10.0
@@ -39,7 +39,7 @@ _SHOWN_METRICS = (
 
 @dataclass(frozen=True, slots=True)
 class Scene:
-    """A feature of the starter SAE and a prompt that has nothing to do with it.
+    """A feature of a starter SAE and a prompt that has nothing to do with it.
 
     `strength` is in multiples of the feature's recorded maximum; `alias` is its name on dashboards.
     """
@@ -73,7 +73,7 @@ def run(options: argparse.Namespace) -> int:  # noqa: ARG001  # every subcommand
         address = f"127.0.0.1:{grpc_port}"
         config = Path(folder) / "demo.toml"
         config.write_text(demo_config(grpc_port, metrics_port))
-        console.print("Starting a server with the default host model and the starter SAE")
+        console.print("Starting a server with the default host model and the starter SAEs")
         with server_process(config, log=Path(folder) / "server.log") as process:
             seconds = wait_until_serving(process, address, timeout_seconds=_START_SECONDS)
             console.print(f"Serving on {address} after {seconds:.1f} s")

@@ -7,10 +7,8 @@ from pathlib import Path
 
 from rich.table import Table
 
-from steerd.cli.labels import STARTER_FOLDER
 from steerd.cli.terminal import open_console
 from steerd.cli.token_painter import painted
-from steerd.config import STARTER_SAE
 from steerd.errors import NotFound, SaeFileError
 from steerd.sae.feature_files import FeatureNote, FeatureStatistics
 from steerd.sae.sae_file import NOTES_FILE, SaeBundle, load_sae
@@ -31,29 +29,37 @@ def search(notes: Sequence[FeatureNote], words: Sequence[str]) -> list[FeatureNo
     return [note for _, note in sorted(found, key=lambda entry: entry[0])]
 
 
-def print_matches(folder: Path, words: Sequence[str], limit: int) -> None:
-    """A table of the features that match, most often active first among equals."""
-    bundle, notes = _with_notes(folder)
-    statistics = bundle.statistics
-    if statistics is not None:
-        density = statistics.density.tolist()
-        notes = sorted(notes, key=lambda note: -density[note.feature])
-    matches = search(notes, words)
+def print_matches(folders: Sequence[Path], words: Sequence[str], limit: int) -> None:
+    """A table for each SAE of the features that match, most often active first among equals."""
+    console = open_console()
+    for folder in folders:
+        bundle, notes = _with_notes(folder)
+        matches = search(_most_active_first(bundle, notes), words)
+        shown = min(limit, len(matches))
+        console.print(_table(bundle, matches[:limit]))
+        console.print(
+            f"{shown} of {len(matches)} matches among {bundle.sae.d_sae} features of {bundle.metadata.name}"
+        )
+
+
+def _most_active_first(bundle: SaeBundle, notes: Sequence[FeatureNote]) -> Sequence[FeatureNote]:
+    if bundle.statistics is None:
+        return notes
+    density = bundle.statistics.density.tolist()
+    return sorted(notes, key=lambda note: -density[note.feature])
+
+
+def _table(bundle: SaeBundle, notes: Sequence[FeatureNote]) -> Table:
     table = Table("feature", "label", "density", "max", "top tokens", "promotes")
-    for note in matches[:limit]:
+    for note in notes:
         table.add_row(
-            str(note.feature),
+            f"{bundle.metadata.name}:{note.feature}",
             note.label,
-            *_figures(statistics, note.feature),
+            *_figures(bundle.statistics, note.feature),
             _quoted(note.top_tokens),
             _quoted(note.promoted_tokens),
         )
-    console = open_console()
-    console.print(table)
-    shown = min(limit, len(matches))
-    console.print(
-        f"{shown} of {len(matches)} matches among {bundle.sae.d_sae} features of {bundle.metadata.name}"
-    )
+    return table
 
 
 def print_feature(folder: Path, feature: int) -> None:
@@ -76,7 +82,7 @@ def print_feature(folder: Path, feature: int) -> None:
 
 
 def _with_notes(folder: Path) -> tuple[SaeBundle, Sequence[FeatureNote]]:
-    bundle = load_sae(folder, name=STARTER_SAE if folder == STARTER_FOLDER else None)
+    bundle = load_sae(folder)
     if bundle.notes is None:
         raise SaeFileError(f"{folder}: {NOTES_FILE} is missing, so its features have no labels to search")
     return bundle, bundle.notes

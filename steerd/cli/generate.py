@@ -39,7 +39,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         help="generate from a prompt, steered",
         description="Generate from a prompt and steer features meanwhile. The text goes to standard output, "
         "coloured by the first watched or steered feature; everything else goes to standard error.",
-        epilog="example: steerd generate 'Tell me about your day.' --add starter:1234=8 --baseline",
+        epilog="example: steerd generate 'Tell me about your day.' --add starter-14:1234=8 --baseline",
     )
     parser.add_argument("prompt", metavar="PROMPT", help="what the user says")
     arguments.add_address(parser)

@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from importlib.resources import files
-from pathlib import Path
+from collections.abc import Mapping, Sequence
 
 from steerd.client_messages import ServedSae
+from steerd.starters import STARTERS, starter_folder
 from steerd.steering.intervention import FeatureRef
 
-STARTER_FOLDER = Path(str(files("steerd"))) / "starter_sae"
 
-
-def starter_labels(served: Iterable[ServedSae]) -> Mapping[FeatureRef, str]:
-    """Labels of those served SAEs whose weights are those of this package's starter SAE."""
+def starter_labels(served: Sequence[ServedSae]) -> Mapping[FeatureRef, str]:
+    """Labels of those served SAEs whose weights are those of this package's starter SAEs."""
     from steerd.sae.sae_file import load_sae  # costs torch, which no other part of these commands needs
 
-    if not STARTER_FOLDER.is_dir():
-        return {}
-    bundle = load_sae(STARTER_FOLDER)
-    names = [sae.name for sae in served if sae.weights_sha256 == bundle.metadata.weights_sha256]
-    return {FeatureRef(name, note.feature): note.label for name in names for note in bundle.notes or ()}
+    labels: dict[FeatureRef, str] = {}
+    for bundle in (load_sae(starter_folder(name)) for name in STARTERS):
+        names = [sae.name for sae in served if sae.weights_sha256 == bundle.metadata.weights_sha256]
+        for note in bundle.notes or ():
+            labels |= {FeatureRef(name, note.feature): note.label for name in names}
+    return labels

@@ -16,7 +16,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         "serve",
         help="run the server",
         description="Run the server until SIGTERM or Ctrl-C; what runs by then is finished first. Without a "
-        "file it serves the default host and the starter SAE on 127.0.0.1:50051, and metrics on port 9464. "
+        "file it serves the default host and the starter SAEs on 127.0.0.1:50051, and metrics on port 9464. "
         "Options go before what the file says.",
     )
     parser.add_argument(

@@ -29,13 +29,13 @@ def test_a_feature_is_sae_and_index(text: str, feature: FeatureRef) -> None:
     "text", ["", "12", "starter", "starter:", ":12", "starter:-1", "starter:1.5", "starter:x"]
 )
 def test_anything_else_is_refused_with_an_example(text: str) -> None:
-    with pytest.raises(argparse.ArgumentTypeError, match="starter:1234"):
+    with pytest.raises(argparse.ArgumentTypeError, match="starter-14:1234"):
         arguments.feature(text)
 
 
 @pytest.mark.parametrize("text", ["starter:12", "starter:12=", "starter:12=much"])
 def test_an_edit_needs_a_number(text: str) -> None:
-    with pytest.raises(argparse.ArgumentTypeError, match="starter:1234=8"):
+    with pytest.raises(argparse.ArgumentTypeError, match="starter-14:1234=8"):
         arguments.edit(Add)(text)
 
 

@@ -9,24 +9,24 @@ import pytest
 
 from steerd.__main__ import main
 from steerd.cli.demo import SCENES, demo_config
-from steerd.cli.labels import STARTER_FOLDER
 from steerd.config import load_config
+from steerd.starters import STARTERS, starter_folder
 
 
-def test_the_demo_serves_the_starter_sae_and_watches_its_features(tmp_path: Path) -> None:
+def test_the_demo_serves_the_starter_saes_and_watches_its_features(tmp_path: Path) -> None:
     (tmp_path / "demo.toml").write_text(demo_config(50001, 50002))
 
     config = load_config(tmp_path / "demo.toml")
 
     assert (config.server.port, config.monitoring.port) == (50001, 50002)
-    assert [sae.name for sae in config.saes] == ["starter"]
+    assert [sae.name for sae in config.saes] == list(STARTERS)
     assert [watched.index for watched in config.monitoring.watch] == [scene.feature for scene in SCENES]
 
 
 def test_its_features_are_alive_and_labelled() -> None:
     from steerd.sae.sae_file import load_sae
 
-    bundle = load_sae(STARTER_FOLDER)
+    bundle = load_sae(starter_folder("starter-14"))
 
     assert SCENES
     assert bundle.statistics is not None

@@ -34,7 +34,7 @@ def test_every_word_must_be_found_and_labels_come_first(words: list[str], found:
 def test_matches_are_listed_with_their_figures(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     save_sae(tmp_path / "sae", bundle_of(random_sae(d_sae=8)))
 
-    assert main(["features", "label", "--folder", str(tmp_path / "sae"), "--limit", "3"]) == 0
+    assert main(["features", "label", "--sae", str(tmp_path / "sae"), "--limit", "3"]) == 0
 
     output = capsys.readouterr().out
     assert "label of 0" in output
@@ -44,7 +44,7 @@ def test_matches_are_listed_with_their_figures(tmp_path: Path, capsys: pytest.Ca
 def test_one_feature_is_shown_with_its_examples(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     save_sae(tmp_path / "sae", bundle_of(random_sae(d_sae=8)))
 
-    assert main(["features", "--feature", "5", "--folder", str(tmp_path / "sae")]) == 0
+    assert main(["features", "--feature", "5", "--sae", str(tmp_path / "sae")]) == 0
 
     output = capsys.readouterr().out
     assert "label of 5" in output
@@ -56,12 +56,12 @@ def test_a_feature_that_is_not_there_names_the_bound(
 ) -> None:
     save_sae(tmp_path / "sae", bundle_of(random_sae(d_sae=8)))
 
-    assert main(["features", "--feature", "8", "--folder", str(tmp_path / "sae")]) == 1
+    assert main(["features", "--feature", "8", "--sae", str(tmp_path / "sae")]) == 1
     assert "from 0 to 7; got 8" in capsys.readouterr().err
 
 
 def test_an_sae_without_labels_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     save_sae(tmp_path / "sae", replace(bundle_of(random_sae(d_sae=8)), notes=None))
 
-    assert main(["features", "--folder", str(tmp_path / "sae")]) == 1
+    assert main(["features", "--sae", str(tmp_path / "sae")]) == 1
     assert "features.jsonl is missing" in capsys.readouterr().err
