@@ -144,10 +144,6 @@ class Trials:
         return Outcome(trial, explained, l0, own_l0, own_explained, inactive, rate)
 
 
-def _load(record: dict[str, Any]) -> SparseAutoencoder:
-    return load_sae(Path(record["folder"])).sae
-
-
 def measures(sae: SparseAutoencoder, rows: Tensor) -> tuple[float, float, float]:
     """Mean L0, variance explained (over all rows at once) and the share of features that no row activates."""
     active = torch.zeros(sae.d_sae)
