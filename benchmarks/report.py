@@ -102,7 +102,7 @@ def conditions() -> dict[str, Any]:
     """When, where and with what this process measures. A load above 0 at its start means a busy machine."""
     return {
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "command": shlex.join(["python", "-m", _module_name(), *sys.argv[1:]]),
+        "command": shlex.join(["python", "-m", _module_name(), *map(_portable, sys.argv[1:])]),
         "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
         "cpu": _cpu_model(),
         "cpu_count": os.cpu_count(),
@@ -111,6 +111,11 @@ def conditions() -> dict[str, Any]:
         "versions": {"python": platform.python_version()}
         | {package: version(package) for package in ("steerd", "torch", "transformers")},
     }
+
+
+def _portable(argument: str) -> str:
+    """The argument, without the folders of this machine."""
+    return f".../{Path(argument).name}" if Path(argument).is_absolute() else argument
 
 
 def _module_name() -> str:

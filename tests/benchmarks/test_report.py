@@ -7,7 +7,15 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from benchmarks.report import RESULTS_FOLDER, Report, Target, parser_of, report_for
+from benchmarks.report import RESULTS_FOLDER, Report, Target, conditions, parser_of, report_for
+
+
+def test_the_command_is_recorded_without_the_folders_of_the_machine(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.argv", ["walk", "--cache", str(tmp_path / "rows"), "--rate", "3e-3", "a/b"])
+
+    assert conditions()["command"].endswith(" --cache .../rows --rate 3e-3 a/b")
 
 
 def quiet_report(out: Path | None) -> Report:
