@@ -200,7 +200,7 @@ def main() -> None:
     parser.add_argument("--context", type=int, default=1024)
     parser.add_argument("--d-sae", type=int, default=2304)
     parser.add_argument("--k", type=int, default=32)
-    parser.add_argument("--learning-rate", type=float, default=1e-3)
+    parser.add_argument("--learning-rate", type=float, default=3e-3)
     parser.add_argument("--seeds", type=int, default=1)
     choices = ["batch_topk", "topk"]
     parser.add_argument("--architectures", nargs="+", default=choices, choices=choices)
