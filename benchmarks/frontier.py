@@ -65,7 +65,6 @@ def _row(system: str, outcome: Outcome) -> Row:
         "own_variance_explained": (
             outcome.own_variance_explained if system == "saelens" else outcome.variance_explained
         ),
-        "tokens_per_second": outcome.tokens_per_second,
     }
 
 

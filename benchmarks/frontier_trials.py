@@ -7,7 +7,6 @@ import dataclasses
 import json
 import subprocess
 import tempfile
-import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -56,7 +55,6 @@ class Outcome:
     own_l0: float
     own_variance_explained: float
     inactive_share: float
-    tokens_per_second: float
 
 
 class Trials:
@@ -83,9 +81,7 @@ class Trials:
             printed = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
             records = [json.loads(line) for line in printed.splitlines() if line.startswith("{")]
             return [
-                self._measured(
-                    trial, load_sae(Path(record["folder"])).sae, record["tokens"] / record["seconds"]
-                )
+                self._measured(trial, load_sae(Path(record["folder"])).sae)
                 for trial, record in zip(trials, records, strict=True)
             ]
 
@@ -100,11 +96,9 @@ class Trials:
             generator=torch.Generator().manual_seed(0),
         )
         learner = SaeTraining(sae, config, learning_rate=trial.learning_rate)
-        started = time.monotonic()
         for _, batch in zip(range(config.num_steps), self._batches(), strict=False):
             learner.step(batch * self._scale.scale)
-        rate = config.num_steps * config.batch_size / (time.monotonic() - started)
-        return self._measured(trial, sae.to_inference(self._scale.scale).to(dtype=torch.float32), rate)
+        return self._measured(trial, sae.to_inference(self._scale.scale).to(dtype=torch.float32))
 
     def _batches(self) -> Iterator[Tensor]:
         size = self._options.batch_size
@@ -133,7 +127,7 @@ class Trials:
             "runs": runs,
         }
 
-    def _measured(self, trial: Trial, sae: SparseAutoencoder, rate: float) -> Outcome:
+    def _measured(self, trial: Trial, sae: SparseAutoencoder) -> Outcome:
         own_l0, own_explained, _ = measures(sae, self._rows.held_out)
         equal = sae
         if trial.architecture == "batch_topk":
@@ -141,7 +135,7 @@ class Trials:
             threshold = calibrate_threshold(plain, lambda: torch.split(self._rows.held_out, 4096), k=trial.k)
             equal = dataclasses.replace(sae, activation=JumpReLU(torch.full((sae.d_sae,), threshold)))
         l0, explained, inactive = measures(equal, self._rows.held_out)
-        return Outcome(trial, explained, l0, own_l0, own_explained, inactive, rate)
+        return Outcome(trial, explained, l0, own_l0, own_explained, inactive)
 
 
 def measures(sae: SparseAutoencoder, rows: Tensor) -> tuple[float, float, float]:

@@ -3,14 +3,13 @@
 `python saelens_training.py SPEC.json`: SPEC holds `rows` (an .npy file [rows, d_model] in the order of
 training), `batch_size`, `tokens`, `threads` and `runs`, each with `architecture`, `d_sae`, `lr`,
 `dead_feature_window` (steps), `init_norm`, `settings` (the architecture's own) and `folder`, where the SAE is
-saved. Prints one JSON line a run: seconds of the steps and tokens trained.
+saved. Prints one JSON line a run: its `folder`.
 """
 
 from __future__ import annotations
 
 import json
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -78,14 +77,12 @@ def train(spec: dict[str, Any], run: dict[str, Any]) -> dict[str, Any]:
     )
     provider = batches(spec["rows"], spec["batch_size"])
     trainer = SAETrainer(cfg=config, sae=sae, data_provider=provider)
-    started = time.monotonic()
     trainer.fit()
-    seconds = time.monotonic() - started
     folder = Path(run["folder"])
     folder.mkdir(parents=True, exist_ok=True)
     sae.cfg.metadata.model_name, sae.cfg.metadata.hook_name = "host", "blocks.0.hook_resid_post"
     sae.save_inference_model(str(folder))
-    return {"folder": run["folder"], "seconds": seconds, "tokens": config.total_training_samples}
+    return {"folder": run["folder"]}
 
 
 def main() -> None:

@@ -7,7 +7,7 @@ from benchmarks.frontier_trials import Outcome, Trial
 
 
 def outcome(rate: float, *, explained: float, inactive: float) -> Outcome:
-    return Outcome(Trial("batch_topk", 16, rate), explained, 16.0, 16.0, explained, inactive, 1.0)
+    return Outcome(Trial("batch_topk", 16, rate), explained, 16.0, 16.0, explained, inactive)
 
 
 def test_the_best_explains_most_of_those_that_keep_their_features() -> None:
