@@ -53,9 +53,9 @@ class Scene:
 _PROMPT = "What did you do today?"
 
 SCENES = (
-    Scene(feature=1831, alias="god", strength=1.0, prompt=_PROMPT),
-    Scene(feature=475, alias="doctor", strength=1.0, prompt=_PROMPT),
-    Scene(feature=3829, alias="weather", strength=1.0, prompt=_PROMPT),
+    Scene(feature=2296, alias="god", strength=0.7, prompt=_PROMPT),
+    Scene(feature=145, alias="doctor", strength=0.7, prompt=_PROMPT),
+    Scene(feature=1823, alias="weather", strength=1.0, prompt=_PROMPT),
 )
 
 
