@@ -76,6 +76,7 @@ ONLY_IN: dict[str, tuple[str, ...]] = {
 TORCH_FREE = (
     "steerd.client_messages",
     "steerd.errors",
+    "steerd.starters",
     "steerd.config",
     "steerd.engine.request",
     "steerd.steering.intervention",
