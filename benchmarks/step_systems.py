@@ -20,7 +20,7 @@ from torch import Tensor
 from sae_train.architectures.batch_topk import BatchTopKSettings
 from sae_train.architectures.catalogue import Settings, build_sae
 from sae_train.architectures.gated import GatedSettings
-from sae_train.architectures.jumprelu import JumpReLUSettings
+from sae_train.architectures.jumprelu import JumpReLUSae, JumpReLUSettings
 from sae_train.architectures.matryoshka import MatryoshkaSettings
 from sae_train.architectures.standard import StandardSettings
 from sae_train.architectures.topk import TopKSettings
@@ -117,10 +117,16 @@ def own_settings(wish: Wish) -> Settings:
 
 @torch.no_grad()
 def start_sparse(sae: TrainableSae, sample: Tensor, wish: Wish) -> None:
-    """Give a standard or gated SAE the bias with which k features a row are active."""
-    if wish.architecture in ("standard", "gated"):
-        pre_acts = (sample @ sae.W_enc).flatten()
-        sae.b_enc.fill_(-pre_acts.kthvalue(len(pre_acts) - wish.k * len(sample)).values)
+    """Give an SAE that chooses no k the bias or threshold with which k features a row are active."""
+    if wish.architecture not in ("standard", "gated", "jumprelu"):
+        return
+    pre_acts = (sample @ sae.W_enc).flatten()
+    bound = pre_acts.kthvalue(len(pre_acts) - wish.k * len(sample)).values
+    if isinstance(sae, JumpReLUSae):
+        sae.threshold.fill_(bound)
+        sae.started.fill_(True)
+    else:
+        sae.b_enc.fill_(-bound)
 
 
 class PeerProcess:
