@@ -200,3 +200,6 @@ def peer_process(library: str, python: Path, *, threads: int) -> Iterator[PeerPr
             raise
         finally:
             process.kill()
+            assert process.stdin is not None
+            with suppress(BrokenPipeError):  # what a process that had ended never read
+                process.stdin.close()
