@@ -72,7 +72,7 @@ class SteeredWriter:
 
     def _request(self, push: Push, number: int, prompt: Sequence[int], num_new: int) -> GenerationRequest:
         intervention = Intervention(
-            feature=FeatureRef(self._sae_name, push.feature), operation=Add(push.strength)
+            target=FeatureRef(self._sae_name, push.feature), operation=Add(push.strength)
         )
         return GenerationRequest(
             id=f"{push.feature}-{push.strength}-{number}",

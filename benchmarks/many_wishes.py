@@ -36,7 +36,7 @@ def sixteen_interventions(d_sae: int) -> tuple[Intervention, ...]:
     """One a request: sixteen features that nobody watches, the four operations in turn, growing strengths."""
     return tuple(
         Intervention(
-            feature=FeatureRef(SAE_NAME, row * d_sae // NUM_INTERVENTIONS + 1),
+            target=FeatureRef(SAE_NAME, row * d_sae // NUM_INTERVENTIONS + 1),
             operation=_OPERATIONS[row % len(_OPERATIONS)](row + 1),
         )
         for row in range(NUM_INTERVENTIONS)

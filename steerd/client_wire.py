@@ -19,7 +19,8 @@ from steerd.client_messages import (
 )
 from steerd.pb.v1 import catalog_service_pb2, feature_pb2
 from steerd.pb.v1 import generation_service_pb2 as pb
-from steerd.steering.intervention import Ablate, Add, FeatureRef, Intervention, Phase, Scale, Scope, Set
+from steerd.steering.intervention import Ablate, Add, FeatureRef, Intervention, Scale, Set
+from steerd.steering.scope import Phase, Scope
 
 _UNITS = {Unit.ACTIVATION: pb.UNIT_ACTIVATION, Unit.FEATURE_MAX: pb.UNIT_FEATURE_MAX}
 _PHASES = {Phase.ALL: pb.PHASE_ALL, Phase.PROMPT: pb.PHASE_PROMPT, Phase.GENERATED: pb.PHASE_GENERATED}
@@ -59,7 +60,7 @@ def _sampling(call: GenerateCall) -> pb.SamplingParams:
 
 def _intervention(intervention: Intervention, unit: Unit) -> pb.Intervention:
     return pb.Intervention(
-        feature=_feature(intervention.feature),
+        feature=_feature(intervention.target),
         scope=_scope(intervention.scope),
         **_operation(intervention, unit),
     )

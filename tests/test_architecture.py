@@ -43,7 +43,12 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     ),
     "steerd.app": ("steerd",),
     "steerd.client_messages": ("steerd.steering.intervention",),
-    "steerd.client_wire": ("steerd.client_messages", "steerd.pb", "steerd.steering.intervention"),
+    "steerd.client_wire": (
+        "steerd.client_messages",
+        "steerd.pb",
+        "steerd.steering.intervention",
+        "steerd.steering.scope",
+    ),
     "steerd.client": ("steerd.client_messages", "steerd.client_wire", "steerd.pb", "steerd.errors"),
     "steerd.cli": ("steerd",),
     "steerd.__main__": ("steerd",),
@@ -80,6 +85,7 @@ TORCH_FREE = (
     "steerd.config",
     "steerd.engine.request",
     "steerd.steering.intervention",
+    "steerd.steering.scope",
 )
 HEAVY = ("torch", "transformers")
 

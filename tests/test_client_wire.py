@@ -18,7 +18,8 @@ from steerd.client_messages import (
 )
 from steerd.pb.v1 import feature_pb2
 from steerd.pb.v1 import generation_service_pb2 as pb
-from steerd.steering.intervention import Ablate, Add, FeatureRef, Intervention, Phase, Scale, Scope, Set
+from steerd.steering.intervention import Ablate, Add, FeatureRef, Intervention, Scale, Set
+from steerd.steering.scope import Phase, Scope
 
 FEATURE = FeatureRef("s", 7)
 WIRE_FEATURE = feature_pb2.FeatureRef(sae="s", index=7)
@@ -62,7 +63,7 @@ def test_each_form_of_input(call: GenerateCall, field: str) -> None:
 )
 def test_each_operation(operation: Add | Set | Scale | Ablate, expected: pb.Intervention) -> None:
     scope = Scope(phase=Phase.GENERATED, include_special_tokens=True)
-    intervention = Intervention(feature=FEATURE, operation=operation, scope=scope)
+    intervention = Intervention(target=FEATURE, operation=operation, scope=scope)
 
     message = client_wire.request(
         GenerateCall(prompt="Hi", interventions=(intervention,), unit=Unit.FEATURE_MAX, watch=(FEATURE,))

@@ -113,7 +113,7 @@ def show_scene(
     feature = FeatureRef(_SAE, scene.feature)
     call = replace(
         baseline,
-        interventions=(Intervention(feature=feature, operation=Add(scene.strength)),),
+        interventions=(Intervention(target=feature, operation=Add(scene.strength)),),
         unit=Unit.FEATURE_MAX,
         watch=(feature,),
         top_features=_SHOWN_FEATURES,

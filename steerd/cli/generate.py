@@ -15,17 +15,8 @@ from steerd.cli.tables import peaks, peaks_table, speed_line, summary_table
 from steerd.cli.terminal import open_console
 from steerd.client import Client
 from steerd.client_messages import ChatTurn, GenerateCall, Generation, Unit
-from steerd.steering.intervention import (
-    Ablate,
-    Add,
-    FeatureRef,
-    Intervention,
-    Operation,
-    Phase,
-    Scale,
-    Scope,
-    Set,
-)
+from steerd.steering.intervention import Ablate, Add, FeatureRef, Intervention, Operation, Scale, Set
+from steerd.steering.scope import Phase, Scope
 
 _PHASES = {phase.value: phase for phase in Phase}
 _UNITS = {unit.value: unit for unit in Unit}
@@ -146,7 +137,7 @@ def generate_call(options: argparse.Namespace) -> GenerateCall:
         top_k=options.top_k,
         seed=options.seed,
         stop=tuple(options.stop),
-        interventions=tuple(Intervention(feature=f, operation=o, scope=scope) for f, o in edits),
+        interventions=tuple(Intervention(target=f, operation=o, scope=scope) for f, o in edits),
         unit=_UNITS[options.unit],
         watch=tuple(dict.fromkeys([*options.watch, *(feature for feature, _ in edits)])),
         top_features=options.top_features,

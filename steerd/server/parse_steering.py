@@ -12,18 +12,9 @@ from steerd.errors import NotFound
 from steerd.pb.v1 import feature_pb2
 from steerd.pb.v1 import generation_service_pb2 as pb
 from steerd.server.violations import Violations, shown
-from steerd.steering.intervention import (
-    Ablate,
-    Add,
-    FeatureRef,
-    Intervention,
-    Operation,
-    Phase,
-    Scale,
-    Scope,
-    Set,
-)
+from steerd.steering.intervention import Ablate, Add, FeatureRef, Intervention, Operation, Scale, Set
 from steerd.steering.loaded_saes import LoadedSaes
+from steerd.steering.scope import Phase, Scope
 
 _PHASES = {
     pb.PHASE_UNSPECIFIED: Phase.ALL,
@@ -71,7 +62,7 @@ class SteeringParser:
         scope = self._scope(message.scope, f"{field}.scope")
         if feature is None or operation is None:
             return None
-        return Intervention(feature=feature, operation=operation, scope=scope)
+        return Intervention(target=feature, operation=operation, scope=scope)
 
     def _operation(
         self, message: pb.Intervention, feature: FeatureRef | None, field: str
@@ -181,10 +172,10 @@ class SteeringParser:
         for position, intervention in enumerate(interventions):
             if intervention is None:
                 continue
-            earlier = first.setdefault(intervention.feature, intervention)
+            earlier = first.setdefault(intervention.target, intervention)
             all_add = isinstance(earlier.operation, Add) and isinstance(intervention.operation, Add)
             if earlier is not intervention and not all_add:
-                name = f"{intervention.feature.sae}:{intervention.feature.index}"
+                name = f"{intervention.target.sae}:{intervention.target.index}"
                 problem = (
                     f"feature {name} is edited more than once; several edits of one feature must all be add"
                 )

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from steerd.pb.v1 import feature_pb2
 from steerd.pb.v1 import generation_service_pb2 as pb
-from steerd.steering.intervention import Ablate, Add, Intervention, Phase, Scale, Set
+from steerd.steering.intervention import Ablate, Add, Intervention, Scale, Set
+from steerd.steering.scope import Phase
 
 _PHASES = {
     Phase.ALL: pb.PHASE_ALL,
@@ -16,7 +17,7 @@ _PHASES = {
 def intervention_to_wire(intervention: Intervention) -> pb.Intervention:
     """The intervention with nothing left to a default; strengths and values in activation units."""
     message = pb.Intervention(
-        feature=feature_pb2.FeatureRef(sae=intervention.feature.sae, index=intervention.feature.index),
+        feature=feature_pb2.FeatureRef(sae=intervention.target.sae, index=intervention.target.index),
         scope=pb.Scope(
             phase=_PHASES[intervention.scope.phase],
             include_special_tokens=intervention.scope.include_special_tokens,

@@ -1,6 +1,7 @@
 """What is to be done at a hook point: decided before the forward, computed inside it.
 
 - `intervention`: what a request wishes to be done to features, as data
+- `scope`: the rows of a request that it is for, as data
 - `loaded_saes`: the SAEs being served, each bound to its hook point
 - `request_wishes`: a request's interventions and readings, resolved to columns of the feature tables
 - `feature_table`: encoder vectors and directions in use, gathered once

@@ -7,8 +7,9 @@ term stays.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from enum import Enum
+from dataclasses import dataclass, field
+
+from steerd.steering.scope import Scope
 
 
 @dataclass(frozen=True, order=True, slots=True)
@@ -48,29 +49,13 @@ class Ablate:
 Operation = Add | Set | Scale | Ablate
 
 
-class Phase(Enum):
-    """Which rows of a request are edited: those of the prompt, those of generated tokens, or both."""
-
-    ALL = "all"
-    PROMPT = "prompt"
-    GENERATED = "generated"
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Scope:
-    """The rows of a request that an intervention touches; special tokens (chat markers) only when asked."""
-
-    phase: Phase = Phase.ALL
-    include_special_tokens: bool = False
-
-
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Intervention:
     """One edit of one feature, over a scope."""
 
-    feature: FeatureRef
+    target: FeatureRef
     operation: Operation
-    scope: Scope = Scope()
+    scope: Scope = field(default_factory=Scope)
 
 
 def gain_and_bias(operation: Operation) -> tuple[float, float]:

@@ -5,16 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from steerd.steering.intervention import (
-    Add,
-    FeatureRef,
-    Intervention,
-    Operation,
-    Scale,
-    Scope,
-    Set,
-    gain_and_bias,
-)
+from steerd.steering.intervention import Add, FeatureRef, Intervention, Operation, Scale, Set, gain_and_bias
+from steerd.steering.scope import Scope
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +68,7 @@ def wanted_features(
 ) -> tuple[tuple[int, ...], int]:
     """Features of `sae` that are watched, then those only steered, each once; and how many are watched."""
     watched = list(dict.fromkeys(ref.index for ref in watch if ref.sae == sae))
-    steered = [edit.feature.index for edit in interventions if edit.feature.sae == sae]
+    steered = [edit.target.index for edit in interventions if edit.target.sae == sae]
     return tuple(dict.fromkeys([*watched, *steered])), len(watched)
 
 
@@ -86,12 +78,12 @@ def resolve_edits(
     """The interventions on features of `sae`, with the columns that the features have."""
     edits = []
     for intervention in interventions:
-        if intervention.feature.sae == sae:
+        if intervention.target.sae == sae:
             gain, bias = gain_and_bias(intervention.operation)
             edits.append(
                 ResolvedEdit(
-                    feature=intervention.feature.index,
-                    column=columns[intervention.feature.index],
+                    feature=intervention.target.index,
+                    column=columns[intervention.target.index],
                     gain=gain,
                     bias=bias,
                     operation=operation_name(intervention.operation),

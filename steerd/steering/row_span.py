@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from steerd.steering.intervention import Phase, Scope
+from steerd.steering.scope import Phase, Scope
 
 
 @dataclass(frozen=True, slots=True)

@@ -33,7 +33,7 @@ def test_a_generation_is_whole(client: Client) -> None:
         max_new_tokens=6,
         watch=(FEATURE,),
         top_features=2,
-        interventions=(Intervention(feature=FEATURE, operation=Add(2.0)),),
+        interventions=(Intervention(target=FEATURE, operation=Add(2.0)),),
     )
 
     generation = client.generate(call)

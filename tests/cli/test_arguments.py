@@ -10,7 +10,8 @@ from steerd.__main__ import main, make_parser
 from steerd.cli import arguments
 from steerd.cli.generate import generate_call
 from steerd.client_messages import ChatTurn, GenerateCall, Unit
-from steerd.steering.intervention import Ablate, Add, FeatureRef, Intervention, Phase, Scale, Scope, Set
+from steerd.steering.intervention import Ablate, Add, FeatureRef, Intervention, Scale, Set
+from steerd.steering.scope import Phase, Scope
 
 
 def call(*words: str) -> GenerateCall:
@@ -59,7 +60,7 @@ def test_edits_keep_their_order_and_share_the_scope() -> None:
     operations = (Add(2.0), Set(3.0), Scale(0.5), Ablate())
     assert steered.unit is Unit.FEATURE_MAX
     assert steered.interventions == tuple(
-        Intervention(feature=FeatureRef("s", index), operation=operation, scope=scope)
+        Intervention(target=FeatureRef("s", index), operation=operation, scope=scope)
         for index, operation in enumerate(operations, start=1)
     )
 

@@ -11,8 +11,9 @@ from transformers import LogitsProcessor, LogitsProcessorList
 from steerd.engine.request import GenerationRequest
 from steerd.engine.sampler import Draw, sample
 from steerd.host.host_model import HostModel
-from steerd.steering.intervention import Ablate, Add, Intervention, Phase, Scale, Set
+from steerd.steering.intervention import Ablate, Add, Intervention, Scale, Set
 from steerd.steering.loaded_saes import LoadedSae, LoadedSaes
+from steerd.steering.scope import Phase
 
 
 class PlainHook:
@@ -28,7 +29,7 @@ class PlainHook:
     ) -> None:
         self._host = host
         self._sae = sae.sae
-        self._interventions = [i for i in interventions if i.feature.sae == sae.name]
+        self._interventions = [i for i in interventions if i.target.sae == sae.name]
         self._ids = ids
         self._prompt_length = prompt
         self._position = 0
@@ -41,8 +42,8 @@ class PlainHook:
         for offset in range(len(rows)):
             for intervention in self._interventions:
                 if self._covers(intervention, self._position + offset):
-                    z = feature_acts[offset, intervention.feature.index]
-                    edited[offset] += amount(intervention, z) * self._sae.W_dec[intervention.feature.index]
+                    z = feature_acts[offset, intervention.target.index]
+                    edited[offset] += amount(intervention, z) * self._sae.W_dec[intervention.target.index]
         self._position += len(rows)
         return edited if self._interventions else None
 

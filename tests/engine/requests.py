@@ -5,17 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from steerd.engine.request import Capture, GenerationRequest, SamplingParams
-from steerd.steering.intervention import (
-    Ablate,
-    Add,
-    FeatureRef,
-    Intervention,
-    Operation,
-    Phase,
-    Scale,
-    Scope,
-    Set,
-)
+from steerd.steering.intervention import Ablate, Add, FeatureRef, Intervention, Operation, Scale, Set
+from steerd.steering.scope import Phase, Scope
 
 # Prompts of the byte tokenizer: 11 and 54 tokens.
 SHORT = tuple(b"Hello there")
@@ -34,7 +25,7 @@ def edit(
     sae: str, index: int, operation: Operation, phase: Phase = Phase.ALL, *, special: bool = False
 ) -> Intervention:
     scope = Scope(phase=phase, include_special_tokens=special)
-    return Intervention(feature=FeatureRef(sae, index), operation=operation, scope=scope)
+    return Intervention(target=FeatureRef(sae, index), operation=operation, scope=scope)
 
 
 def greedy_request(

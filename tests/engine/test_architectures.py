@@ -24,8 +24,9 @@ from steerd.engine.engine import Engine
 from steerd.engine.request import GenerationRequest
 from steerd.errors import HostError
 from steerd.host.host_model import HostModel
-from steerd.steering.intervention import Ablate, Add, Phase
+from steerd.steering.intervention import Ablate, Add
 from steerd.steering.loaded_saes import LoadedSaes
+from steerd.steering.scope import Phase
 from tests.engine.recorder import StepLog, run_together
 from tests.engine.reference import Reference
 from tests.engine.requests import edit, sampling

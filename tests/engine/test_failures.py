@@ -15,7 +15,8 @@ from steerd.engine.request import Capture, FinishReason, GenerationRequest
 from steerd.errors import InvalidRequest
 from steerd.host.hook_point import HookPoint
 from steerd.host.host_model import HostModel
-from steerd.steering.intervention import Add, FeatureRef, Phase
+from steerd.steering.intervention import Add, FeatureRef
+from steerd.steering.scope import Phase
 from tests.engine.recorder import Recorder, StepLog, run_together, submit
 from tests.engine.requests import LONG, SHORT, edit, greedy_request
 from tests.engine.serving import alone, serving

@@ -13,8 +13,9 @@ from torch import Tensor
 from steerd.config import WatchedFeature
 from steerd.engine.events import FinishedEvent, PromptEvent, StepReport, TokenEvent
 from steerd.engine.request import Capture, GenerationRequest
-from steerd.steering.intervention import Add, FeatureRef, Intervention, Phase
+from steerd.steering.intervention import Add, FeatureRef, Intervention
 from steerd.steering.request_wishes import operation_name
+from steerd.steering.scope import Phase
 from tests.engine.recorder import Recorder, StepLog, SteppedLog, run_together, submit
 from tests.engine.reference import Reference
 from tests.engine.requests import SHORT, edit, greedy_request, mixed_requests
@@ -145,7 +146,7 @@ def test_steered_rows_are_counted_by_sae_and_operation(run: Run) -> None:
     for number, request in enumerate(run.requests):
         edited: dict[tuple[FeatureRef, str], set[int]] = {}
         for intervention in request.interventions:
-            key = intervention.feature, operation_name(intervention.operation)
+            key = intervention.target, operation_name(intervention.operation)
             edited.setdefault(key, set()).update(run.covered(number, intervention))
         for (feature, operation), positions in edited.items():
             expected[feature.sae, operation] += len(positions)
@@ -162,12 +163,12 @@ def test_feature_use_is_that_of_all_rows_run(run: Run) -> None:
     checked = 0
     for number, (request, recorder) in enumerate(zip(run.requests, run.recorders, strict=True)):
         wanted = list(request.capture.watch)
-        wanted += [i.feature for i in request.interventions if i.feature not in wanted]
+        wanted += [i.target for i in request.interventions if i.target not in wanted]
         uses = {use.feature: use for use in recorder.wait().features}
         assert uses.keys() == set(wanted)
         for feature, use in uses.items():
             acts = run.references[number].acts[feature.sae][run.ordinary(number), feature.index]
-            covered = [run.covered(number, i) for i in request.interventions if i.feature == feature]
+            covered = [run.covered(number, i) for i in request.interventions if i.target == feature]
             assert use.max_activation == pytest.approx(float(acts.max()), abs=TOLERANCE)
             assert use.mean_activation == pytest.approx(float(acts.mean()), abs=TOLERANCE)
             assert use.active_tokens == int((acts > 0).sum())

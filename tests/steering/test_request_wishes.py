@@ -7,9 +7,9 @@ from steerd.steering.request_wishes import operation_name, resolve_edits, wanted
 def test_wanted_features_are_the_watched_then_the_steered_each_once() -> None:
     watch = [FeatureRef("a", 5), FeatureRef("b", 1), FeatureRef("a", 2), FeatureRef("a", 5)]
     interventions = [
-        Intervention(feature=FeatureRef("a", 9), operation=Ablate()),
-        Intervention(feature=FeatureRef("a", 2), operation=Add(1.0)),
-        Intervention(feature=FeatureRef("b", 3), operation=Add(1.0)),
+        Intervention(target=FeatureRef("a", 9), operation=Ablate()),
+        Intervention(target=FeatureRef("a", 2), operation=Add(1.0)),
+        Intervention(target=FeatureRef("b", 3), operation=Add(1.0)),
     ]
 
     assert wanted_features("a", watch, interventions) == ((5, 2, 9), 2)
@@ -19,8 +19,8 @@ def test_wanted_features_are_the_watched_then_the_steered_each_once() -> None:
 
 def test_edits_of_other_saes_are_left_out() -> None:
     interventions = [
-        Intervention(feature=FeatureRef("a", 9), operation=Set(2.0)),
-        Intervention(feature=FeatureRef("b", 3), operation=Add(1.0)),
+        Intervention(target=FeatureRef("a", 9), operation=Set(2.0)),
+        Intervention(target=FeatureRef("b", 3), operation=Add(1.0)),
     ]
 
     edits = resolve_edits("a", interventions, {9: 4})

@@ -6,8 +6,8 @@ import random
 
 import pytest
 
-from steerd.steering.intervention import Phase, Scope
 from steerd.steering.row_span import RowSpan, reported_rows, rows_in_scope
+from steerd.steering.scope import Phase, Scope
 
 SPECIAL = frozenset({7, 9})
 

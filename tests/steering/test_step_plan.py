@@ -11,19 +11,11 @@ from torch import Tensor
 
 from steerd.host.hook_point import HookPoint
 from steerd.host.host_model import HostModel
-from steerd.steering.intervention import (
-    Ablate,
-    Add,
-    FeatureRef,
-    Intervention,
-    Phase,
-    Scale,
-    Set,
-    gain_and_bias,
-)
+from steerd.steering.intervention import Ablate, Add, FeatureRef, Intervention, Scale, Set, gain_and_bias
 from steerd.steering.loaded_saes import LoadedSaes
 from steerd.steering.request_wishes import RequestWishes
 from steerd.steering.row_span import RowSpan
+from steerd.steering.scope import Phase
 from steerd.steering.step_plan import StepPlan, StepPlanner
 from tests.engine.requests import edit
 from tests.tiny_hosts import make_tiny_host
@@ -84,10 +76,10 @@ def expected_rows(saes: LoadedSaes, x: Tensor, edits: Mapping[int, Sequence[Inte
     result = x.double()
     for row, interventions in edits.items():
         for intervention in interventions:
-            sae = saes.get(intervention.feature.sae).sae.to(dtype=torch.float64)
-            z = sae.encode(x[row].double())[intervention.feature.index]
+            sae = saes.get(intervention.target.sae).sae.to(dtype=torch.float64)
+            z = sae.encode(x[row].double())[intervention.target.index]
             gain, bias = gain_and_bias(intervention.operation)
-            result[row] += (gain * z + bias) * sae.W_dec[intervention.feature.index]
+            result[row] += (gain * z + bias) * sae.W_dec[intervention.target.index]
     return result
 
 
