@@ -2,9 +2,12 @@
 
 - `request`: a request that cannot be wrong, in token ids
 - `events`: what the engine tells to a request's stream and to the metrics
-- `engine`: the thread and its loop; submit, cancel, drain
-- `waiting_line`: where other threads meet it
+- `engine`: the thread and its loop; submit, cancel, drain; who is admitted
+- `step`: one step: plan, run, tell
+- `waiting_line`: where other threads meet the engine's
 - `running_request`: the progress of one request
+- `running_requests`: all that run, what they hold and how they end
+- `guarded_observer`: an observer that may fail
 - `readings`: what a step read from the SAEs, on its way to events
 - `sampler`: logits to next tokens, every request with its own temperature, filters and seed
 - `kv_cache`: keys and values of the running requests

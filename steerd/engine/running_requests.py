@@ -1,0 +1,72 @@
+"""The requests that run: what each holds until it ends, and how its end is told."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+
+from steerd.engine.continuous_batching import ContinuousBatch
+from steerd.engine.events import EngineObserver, FailedEvent, LastEvent
+from steerd.engine.request import FinishReason
+from steerd.engine.running_request import RunningRequest
+from steerd.engine.waiting_line import WaitingLine, WaitingRequest
+from steerd.steering.request_wishes import RequestWishes
+from steerd.steering.step_plan import StepPlanner
+
+
+class RunningRequests:
+    """By id, the requests that have memory in the batch and columns in the planner's tables."""
+
+    def __init__(
+        self, batch: ContinuousBatch, planner: StepPlanner, line: WaitingLine, observer: EngineObserver
+    ) -> None:
+        self._batch = batch
+        self._planner = planner
+        self._line = line
+        self._observer = observer
+        self._by_id: dict[str, RunningRequest] = {}
+
+    def __len__(self) -> int:
+        return len(self._by_id)
+
+    def __getitem__(self, request_id: str) -> RunningRequest:
+        return self._by_id[request_id]
+
+    def ids(self) -> Collection[str]:
+        """The ids of all of them."""
+        return self._by_id.keys()
+
+    def wishes(self) -> Mapping[str, RequestWishes]:
+        """What each wants of the SAEs, by id."""
+        return {request_id: running.wishes for request_id, running in self._by_id.items()}
+
+    def add(self, running: RunningRequest) -> None:
+        """Take one in whose memory and columns are there."""
+        self._by_id[running.request.id] = running
+
+    def free(self, running: RunningRequest) -> None:
+        """Give back all that one holds; its end is not told yet."""
+        del self._by_id[running.request.id]
+        self._batch.remove(running.request.id)
+        self._planner.release(running.wishes)
+
+    def finish(self, running: RunningRequest, reason: FinishReason) -> None:
+        """Free one and tell its client that it is over."""
+        self.free(running)
+        self.end(running, running.finished(reason))
+
+    def fail(self, running: RunningRequest, error: Exception) -> None:
+        """Free one and tell its client why it cannot go on."""
+        self.free(running)
+        self.end(running, FailedEvent(error))
+
+    def end(self, request: WaitingRequest | RunningRequest, event: LastEvent) -> None:
+        """Let the id be used again, then say the last word: who hears it may use the id at once."""
+        self._observer.request_finished(request.request, event)
+        self._line.end(request.request.id)
+        request.deliver(event)
+
+    def abandon(self, waiting: Sequence[WaitingRequest], error: Exception) -> None:
+        """Tell these and all that run that nothing follows; memory is not given back any more."""
+        for request in [*waiting, *self._by_id.values()]:
+            self.end(request, FailedEvent(error))
+        self._by_id.clear()
