@@ -140,12 +140,19 @@ class Config:
         self._check_saes()
         self._check_host()
         self._check_watch()
+        self._check_batch()
         if self.limits.default_max_new_tokens > self.limits.max_new_tokens:
             _fail(
                 "limits.default_max_new_tokens",
                 f"at most limits.max_new_tokens, {self.limits.max_new_tokens}",
                 self.limits.default_max_new_tokens,
             )
+
+    def _check_batch(self) -> None:
+        engine = self.engine
+        if engine.max_batch_tokens < engine.max_running_requests:  # each that runs has at least one row
+            bound = f"at least engine.max_running_requests, {engine.max_running_requests}"
+            _fail("engine.max_batch_tokens", bound, engine.max_batch_tokens)
 
     def _check_saes(self) -> None:
         if len(self.saes) > MAX_SAES:

@@ -128,6 +128,10 @@ def test_another_host_has_no_starter_sae() -> None:
         (watch(sae="lost"), ["monitoring.watch[0].sae", "['a']", "'lost'"]),
         (watch(index=-1), ["monitoring.watch[0].index", "between 0 and", "-1"]),
         (
+            {"engine": {"max_batch_tokens": 31}},
+            ["engine.max_batch_tokens", "at least engine.max_running_requests, 32", "31"],
+        ),
+        (
             {"limits": {"max_new_tokens": 10}},
             ["limits.default_max_new_tokens", "limits.max_new_tokens, 10", "256"],
         ),

@@ -18,7 +18,7 @@ from steerd.engine.request import FinishReason, GenerationRequest
 from steerd.engine.running_request import RunningRequest
 from steerd.engine.running_requests import RunningRequests
 from steerd.engine.step import Step
-from steerd.engine.waiting_line import Deliver, WaitingLine, WaitingRequest
+from steerd.engine.waiting_line import Deliver, Submission, WaitingLine
 from steerd.errors import FieldViolation, InvalidRequest, Unavailable
 from steerd.host.host_model import HostModel
 from steerd.steering.intervention import FeatureRef
@@ -96,8 +96,8 @@ class Engine:
         """Start the engine thread."""
         self._thread.start()
 
-    def submit(self, request: GenerationRequest, deliver: Deliver) -> None:
-        """Put a request in the waiting line.
+    def submit(self, request: GenerationRequest, deliver: Deliver) -> Submission:
+        """Put a request in the waiting line; returns what `cancel` takes.
 
         Raises Overloaded when the line is full, AlreadyExists for an id in use, Unavailable when draining or
         stopped, InvalidRequest for a request that could never fit in the memory.
@@ -105,11 +105,13 @@ class Engine:
         self._check_fits(request)
         if self._line.is_idle:
             self._heartbeat = time.monotonic()  # the last turn may have been long ago
-        self._line.join(WaitingRequest(request, deliver))
+        submission = Submission(request, deliver)
+        self._line.join(submission)
+        return submission
 
-    def cancel(self, request_id: str) -> None:
+    def cancel(self, submission: Submission) -> None:
         """End a request before its next step; nothing happens when it is over already."""
-        self._line.cancel(request_id)
+        self._line.cancel(submission)
 
     def drain(self, timeout_seconds: float) -> bool:
         """Refuse new requests and wait for those there are; False when some are left at the end."""
@@ -117,8 +119,7 @@ class Engine:
 
     def stop(self) -> None:
         """End the thread after its current step and detach the hooks; what still runs is Unavailable."""
-        for waiting in self._line.close():
-            self._running.end(waiting, FailedEvent(_stopped()))
+        self._close_line()
         if self._thread.is_alive():
             self._thread.join()
         self._planner.close()
@@ -131,7 +132,12 @@ class Engine:
         except Exception:
             _log.exception("the engine stopped")
         finally:
-            self._running.abandon(self._line.close(), _stopped())
+            self._close_line()
+            self._running.abandon(_stopped())
+
+    def _close_line(self) -> None:
+        for submission in self._line.close():
+            self._running.end(submission, FailedEvent(_stopped()))
 
     def _turn(self) -> None:
         self._heartbeat = time.monotonic()
@@ -143,23 +149,39 @@ class Engine:
 
     def _drop_cancelled(self) -> None:
         dropped, cancelled = self._line.take_cancelled()
-        for waiting in dropped:
-            self._running.end(waiting, waiting.cancelled())
-        for request_id in cancelled & self._running.ids():
-            self._running.finish(self._running[request_id], FinishReason.CANCELLED)
+        for submission in dropped:
+            self._running.end(submission, submission.cancelled())
+        for submission in cancelled:
+            self._running.finish(self._running[submission.request.id], FinishReason.CANCELLED)
 
     def _admit(self) -> None:
         """Start waiting requests in their order, as long as there is room for the first of them."""
-        while len(self._running) < self._config.max_running_requests and (waiting := self._line.first()):
-            request = waiting.request
+        while len(self._running) < self._config.max_running_requests and (first := self._line.first()):
+            request = first.request
             if not self._batch.admit(request.id, request.prompt_ids, request.sampling.max_new_tokens):
                 return
-            running = RunningRequest(waiting, self._resolve(request), self._host.eos_token_ids)
-            self._running.add(running)
-            if self._line.leave(waiting):
-                running.start()
-            else:
-                self._running.free(running)
+            self._begin(first)
+
+    def _begin(self, submission: Submission) -> None:
+        """Run a request that has memory; one that cannot begin fails alone."""
+        request = submission.request
+        try:
+            stops_at = request.make_stop() if request.make_stop else None
+            wishes = self._resolve(request)
+        except Exception as error:
+            _log.exception("request %s cannot begin", request.id)
+            self._batch.remove(request.id)
+            if self._line.leave(submission):
+                self._running.end(submission, FailedEvent(error))
+            return
+        running = RunningRequest(
+            submission, wishes, eos_token_ids=self._host.eos_token_ids, stops_at=stops_at
+        )
+        self._running.add(running)
+        if self._line.leave(submission):
+            running.start()
+        else:
+            self._running.free(running)
 
     def _resolve(self, request: GenerationRequest) -> RequestWishes:
         capture = request.capture

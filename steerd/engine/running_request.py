@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 
 from steerd.engine.events import (
     FinishedEvent,
@@ -14,7 +15,7 @@ from steerd.engine.events import (
 )
 from steerd.engine.readings import FeatureTally
 from steerd.engine.request import FinishReason
-from steerd.engine.waiting_line import WaitingRequest
+from steerd.engine.waiting_line import Submission
 from steerd.steering.request_wishes import RequestWishes
 from steerd.steering.row_span import RowSpan
 
@@ -22,17 +23,26 @@ from steerd.steering.row_span import RowSpan
 class RunningRequest:
     """A request that has memory: its tokens so far, its readings so far, and when it is over."""
 
-    def __init__(self, waiting: WaitingRequest, wishes: RequestWishes, eos_token_ids: frozenset[int]) -> None:
-        self.request = waiting.request
-        self.deliver = waiting.deliver
+    def __init__(
+        self,
+        submission: Submission,
+        wishes: RequestWishes,
+        *,
+        eos_token_ids: frozenset[int],
+        stops_at: Callable[[int], bool] | None,
+    ) -> None:
+        """`stops_at` is told each generated id, and says when a stop string has appeared."""
+        self.submission = submission
+        self.request = submission.request
+        self.deliver = submission.deliver
         self.wishes = wishes
         self.tally = FeatureTally(wishes)
-        self.submitted = waiting.submitted
+        self.submitted = submission.submitted
         self.started = time.monotonic()
         self.first_token: float | None = None
-        self.token_ids = list(waiting.request.prompt_ids)
+        self.token_ids = list(submission.request.prompt_ids)
         self._eos_token_ids = eos_token_ids
-        self._stops_at = waiting.request.make_stop() if waiting.request.make_stop else None
+        self._stops_at = stops_at
 
     @property
     def num_generated(self) -> int:

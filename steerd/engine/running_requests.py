@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping
 
 from steerd.engine.continuous_batching import ContinuousBatch
 from steerd.engine.events import EngineObserver, FailedEvent, LastEvent
 from steerd.engine.request import FinishReason
 from steerd.engine.running_request import RunningRequest
-from steerd.engine.waiting_line import WaitingLine, WaitingRequest
+from steerd.engine.waiting_line import Submission, WaitingLine
 from steerd.steering.request_wishes import RequestWishes
 from steerd.steering.step_plan import StepPlanner
 
@@ -31,10 +31,6 @@ class RunningRequests:
     def __getitem__(self, request_id: str) -> RunningRequest:
         return self._by_id[request_id]
 
-    def ids(self) -> Collection[str]:
-        """The ids of all of them."""
-        return self._by_id.keys()
-
     def wishes(self) -> Mapping[str, RequestWishes]:
         """What each wants of the SAEs, by id."""
         return {request_id: running.wishes for request_id, running in self._by_id.items()}
@@ -52,21 +48,21 @@ class RunningRequests:
     def finish(self, running: RunningRequest, reason: FinishReason) -> None:
         """Free one and tell its client that it is over."""
         self.free(running)
-        self.end(running, running.finished(reason))
+        self.end(running.submission, running.finished(reason))
 
     def fail(self, running: RunningRequest, error: Exception) -> None:
         """Free one and tell its client why it cannot go on."""
         self.free(running)
-        self.end(running, FailedEvent(error))
+        self.end(running.submission, FailedEvent(error))
 
-    def end(self, request: WaitingRequest | RunningRequest, event: LastEvent) -> None:
+    def end(self, submission: Submission, event: LastEvent) -> None:
         """Let the id be used again, then say the last word: who hears it may use the id at once."""
-        self._observer.request_finished(request.request, event)
-        self._line.end(request.request.id)
-        request.deliver(event)
+        self._observer.request_finished(submission.request, event)
+        self._line.end(submission)
+        submission.deliver(event)
 
-    def abandon(self, waiting: Sequence[WaitingRequest], error: Exception) -> None:
-        """Tell these and all that run that nothing follows; memory is not given back any more."""
-        for request in [*waiting, *self._by_id.values()]:
-            self.end(request, FailedEvent(error))
+    def abandon(self, error: Exception) -> None:
+        """Tell all that run that nothing follows; memory is not given back any more."""
+        for running in self._by_id.values():
+            self.end(running.submission, FailedEvent(error))
         self._by_id.clear()

@@ -80,7 +80,7 @@ class Step:
         )
         # Only now, so that a client whose stream has ended finds all of it in the metrics.
         for running, event in ended:
-            self._running.end(running, event)
+            self._running.end(running.submission, event)
 
     def sample(self, logits: Tensor, request_ids: Sequence[str]) -> tuple[Tensor, Tensor]:
         """The next tokens and their log-probabilities, each request by its own parameters."""

@@ -14,8 +14,8 @@ from steerd.errors import AlreadyExists, Overloaded, Unavailable
 Deliver = Callable[[StreamEvent], None]
 
 
-class WaitingRequest:
-    """A request in the waiting line."""
+class Submission:
+    """One submitted request: what its client holds, and cancels it by, until it has ended."""
 
     def __init__(self, request: GenerationRequest, deliver: Deliver) -> None:
         self.request = request
@@ -36,16 +36,17 @@ class WaitingRequest:
 class WaitingLine:
     """A bounded line of requests, and the ids of all that have not ended. May be used from any thread.
 
-    An id is in use from `join` until `end`, also while its request runs.
+    An id is in use from `join` until `end`, also while its request runs. Who cancels or ends says which
+    submission is meant, as the id may belong to a later one by then.
     """
 
     def __init__(self, *, max_running: int, max_waiting: int) -> None:
         self._max_running = max_running
         self._max_waiting = max_waiting
         self._changed = threading.Condition()  # guards all below
-        self._waiting: deque[WaitingRequest] = deque()
-        self._cancelled: set[str] = set()
-        self._ids: set[str] = set()
+        self._waiting: deque[Submission] = deque()
+        self._cancelled: set[Submission] = set()
+        self._by_id: dict[str, Submission] = {}
         self._draining = False
         self._closed = False
 
@@ -55,61 +56,63 @@ class WaitingLine:
     @property
     def is_idle(self) -> bool:
         """Whether no request is waiting or running."""
-        return not self._ids
+        return not self._by_id
 
-    def join(self, waiting: WaitingRequest) -> None:
+    def join(self, submission: Submission) -> None:
         """Put a request last. Raises Overloaded, AlreadyExists or, draining or closed, Unavailable."""
         with self._changed:
             if self._closed:
                 raise Unavailable("the engine has stopped", reason="ENGINE_STOPPED")
             if self._draining:
                 raise Unavailable("the server is draining", reason="DRAINING")
-            if waiting.request.id in self._ids:
-                raise AlreadyExists(f"request_id {waiting.request.id!r} is in use")
+            request_id = submission.request.id
+            if request_id in self._by_id:
+                raise AlreadyExists(f"request_id {request_id!r} is in use")
             # Those that may run at once do not count as waiting, even before the engine has taken them in.
-            if len(self._ids) >= self._max_running + self._max_waiting:
+            if len(self._by_id) >= self._max_running + self._max_waiting:
                 raise Overloaded(
-                    f"the waiting line is full: {self._max_waiting} requests wait already",
+                    f"the server is full: {len(self._by_id)} requests run or wait, which is all that may",
                     reason="QUEUE_FULL",
                     retry_after_seconds=1.0,
                 )
-            self._ids.add(waiting.request.id)
-            self._waiting.append(waiting)
+            self._by_id[request_id] = submission
+            self._waiting.append(submission)
             self._changed.notify_all()
 
-    def cancel(self, request_id: str) -> None:
+    def cancel(self, submission: Submission) -> None:
         """Ask for the end of a request; nothing happens when it has ended."""
         with self._changed:
-            if request_id in self._ids:
-                self._cancelled.add(request_id)
+            if self._is_active(submission):
+                self._cancelled.add(submission)
                 self._changed.notify_all()
 
-    def first(self) -> WaitingRequest | None:
+    def first(self) -> Submission | None:
         """The request whose turn is next; it stays in the line."""
         with self._changed:
             return self._waiting[0] if self._waiting else None
 
-    def leave(self, waiting: WaitingRequest) -> bool:
+    def leave(self, submission: Submission) -> bool:
         """Take a request out of the line, to run it; False when it was closed meanwhile."""
         with self._changed:
-            if waiting not in self._waiting:
+            if submission not in self._waiting:
                 return False
-            self._waiting.remove(waiting)
+            self._waiting.remove(submission)
             return True
 
-    def take_cancelled(self) -> tuple[list[WaitingRequest], set[str]]:
-        """What was cancelled since the last call: those that waited, now out of the line; and all ids."""
+    def take_cancelled(self) -> tuple[list[Submission], set[Submission]]:
+        """What was cancelled since the last call: those that waited, now out of the line; and the others."""
         with self._changed:
             cancelled, self._cancelled = self._cancelled, set()
-            dropped = [waiting for waiting in self._waiting if waiting.request.id in cancelled]
-            self._waiting = deque(w for w in self._waiting if w.request.id not in cancelled)
-        return dropped, cancelled
+            dropped = [submission for submission in self._waiting if submission in cancelled]
+            self._waiting = deque(s for s in self._waiting if s not in cancelled)
+        return dropped, cancelled.difference(dropped)
 
-    def end(self, request_id: str) -> None:
+    def end(self, submission: Submission) -> None:
         """A request has ended: its id may be used again."""
         with self._changed:
-            self._ids.discard(request_id)
-            self._cancelled.discard(request_id)
+            if self._is_active(submission):
+                del self._by_id[submission.request.id]
+            self._cancelled.discard(submission)
             self._changed.notify_all()
 
     def wait_for_work(self, is_running: bool) -> bool:
@@ -122,12 +125,15 @@ class WaitingLine:
         """Refuse newcomers and wait until every request has ended; False when some are left at the end."""
         with self._changed:
             self._draining = True
-            return self._changed.wait_for(lambda: not self._ids, timeout_seconds)
+            return self._changed.wait_for(lambda: not self._by_id, timeout_seconds)
 
-    def close(self) -> list[WaitingRequest]:
+    def close(self) -> list[Submission]:
         """Refuse newcomers for good and empty the line."""
         with self._changed:
             self._closed = True
             left, self._waiting = list(self._waiting), deque()
             self._changed.notify_all()
         return left
+
+    def _is_active(self, submission: Submission) -> bool:
+        return self._by_id.get(submission.request.id) is submission

@@ -13,6 +13,7 @@ import grpc
 from steerd.config import ServerConfig
 from steerd.engine.events import StreamEvent
 from steerd.engine.request import GenerationRequest
+from steerd.engine.waiting_line import Submission
 from steerd.errors import DeadlineExceeded, Overloaded
 from steerd.pb.v1 import generation_service_pb2 as pb
 from steerd.pb.v1.generation_service_pb2_grpc import GenerationServiceServicer
@@ -31,10 +32,10 @@ _log = logging.getLogger(__name__)
 class TokenEngine(Protocol):
     """What the edge needs of the engine. Both may be called from any thread."""
 
-    def submit(self, request: GenerationRequest, deliver: Callable[[StreamEvent], None]) -> None:
+    def submit(self, request: GenerationRequest, deliver: Callable[[StreamEvent], None]) -> Submission:
         """Take a request in, or raise Overloaded, AlreadyExists, Unavailable or InvalidRequest."""
 
-    def cancel(self, request_id: str) -> None:
+    def cancel(self, submission: Submission) -> None:
         """End a request; does nothing when it has ended."""
 
 
@@ -64,13 +65,13 @@ class GenerationService(GenerationServiceServicer):
         with self._admission.admitted():
             request = self._parser.parse(message, request_id)
             stream = EventStream(self._config.stream_buffer_events)
-            self._engine.submit(request, stream.deliver)
+            submission = self._engine.submit(request, stream.deliver)
             try:
                 async with self._time_limit():
                     await context.send_initial_metadata(())
                     await self._stream(request, message.sampling.stop, stream, context)
             finally:
-                self._engine.cancel(request.id)
+                self._engine.cancel(submission)
 
     async def _stream(
         self, request: GenerationRequest, stop: Sequence[str], stream: EventStream, context: Context

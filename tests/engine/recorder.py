@@ -18,6 +18,7 @@ from steerd.engine.events import (
     TokenReading,
 )
 from steerd.engine.request import GenerationRequest
+from steerd.engine.waiting_line import Submission
 
 TIMEOUT_SECONDS = 300.0
 
@@ -27,6 +28,7 @@ class Recorder:
     """The events of one request."""
 
     events: list[StreamEvent] = field(default_factory=list)
+    submission: Submission = field(init=False)
     _changed: threading.Condition = field(default_factory=threading.Condition)
 
     def __call__(self, event: StreamEvent) -> None:
@@ -132,7 +134,7 @@ class SteppedLog(StepLog):
 
 def submit(engine: Engine, request: GenerationRequest) -> Recorder:
     recorder = Recorder()
-    engine.submit(request, recorder)
+    recorder.submission = engine.submit(request, recorder)
     return recorder
 
 

@@ -9,6 +9,7 @@ import pytest
 
 from steerd.engine.events import FinishedEvent, StartedEvent, StreamEvent, TokenEvent
 from steerd.engine.request import FinishReason
+from steerd.engine.waiting_line import Submission
 from steerd.host.host_model import HostModel
 from steerd.steering.intervention import Add
 from tests.engine.recorder import Recorder, StepLog, SteppedLog, run_together, submit
@@ -31,7 +32,7 @@ def test_cancel_in_the_waiting_line(plain_host: HostModel) -> None:
         log.wait_for_step()
         second, third = (submit(engine, greedy_request(name, SHORT, 4)) for name in ("second", "third"))
         assert (engine.running, engine.waiting) == (1, 2)
-        engine.cancel("second")
+        engine.cancel(second.submission)
         log.step()
 
         finished = second.wait()
@@ -55,7 +56,7 @@ def test_cancel_between_the_chunks_of_a_prompt(plain_host: HostModel) -> None:
         log.step(2)
         assert 0 < sum(step.prompt_tokens for step in log.steps) - len(SHORT) < len(LONG)
         used = log.steps[-1].kv_used_bytes
-        engine.cancel("doomed")
+        engine.cancel(doomed.submission)
         log.step()
 
         finished = doomed.wait()
@@ -77,7 +78,7 @@ def test_cancel_in_the_middle_of_decoding(plain_host: HostModel) -> None:
         log.wait_for_step()
         doomed = submit(engine, doomed_request)
         log.step(5)
-        engine.cancel("doomed")
+        engine.cancel(doomed.submission)
         log.step(3)
 
         finished = doomed.wait()
@@ -90,14 +91,14 @@ def test_cancel_in_the_middle_of_decoding(plain_host: HostModel) -> None:
         assert_nothing_is_left(engine, log)
 
 
-def test_cancel_after_the_end_and_of_an_unknown_id_is_nothing(plain_host: HostModel) -> None:
+def test_cancel_after_the_end_and_of_what_was_never_submitted_is_nothing(plain_host: HostModel) -> None:
     log = StepLog()
     request = greedy_request("request", SHORT, 4)
     with serving(log) as engine:
         for _ in range(3):
             recorder = run_together(engine, [request])[0]
-            engine.cancel("request")
-            engine.cancel("nobody")
+            engine.cancel(recorder.submission)
+            engine.cancel(Submission(request, recorder))
             assert recorder.token_ids == alone(plain_host, request)
             assert len(recorder.events) == 1 + 4 + 1
         assert_nothing_is_left(engine, log)
@@ -107,20 +108,33 @@ def test_a_cancel_that_comes_with_the_last_token_does_not_reach_the_next_request
     """The id is free, and used again, before the engine looks at what was cancelled."""
     request = greedy_request("request", SHORT, 4)
     first, second = Recorder(), Recorder()
+    submitted = threading.Event()
 
     def deliver(event: StreamEvent) -> None:
+        assert submitted.wait(60)
         if isinstance(event, TokenEvent) and event.position == len(SHORT) + 3:
-            engine.cancel("request")
+            engine.cancel(first.submission)
         first(event)
         if isinstance(event, FinishedEvent):
             engine.submit(request, second)
 
     with serving() as engine:
-        engine.submit(request, deliver)
+        first.submission = engine.submit(request, deliver)
+        submitted.set()
 
         assert first.wait().reason is FinishReason.LENGTH
         assert second.wait().reason is FinishReason.LENGTH
         assert second.token_ids == first.token_ids
+
+
+def test_a_late_cancel_does_not_reach_the_next_request_of_that_id() -> None:
+    request = greedy_request("request", SHORT, 40)
+    with serving() as engine:
+        first = run_together(engine, [request])[0]
+        second = submit(engine, request)
+        engine.cancel(first.submission)
+
+        assert second.wait().reason is FinishReason.LENGTH
 
 
 def test_many_clients_at_once_leave_nothing_behind(plain_host: HostModel) -> None:
@@ -138,7 +152,7 @@ def test_many_clients_at_once_leave_nothing_behind(plain_host: HostModel) -> Non
             recorder = submit(engine, request)
             if chance.random() < 0.4:
                 recorder.wait_for_tokens(chance.randrange(6))
-                engine.cancel(request.id)
+                engine.cancel(recorder.submission)
             finished = recorder.wait()
             if recorder.token_ids != expected[size][: len(recorder.token_ids)]:
                 failures.append(f"{request.id} got other tokens")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -19,7 +20,7 @@ from steerd.steering.intervention import Add, FeatureRef
 from steerd.steering.scope import Phase
 from tests.engine.recorder import Recorder, StepLog, run_together, submit
 from tests.engine.requests import LONG, SHORT, edit, greedy_request
-from tests.engine.serving import alone, serving
+from tests.engine.serving import alone, assert_nothing_is_left, serving
 from tests.tiny_hosts import make_tiny_host
 
 # Eight times almost the largest float32: some sums along the direction are infinite.
@@ -141,7 +142,7 @@ def test_an_observer_that_raises_takes_no_request_with_it(
         recorders = run_together(engine, good_requests())
         cancelled = submit(engine, greedy_request("cancelled", SHORT, 100))
         cancelled.wait_for_tokens(1)
-        engine.cancel("cancelled")
+        engine.cancel(cancelled.submission)
         assert cancelled.wait().reason is FinishReason.CANCELLED
 
     for request, recorder in zip(good_requests(), recorders, strict=True):
@@ -155,6 +156,34 @@ def raising_stop() -> Callable[[int], bool]:
         raise ValueError(f"cannot decode {token_id}")
 
     return stop
+
+
+def no_stop() -> Callable[[int], bool]:
+    raise ValueError("no decoder for this prompt")
+
+
+@pytest.mark.parametrize(
+    ("broken", "message"),
+    [
+        (lambda _: {"make_stop": no_stop}, "no decoder"),
+        (lambda n: {"interventions": (edit("sae-0", 10**6 + n, Add(1.0)),)}, "out of bounds"),
+    ],
+)
+def test_a_request_that_cannot_begin_fails_alone(
+    plain_host: HostModel, broken: Callable[[int], dict[str, Any]], message: str
+) -> None:
+    """What the edge should have refused must not end the engine, nor keep its place or memory."""
+    log = StepLog()
+    with serving(log, max_running_requests=4) as engine:
+        for number in range(6):  # more than may run at once
+            bad = submit(engine, replace(greedy_request(f"bad-{number}", LONG, 12), **broken(number)))
+            assert message in str(failure(bad))
+            assert len(bad.events) == 1, "it never started"
+        recorders = run_together(engine, good_requests())
+        assert_nothing_is_left(engine, log)
+
+    for request, recorder in zip(good_requests(), recorders, strict=True):
+        assert recorder.token_ids == alone(plain_host, request)
 
 
 def test_a_stop_predicate_that_raises_fails_its_request_alone(plain_host: HostModel) -> None:

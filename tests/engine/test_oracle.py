@@ -106,7 +106,7 @@ def test_staggered_with_cancels_is_the_reference(
         doomed = submit(engine, replace(request, id=f"doomed-{number}"))
         recorders.append(submit(engine, request))
         recorders[-1].wait_for_tokens(number % 4)
-        engine.cancel(f"doomed-{number}")
+        engine.cancel(doomed.submission)
         doomed.wait()
     for recorder, request, reference in zip(recorders, requests, references, strict=True):
         recorder.wait()
@@ -135,7 +135,7 @@ def test_real_host_batched_staggered_and_cancelled_is_the_reference(real_host: H
         doomed = submit(engine, replace(request, id=f"doomed-{number}"))
         recorders.append(submit(engine, request))
         recorders[-1].wait_for_tokens(number % 3)
-        engine.cancel(f"doomed-{number}")
+        engine.cancel(doomed.submission)
         doomed.wait()
     for recorder in recorders:
         recorder.wait()

@@ -242,7 +242,7 @@ def test_a_cancelled_request_balances_too() -> None:
         log.wait_for_step()
         recorder = submit(engine, cancelled)
         log.step(2)
-        engine.cancel("cancelled")
+        engine.cancel(recorder.submission)
         log.release()
         first.wait()
         finished = recorder.wait()

@@ -13,6 +13,7 @@ import grpc
 from steerd.config import Config, LimitsConfig, ServerConfig
 from steerd.engine.events import FinishedEvent, PromptEvent, StreamEvent, Timings, TokenEvent, TokenReading
 from steerd.engine.request import FinishReason, GenerationRequest
+from steerd.engine.waiting_line import Submission
 from steerd.server.catalog_service import CatalogService
 from steerd.server.edge_observer import Rpc
 from steerd.server.generation_service import GenerationService
@@ -28,18 +29,19 @@ class ScriptedEngine:
     events: Sequence[StreamEvent] = ()
     refusal: Exception | None = None
     arrived: asyncio.Event = field(default_factory=asyncio.Event)
-    cancelled: list[str] = field(default_factory=list)
+    cancelled: list[Submission] = field(default_factory=list)
 
-    def submit(self, request: GenerationRequest, deliver: Callable[[StreamEvent], None]) -> None:
+    def submit(self, request: GenerationRequest, deliver: Callable[[StreamEvent], None]) -> Submission:
         assert request.prompt_ids
         if self.refusal is not None:
             raise self.refusal
         for event in self.events:
             deliver(event)
         self.arrived.set()
+        return Submission(request, deliver)
 
-    def cancel(self, request_id: str) -> None:
-        self.cancelled.append(request_id)
+    def cancel(self, submission: Submission) -> None:
+        self.cancelled.append(submission)
 
 
 @dataclass

@@ -10,6 +10,7 @@ import pytest
 
 from steerd.engine.events import FailedEvent, StartedEvent
 from steerd.engine.request import FinishReason
+from steerd.engine.waiting_line import Submission
 from steerd.errors import InvalidRequest, Unavailable
 from steerd.pb.v1 import catalog_service_pb2, feature_pb2
 from steerd.pb.v1 import generation_service_pb2 as pb
@@ -198,7 +199,7 @@ def test_a_large_capture_is_split_into_messages_that_fit() -> None:
 
 
 def test_a_client_that_vanishes_is_counted_as_cancelled() -> None:
-    async def scenario() -> tuple[list[tuple[str, str, str]], list[str]]:
+    async def scenario() -> tuple[list[tuple[str, str, str]], list[Submission]]:
         async with scripted_server() as server:
             async with grpc.aio.insecure_channel(server.address) as other:
                 GenerationServiceStub(other).Generate(REQUEST)
