@@ -9,6 +9,7 @@
 - `running_requests`: all that run, what they hold and how they end
 - `guarded_observer`: an observer that may fail
 - `readings`: what a step read from the SAEs, on its way to events
+- `tally`: what the features of the running requests did so far
 - `sampler`: logits to next tokens, every request with its own temperature, filters and seed
 - `kv_cache`: keys and values of the running requests
 - `paged_attention`: attention of a packed step, request by request

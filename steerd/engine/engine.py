@@ -175,7 +175,11 @@ class Engine:
                 self._running.end(submission, FailedEvent(error))
             return
         running = RunningRequest(
-            submission, wishes, eos_token_ids=self._host.eos_token_ids, stops_at=stops_at
+            submission,
+            wishes,
+            self._running.tallies,
+            eos_token_ids=self._host.eos_token_ids,
+            stops_at=stops_at,
         )
         self._running.add(running)
         if self._line.leave(submission):
@@ -186,8 +190,9 @@ class Engine:
     def _resolve(self, request: GenerationRequest) -> RequestWishes:
         capture = request.capture
         return self._planner.resolve(
-            prompt_length=len(request.prompt_ids),
+            prompt_ids=request.prompt_ids,
             interventions=request.interventions,
+            roles=request.roles,
             watch=capture.watch,
             top_k=capture.top_k,
             top_k_saes=capture.top_k_saes,

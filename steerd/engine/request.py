@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 
 from steerd.steering.intervention import FeatureRef, Intervention
+from steerd.steering.scope import RoleSpan
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -40,6 +41,7 @@ class Capture:
 class GenerationRequest:
     """One request, ready to run.
 
+    `roles` says where in the prompt the messages of a chat stand, as far as interventions ask for roles.
     `make_stop` returns a fresh predicate, fed each generated id in order, that says when a stop string has
     appeared; None when the request has none.
     """
@@ -48,6 +50,7 @@ class GenerationRequest:
     prompt_ids: tuple[int, ...]
     sampling: SamplingParams
     interventions: tuple[Intervention, ...] = ()
+    roles: tuple[RoleSpan, ...] = ()
     capture: Capture = field(default_factory=Capture)
     make_stop: Callable[[], Callable[[int], bool]] | None = None
 

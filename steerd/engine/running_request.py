@@ -13,8 +13,8 @@ from steerd.engine.events import (
     TokenEvent,
     TokenReading,
 )
-from steerd.engine.readings import FeatureTally
 from steerd.engine.request import FinishReason
+from steerd.engine.tally import Tallies
 from steerd.engine.waiting_line import Submission
 from steerd.steering.request_wishes import RequestWishes
 from steerd.steering.row_span import RowSpan
@@ -27,6 +27,7 @@ class RunningRequest:
         self,
         submission: Submission,
         wishes: RequestWishes,
+        tallies: Tallies,
         *,
         eos_token_ids: frozenset[int],
         stops_at: Callable[[int], bool] | None,
@@ -36,7 +37,8 @@ class RunningRequest:
         self.request = submission.request
         self.deliver = submission.deliver
         self.wishes = wishes
-        self.tally = FeatureTally(wishes)
+        self._tallies = tallies
+        tallies.start(wishes)
         self.submitted = submission.submitted
         self.started = time.monotonic()
         self.first_token: float | None = None
@@ -102,5 +104,5 @@ class RunningRequest:
                 prefill_seconds=first_token - self.started,
                 decode_seconds=now - first_token,
             ),
-            features=self.tally.uses(),
+            features=self._tallies.uses(self.wishes),
         )

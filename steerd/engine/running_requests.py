@@ -8,6 +8,7 @@ from steerd.engine.continuous_batching import ContinuousBatch
 from steerd.engine.events import EngineObserver, FailedEvent, LastEvent
 from steerd.engine.request import FinishReason
 from steerd.engine.running_request import RunningRequest
+from steerd.engine.tally import Tallies
 from steerd.engine.waiting_line import Submission, WaitingLine
 from steerd.steering.request_wishes import RequestWishes
 from steerd.steering.step_plan import StepPlanner
@@ -24,6 +25,7 @@ class RunningRequests:
         self._line = line
         self._observer = observer
         self._by_id: dict[str, RunningRequest] = {}
+        self.tallies = Tallies()
 
     def __len__(self) -> int:
         return len(self._by_id)

@@ -21,7 +21,7 @@ from steerd.engine.waiting_line import WaitingLine
 from steerd.errors import FieldViolation, InvalidRequest
 from steerd.steering.intervention import FeatureRef
 from steerd.steering.row_span import RowSpan
-from steerd.steering.step_plan import StepPlan, StepPlanner
+from steerd.steering.step_plan import StepPlanner
 
 _log = logging.getLogger(__name__)
 
@@ -60,7 +60,7 @@ class Step:
                 self._running.fail(self._running[rows.request_id], error)
             return
         prompt_tokens = sum(self._running[span.request_id].num_prompt_rows(span) for span in spans)
-        self._count(spans, plan, readings)
+        self._running.tallies.add(readings)
         ended = self._tell(spans, new_tokens, readings)
         self._observer.step_finished(
             StepReport(
@@ -95,14 +95,6 @@ class Step:
             spans.append(running.span(first_row, rows.first_position, rows.num_rows))
             first_row += rows.num_rows
         return spans
-
-    def _count(self, spans: Sequence[RowSpan], plan: StepPlan, readings: StepReadings) -> None:
-        for span in spans:
-            self._running[span.request_id].tally.add(span, readings)
-        for name, step in plan.by_sae.items():
-            for edited in step.edited_rows:
-                feature = FeatureRef(name, edited.feature)
-                self._running[edited.request_id].tally.add_steered(feature, edited.num_rows)
 
     def _tell(
         self, spans: Sequence[RowSpan], new_tokens: Sequence[NewToken], readings: StepReadings

@@ -1,15 +1,21 @@
-"""What a request wishes to be done to features, as data.
+"""What a request wishes to be done to the residual stream, as data.
 
-With z the feature's activation and d its decoder direction, each operation adds (gain * z + bias) * d to the
-residual row. All edits of one hook point are computed from the same row and then added, so the SAE's error
-term stays.
+With z the activation of a feature (or a row's projection on a direction) and d its direction, each operation
+adds a multiple of d to the row. All edits of one hook point are computed from the same row and then added, so
+the SAE's error term stays, save where a whole SAE's reconstruction takes the row's place.
 """
 
 from __future__ import annotations
 
+import hashlib
+import math
+import sys
+from array import array
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from math import inf
 
-from steerd.steering.scope import Scope
+from steerd.steering.scope import Schedule, Scope
 
 
 @dataclass(frozen=True, order=True, slots=True)
@@ -21,6 +27,28 @@ class FeatureRef:
 
 
 @dataclass(frozen=True, slots=True)
+class Direction:
+    """A client's direction [d_model] at a hook point in its printed form, known by its hash.
+
+    `sha256` is that of the values as little-endian float32.
+    """
+
+    hook_point: str
+    sha256: str
+    values: tuple[float, ...] = field(compare=False, repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class WholeSae:
+    """All features of one served SAE together."""
+
+    sae: str
+
+
+Target = FeatureRef | Direction | WholeSae
+
+
+@dataclass(frozen=True, slots=True)
 class Add:
     """x + strength * d; strength is in the SAE's own activation units."""
 
@@ -29,9 +57,10 @@ class Add:
 
 @dataclass(frozen=True, slots=True)
 class Set:
-    """x + (value - z) * d: the feature reads `value` whatever it was."""
+    """x + (value - z) * d: the feature reads `value` whatever it was, or only where it was above 0."""
 
     value: float
+    only_if_active: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,26 +75,78 @@ class Ablate:
     """x - z * d: the feature's part is removed, the SAE's error term stays."""
 
 
-Operation = Add | Set | Scale | Ablate
+@dataclass(frozen=True, slots=True)
+class Limit:
+    """x + (z brought between low and high, minus z) * d: nothing while z is between them."""
+
+    low: float = -inf
+    high: float = inf
+
+
+@dataclass(frozen=True, slots=True)
+class Reconstruct:
+    """The row becomes what the whole SAE makes of it; the error term is dropped."""
+
+
+Operation = Add | Set | Scale | Ablate | Limit | Reconstruct
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Intervention:
-    """One edit of one feature, over a scope."""
+    """One edit of one target, over a scope, by a schedule.
 
-    target: FeatureRef
+    `preserve_norm` brings each row that it edits back to the length that it had before its hook point's
+    edits. Reconstruct goes with a WholeSae and with nothing else.
+    """
+
+    target: Target
     operation: Operation
     scope: Scope = field(default_factory=Scope)
+    schedule: Schedule = field(default_factory=Schedule)
+    preserve_norm: bool = False
 
 
-def gain_and_bias(operation: Operation) -> tuple[float, float]:
-    """The affine form (gain, bias) of an operation: the row becomes x + (gain * z + bias) * d."""
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Affine:
+    """What is added along d: gain * z + bias, the active ones where z > 0, and what brings z into limits."""
+
+    gain: float = 0.0
+    bias: float = 0.0
+    active_gain: float = 0.0
+    active_bias: float = 0.0
+    low: float = -inf
+    high: float = inf
+
+
+def affine(operation: Operation) -> Affine:
+    """The form that all operations on one feature or direction share; Reconstruct has none."""
     match operation:
         case Add(strength):
-            return 0.0, strength
+            return Affine(bias=strength)
+        case Set(value, only_if_active=True):
+            return Affine(active_gain=-1.0, active_bias=value)
         case Set(value):
-            return -1.0, value
+            return Affine(gain=-1.0, bias=value)
         case Scale(factor):
-            return factor - 1.0, 0.0
+            return Affine(gain=factor - 1.0)
         case Ablate():
-            return -1.0, 0.0
+            return Affine(gain=-1.0)
+        case Limit(low, high):
+            return Affine(low=low, high=high)
+        case Reconstruct():
+            raise AssertionError("a reconstruction is of a whole SAE, not along one direction")
+
+
+def operation_name(operation: Operation) -> str:
+    """The word used for an operation in metrics: add, set, scale, ablate, limit or reconstruct."""
+    return type(operation).__name__.lower()
+
+
+def unit_direction(hook_point: str, values: Sequence[float]) -> Direction:
+    """The direction of these finite values, not all 0, at length 1."""
+    length = math.hypot(*values)
+    unit = array("f", (value / length for value in values))
+    little_endian = array("f", unit)
+    if sys.byteorder == "big":
+        little_endian.byteswap()
+    return Direction(hook_point, hashlib.sha256(little_endian.tobytes()).hexdigest(), tuple(unit))

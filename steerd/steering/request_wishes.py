@@ -1,93 +1,76 @@
-"""A request's interventions and readings, resolved to columns of the feature tables."""
+"""A request's interventions and readings, resolved to columns of its hook points' tables."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-from steerd.steering.intervention import Add, FeatureRef, Intervention, Operation, Scale, Set, gain_and_bias
-from steerd.steering.scope import Scope
+from steerd.host.hook_point import HookPoint
+from steerd.sae.autoencoder import SparseAutoencoder
+from steerd.steering.coverage import Coverage, Floats
+from steerd.steering.intervention import Affine, Target
+from steerd.steering.point_table import ColumnTarget
+
+DIRECTIONS = "(directions)"
+"""What stands for an SAE's name where edits of clients' directions are counted."""
+
+
+@dataclass(frozen=True, slots=True)
+class ColumnEdit:
+    """An edit along the direction that stands in a column."""
+
+    column: int
+    form: Affine
 
 
 @dataclass(frozen=True, slots=True)
 class ResolvedEdit:
-    """One intervention as (gain, bias) on one column, with the rows it is for."""
+    """One intervention at its hook point; `does` is an SAE where its reconstruction takes the row's place.
 
-    feature: int
-    column: int
-    gain: float
-    bias: float
+    `source` is its SAE's name, or DIRECTIONS.
+    """
+
+    hook_point: HookPoint
+    target: Target
+    does: ColumnEdit | SparseAutoencoder
+    coverage: Coverage
+    preserve_norm: bool
+    source: str
     operation: str
-    scope: Scope
 
 
 @dataclass(frozen=True, slots=True)
-class SaeWishes:
-    """What one request wants of one SAE.
+class SaeReads:
+    """What one request reads of one SAE.
 
     `features` are all the features it watches or steers, watched ones first in the order asked, and `columns`
     where they stand in the table; `num_watched` of them are sent with every token.
     """
 
     sae: str
-    edits: tuple[ResolvedEdit, ...]
+    hook_point: HookPoint
     features: tuple[int, ...]
     columns: tuple[int, ...]
     num_watched: int
     top_k: int
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class RequestWishes:
-    """What one request wants of every SAE, and what is needed to find its rows."""
+    """What one request wants, and what is needed to find its rows.
 
+    `slot` is a number that no other running request has, `columns` all that it holds. `is_steady` says that
+    on generated rows nothing but a special token changes what is done.
+    """
+
+    slot: int
     prompt_length: int
     include_prompt: bool
-    by_sae: tuple[SaeWishes, ...]
+    edits: tuple[ResolvedEdit, ...]
+    by_sae: tuple[SaeReads, ...]
+    columns: tuple[tuple[HookPoint, ColumnTarget, int], ...]
+    is_steady: bool
 
-    def of(self, sae: str) -> SaeWishes | None:
-        """Its wishes of one SAE, if any."""
-        return next((wishes for wishes in self.by_sae if wishes.sae == sae), None)
-
-
-def operation_name(operation: Operation) -> str:
-    """The word used for an operation in metrics: add, set, scale or ablate."""
-    match operation:
-        case Add():
-            return "add"
-        case Set():
-            return "set"
-        case Scale():
-            return "scale"
-        case _:
-            return "ablate"
-
-
-def wanted_features(
-    sae: str, watch: Sequence[FeatureRef], interventions: Sequence[Intervention]
-) -> tuple[tuple[int, ...], int]:
-    """Features of `sae` that are watched, then those only steered, each once; and how many are watched."""
-    watched = list(dict.fromkeys(ref.index for ref in watch if ref.sae == sae))
-    steered = [edit.target.index for edit in interventions if edit.target.sae == sae]
-    return tuple(dict.fromkeys([*watched, *steered])), len(watched)
-
-
-def resolve_edits(
-    sae: str, interventions: Sequence[Intervention], columns: Mapping[int, int]
-) -> tuple[ResolvedEdit, ...]:
-    """The interventions on features of `sae`, with the columns that the features have."""
-    edits = []
-    for intervention in interventions:
-        if intervention.target.sae == sae:
-            gain, bias = gain_and_bias(intervention.operation)
-            edits.append(
-                ResolvedEdit(
-                    feature=intervention.target.index,
-                    column=columns[intervention.target.index],
-                    gain=gain,
-                    bias=bias,
-                    operation=operation_name(intervention.operation),
-                    scope=intervention.scope,
-                )
-            )
-    return tuple(edits)
+    def factors(self, first_position: int, token_ids: Sequence[int]) -> list[Floats]:
+        """How strong each of its edits is on consecutive rows; to be asked as Coverage says."""
+        return [edit.coverage.factors(first_position, token_ids) for edit in self.edits]

@@ -10,84 +10,91 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
-from steerd.steering.apply import edit_deltas
-from steerd.steering.feature_table import FeatureTable
-
-
-@dataclass(frozen=True, slots=True)
-class PlannedEdits:
-    """The edits of one SAE in one step, each tensor [edits]: row, table column, gain and bias."""
-
-    rows: Tensor
-    columns: Tensor
-    gain: Tensor
-    bias: Tensor
-
-
-@dataclass(frozen=True, slots=True)
-class EditedRows:
-    """How many rows of one request an edit is for in this step."""
-
-    request_id: str
-    feature: int
-    operation: str
-    num_rows: int
+from steerd.sae.autoencoder import SparseAutoencoder
+from steerd.steering.apply import AffineTables, add_directions, amounts, keep_lengths, reconstruct_rows
+from steerd.steering.point_table import PointTable
 
 
 @dataclass(slots=True)
-class SaeStep:
-    """One SAE's part of a step: what is planned, and the readings once the forward has run.
+class SaeEncoding:
+    """The rows [encoded] of a step on which an SAE encodes its whole dictionary.
 
-    `encoded_rows` [encoded] are the rows whose whole dictionary is encoded, None for none; at `sampled`
-    [samples], indices into them, the number of active features is reported. Filled by the hook, for the rows
-    of the step: acts [rows, columns], top_values and top_features [encoded, top_k], active_features
-    [samples].
+    At `sampled` [samples], indices into them, the number of active features is reported. Filled by the hook:
+    top_values and top_features [encoded, top_k], active_features [samples].
     """
 
-    table: FeatureTable
-    edits: PlannedEdits | None
-    encoded_rows: Tensor | None
+    name: str
+    sae: SparseAutoencoder
+    rows: Tensor
     sampled: Tensor
     top_k: int
-    edited_rows: tuple[EditedRows, ...]
-    acts: Tensor = field(init=False)
     top_values: Tensor = field(init=False)
     top_features: Tensor = field(init=False)
     active_features: Tensor = field(init=False)
 
     def read(self, x: Tensor) -> None:
+        """Take the readings of rows x [rows, d_model], float32."""
+        feature_acts = self.sae.encode(x[self.rows])  # [encoded, d_sae]
+        self.active_features = (feature_acts[self.sampled] > 0).sum(dim=-1)
+        self.top_values, self.top_features = feature_acts.topk(self.top_k, dim=-1)
+
+
+@dataclass(frozen=True, slots=True)
+class Reconstruction:
+    """The rows [reconstructed] of a step that become what an SAE makes of them, each by a factor."""
+
+    sae: SparseAutoencoder
+    rows: Tensor
+    factors: Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class PointEdits:
+    """The edits of a hook point in a step: tables over the columns of `window`, rows to reconstruct, rows
+    [rows] that keep their length."""
+
+    window: slice
+    tables: AffineTables | None
+    reconstructions: tuple[Reconstruction, ...]
+    preserve: Tensor | None
+
+
+@dataclass(slots=True)
+class PointStep:
+    """One hook point's part of a step. `acts` [rows, columns] is filled by the hook."""
+
+    table: PointTable
+    edits: PointEdits | None
+    encodings: tuple[SaeEncoding, ...] = ()
+    acts: Tensor = field(init=False)
+
+    def read(self, x: Tensor) -> None:
         """Take the planned readings of rows x [rows, d_model], float32."""
         self.acts = self.table.read(x)
-        if self.encoded_rows is not None:
-            feature_acts = self.table.sae.encode(x[self.encoded_rows])  # [encoded, d_sae]
-            self.active_features = (feature_acts[self.sampled] > 0).sum(dim=-1)
-            self.top_values, self.top_features = feature_acts.topk(self.top_k, dim=-1)
+        for encoding in self.encodings:
+            encoding.read(x)
 
-    def add_edits(self, edited: Tensor) -> None:
-        """Add the planned edits to `edited` [rows, d_model], in place."""
-        edits = self.edits
-        if edits is not None:
-            deltas = edit_deltas(
-                self.acts, self.table.directions, edits.rows, edits.columns, edits.gain, edits.bias
-            )
-            edited.index_add_(0, edits.rows, deltas)
+    def edited(self, x: Tensor, edits: PointEdits) -> Tensor:
+        """The rows with the planned edits, all computed from x [rows, d_model]."""
+        result = x
+        for part in edits.reconstructions:
+            result = reconstruct_rows(result, part.sae, part.rows, part.factors)
+        if edits.tables is not None:
+            amount = amounts(self.acts[:, edits.window], edits.tables)
+            result = add_directions(result, amount, self.table.directions[edits.window])
+        return result if edits.preserve is None else keep_lengths(result, x, edits.preserve)
 
 
 class SteeredPoint:
     """The hook of one hook point. With nothing planned it returns None, and the forward is untouched."""
 
     def __init__(self) -> None:
-        self.steps: list[SaeStep] = []
+        self.step: PointStep | None = None
 
     def __call__(self, resid: Tensor) -> Tensor | None:
-        if not self.steps:
+        step = self.step
+        if step is None:
             return None
         x = resid.float()  # [rows, d_model]
-        for step in self.steps:
-            step.read(x)
-        if all(step.edits is None for step in self.steps):
-            return None
-        edited = x.clone()
-        for step in self.steps:
-            step.add_edits(edited)
-        return edited.to(resid.dtype)
+        step.read(x)
+        return None if step.edits is None else step.edited(x, step.edits).to(resid.dtype)

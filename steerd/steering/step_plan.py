@@ -7,74 +7,46 @@ arithmetic.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from typing import Any
 
+import numpy as np
 import torch
 
+from steerd.host.hook_point import HookPoint
 from steerd.host.host_model import HostModel
-from steerd.steering.feature_table import FeatureTable
-from steerd.steering.intervention import FeatureRef, Intervention
+from steerd.steering.hooked_points import HookedPoint, HookedPoints
+from steerd.steering.intervention import FeatureRef
 from steerd.steering.loaded_saes import LoadedSaes
-from steerd.steering.request_wishes import (
-    RequestWishes,
-    ResolvedEdit,
-    SaeWishes,
-    resolve_edits,
-    wanted_features,
-)
-from steerd.steering.row_span import RowSpan, reported_rows, rows_in_scope
-from steerd.steering.steered_point import EditedRows, PlannedEdits, SaeStep, SteeredPoint
+from steerd.steering.request_wishes import RequestWishes
+from steerd.steering.row_span import RowSpan
+from steerd.steering.steered_point import PointStep, SaeEncoding
+from steerd.steering.step_layout import StepLayout, TopRows, lay_out
+from steerd.steering.wish_resolver import WishResolver
 
 
 @dataclass(frozen=True, slots=True)
 class StepPlan:
-    """The plan of one step: each SAE's part by name, and the rows that are no special tokens."""
+    """The plan of one step: its layout, each hook point's part, and where the SAEs are that are read.
 
-    by_sae: dict[str, SaeStep]
-    ordinary_rows: tuple[int, ...]
+    While a layout stands and nothing is sampled it is the same plan, whose hooks overwrite their readings.
+    """
+
+    layout: StepLayout
+    points: dict[HookPoint, PointStep]
+    saes: dict[str, HookPoint]
 
     def steered_rows(self) -> dict[tuple[str, str], int]:
         """Edited rows by SAE and operation."""
         counts: dict[tuple[str, str], int] = {}
-        for name, step in self.by_sae.items():
-            for edited in step.edited_rows:
-                key = name, edited.operation
-                counts[key] = counts.get(key, 0) + edited.num_rows
+        for steered in self.layout.steered:
+            key = steered.source, steered.operation
+            counts[key] = counts.get(key, 0) + steered.num_rows
         return counts
 
 
-@dataclass(slots=True)
-class _EditRows:
-    edited: dict[tuple[str, int, str], set[int]] = field(default_factory=dict)
-    rows: list[int] = field(default_factory=list)
-    columns: list[int] = field(default_factory=list)
-    gain: list[float] = field(default_factory=list)
-    bias: list[float] = field(default_factory=list)
-
-    def extend(self, request_id: str, edit: ResolvedEdit, rows: Sequence[int]) -> None:
-        # A row that several edits of one feature are for is one edited row.
-        self.edited.setdefault((request_id, edit.feature, edit.operation), set()).update(rows)
-        self.rows.extend(rows)
-        self.columns.extend([edit.column] * len(rows))
-        self.gain.extend([edit.gain] * len(rows))
-        self.bias.extend([edit.bias] * len(rows))
-
-    def counts(self) -> tuple[EditedRows, ...]:
-        return tuple(EditedRows(*of, len(rows)) for of, rows in self.edited.items())
-
-    def to_tensors(self, device: torch.device) -> PlannedEdits | None:
-        if not self.rows:
-            return None
-        return PlannedEdits(
-            rows=torch.tensor(self.rows, device=device),
-            columns=torch.tensor(self.columns, device=device),
-            gain=torch.tensor(self.gain, device=device),
-            bias=torch.tensor(self.bias, device=device),
-        )
-
-
 class StepPlanner:
-    """Owns the feature tables and the hooks. Used by the engine thread alone."""
+    """Owns the hook points' tables and hooks. Used by the engine thread alone."""
 
     def __init__(
         self, host: HostModel, saes: LoadedSaes, watch: Sequence[FeatureRef], sample_every: int
@@ -84,115 +56,99 @@ class StepPlanner:
         self._special = host.special_token_ids
         self._sample_every = sample_every
         self._rows_seen = 0
-        self._saes = {sae.name: sae for sae in saes}
-        self._tables = {sae.name: FeatureTable(sae.sae) for sae in saes}
+        self._hook_points = {sae.name: sae.hook_point for sae in saes}
+        self._points = HookedPoints(host, saes)
+        self._resolver = WishResolver(self._points, saes, host.special_token_ids)
+        self.resolve, self.release = self._resolver.resolve, self._resolver.release
         self.watched_columns = self._acquire_watched(watch)
-        self._points = {sae.hook_point: SteeredPoint() for sae in saes}
-        self._handles = [host.attach(hook_point, point) for hook_point, point in self._points.items()]
-
-    def resolve(
-        self,
-        prompt_length: int,
-        interventions: Sequence[Intervention],
-        watch: Sequence[FeatureRef],
-        top_k: int,
-        top_k_saes: Sequence[str],
-        include_prompt: bool,
-    ) -> RequestWishes:
-        """Give every feature of a request its column; `release` must follow when the request ends."""
-        by_sae = []
-        for name in self._saes:
-            features, num_watched = wanted_features(name, watch, interventions)
-            wants_top = top_k > 0 and name in top_k_saes
-            if not features and not wants_top:
-                continue
-            columns = {feature: self._tables[name].acquire(feature) for feature in features}
-            by_sae.append(
-                SaeWishes(
-                    sae=name,
-                    edits=resolve_edits(name, interventions, columns),
-                    features=features,
-                    columns=tuple(columns.values()),
-                    num_watched=num_watched,
-                    top_k=min(top_k, self._saes[name].sae.d_sae) if wants_top else 0,
-                )
-            )
-        return RequestWishes(prompt_length=prompt_length, include_prompt=include_prompt, by_sae=tuple(by_sae))
-
-    def release(self, wishes: RequestWishes) -> None:
-        """Give the columns of a finished request back."""
-        for sae_wishes in wishes.by_sae:
-            for feature in sae_wishes.features:
-                self._tables[sae_wishes.sae].release(feature)
+        self._key: list[Any] | None = None
+        self._layout: StepLayout | None = None
+        self._standing: StepPlan | None = None
 
     def plan(self, spans: Sequence[RowSpan], wishes: Mapping[str, RequestWishes]) -> StepPlan:
         """Put the plan of the coming forward in place; the hooks will fill its readings."""
-        ordinary_rows = [
-            row
-            for span in spans
-            for row, token_id in zip(span.rows, span.token_ids, strict=True)
-            if token_id not in self._special
-        ]
-        sampled_rows = self._sampled_rows(ordinary_rows)
-        steps: dict[str, SaeStep] = {}
-        for name in self._saes:
-            step = self._plan_sae(name, spans, wishes, sampled_rows)
-            if step is not None:
-                steps[name] = step
-        for hook_point, point in self._points.items():
-            point.steps = [step for name, step in steps.items() if self._saes[name].hook_point == hook_point]
-        return StepPlan(by_sae=steps, ordinary_rows=tuple(ordinary_rows))
+        layout = self._laid_out(spans, [wishes[span.request_id] for span in spans])
+        sampled_rows = self._sampled_rows(layout)
+        if self._standing is None or sampled_rows or layout is not self._standing.layout:
+            plan = self._put_in_place(layout, sampled_rows)
+            self._standing = None if sampled_rows else plan
+            return plan
+        return self._standing
 
     def close(self) -> None:
         """Detach every hook."""
-        for handle in self._handles:
-            handle.remove()
+        self._points.close()
 
-    def _plan_sae(
-        self,
-        name: str,
-        spans: Sequence[RowSpan],
-        wishes: Mapping[str, RequestWishes],
-        sampled_rows: list[int],
-    ) -> SaeStep | None:
-        edits, encoded_rows, top_k = _EditRows(), set(sampled_rows), 0
-        wanted = bool(sampled_rows) or name in self.watched_columns
-        for span in spans:
-            request = wishes[span.request_id]
-            sae_wishes = request.of(name)
-            if sae_wishes is None:
-                continue
-            wanted = True
-            if sae_wishes.top_k:
-                top_k = max(top_k, sae_wishes.top_k)
-                encoded_rows.update(reported_rows(span, request.prompt_length, request.include_prompt))
-            for edit in sae_wishes.edits:
-                rows = rows_in_scope(edit.scope, span, request.prompt_length, self._special)
-                edits.extend(span.request_id, edit, rows)
-        if not wanted:
-            return None
-        encoded = {row: index for index, row in enumerate(sorted(encoded_rows))}
-        return SaeStep(
-            table=self._tables[name],
-            edits=edits.to_tensors(self._device),
-            encoded_rows=torch.tensor(list(encoded), device=self._device) if encoded else None,
-            sampled=torch.tensor(
-                [encoded[row] for row in sampled_rows], dtype=torch.long, device=self._device
-            ),
-            top_k=top_k,
-            edited_rows=edits.counts(),
-        )
+    def _put_in_place(self, layout: StepLayout, sampled_rows: Sequence[int]) -> StepPlan:
+        everywhere = self._hook_points if sampled_rows else self.watched_columns
+        read = [name for name in self._hook_points if name in layout.saes or name in everywhere]
+        active = layout.points.union(self._hook_points[name] for name in read)
+        for point in self._points.all():
+            point.hook.step = None
+        steps = {}
+        for hook_point in active:
+            point = self._points[hook_point]
+            encodings = self._encodings(point, layout, sampled_rows)
+            step = PointStep(point.table, layout.edits.get(hook_point), encodings)
+            point.hook.step = steps[hook_point] = step
+        return StepPlan(layout, steps, {name: self._hook_points[name] for name in read})
 
-    def _sampled_rows(self, ordinary_rows: Sequence[int]) -> list[int]:
+    def _laid_out(self, spans: Sequence[RowSpan], wishes: Sequence[RequestWishes]) -> StepLayout:
+        """The layout of the step before while requests, order and edits are the same and all decode."""
+        key: list[Any] | None = []
+        strengths: list[Any] = []
+        for span, request in zip(spans, wishes, strict=True):
+            decodes = span.first_position >= request.prompt_length and len(span.token_ids) == 1
+            factors = None
+            if not (decodes and request.is_steady):
+                factors = request.factors(span.first_position, span.token_ids)
+            strengths.append(factors)
+            if not decodes:
+                key = None
+            if key is not None:
+                special = span.token_ids[0] in self._special
+                key.append((request, special, None if factors is None else [float(f[0]) for f in factors]))
+        if key is None or key != self._key or self._layout is None:
+            for index, (span, request) in enumerate(zip(spans, wishes, strict=True)):
+                if strengths[index] is None:
+                    strengths[index] = request.factors(span.first_position, span.token_ids)
+            self._key = key
+            self._layout = lay_out(spans, wishes, strengths, self._points, self._special)
+        return self._layout
+
+    def _encodings(
+        self, point: HookedPoint, layout: StepLayout, sampled_rows: Sequence[int]
+    ) -> tuple[SaeEncoding, ...]:
+        """What the SAEs of a point encode whole: the sampled rows, and those whose strongest are wanted."""
+        encodings = []
+        for name, sae in point.saes.items():
+            top = layout.top_rows.get(name, TopRows())
+            encoded = {row: index for index, row in enumerate(sorted(top.rows.union(sampled_rows)))}
+            if encoded:
+                sampled = [encoded[row] for row in sampled_rows]
+                encodings.append(
+                    SaeEncoding(
+                        name=name,
+                        sae=sae,
+                        rows=torch.tensor(list(encoded), device=self._device),
+                        sampled=torch.tensor(sampled, dtype=torch.long, device=self._device),
+                        top_k=top.top_k,
+                    )
+                )
+        return tuple(encodings)
+
+    def _sampled_rows(self, layout: StepLayout) -> list[int]:
         """Every `sample_every`-th ordinary row over all steps; none when it is 0."""
         if self._sample_every == 0:
             return []
+        ordinary_rows = np.flatnonzero(layout.ordinary)
         first = -self._rows_seen % self._sample_every
         self._rows_seen += len(ordinary_rows)
-        return list(ordinary_rows[first :: self._sample_every])
+        sampled: list[int] = ordinary_rows[first :: self._sample_every].tolist()
+        return sampled
 
     def _acquire_watched(self, watch: Sequence[FeatureRef]) -> dict[str, list[int]]:
         columns: dict[str, list[int]] = {}
         for ref in watch:
-            columns.setdefault(ref.sae, []).append(self._tables[ref.sae].acquire(ref.index))
+            columns.setdefault(ref.sae, []).append(self._resolver.acquire(ref))
         return columns

@@ -13,9 +13,11 @@ from steerd.engine.engine import Engine
 from steerd.engine.request import GenerationRequest
 from steerd.host.host_model import HostModel
 from steerd.steering.loaded_saes import LoadedSaes
+from tests.engine.random_requests import RandomRequests
 from tests.engine.recorder import Recorder, StepLog, run_together, submit
 from tests.engine.reference import Reference
 from tests.engine.requests import mixed_requests
+from tests.engine.serving import serving
 from tests.tiny_hosts import make_tiny_host
 from tests.tiny_saes import tiny_sae
 
@@ -111,6 +113,28 @@ def test_staggered_with_cancels_is_the_reference(
     for recorder, request, reference in zip(recorders, requests, references, strict=True):
         recorder.wait()
         assert_same(recorder, request, reference)
+
+
+@pytest.mark.parametrize(("architecture", "seed", "max_batch_tokens"), [("llama", 1, 16), ("gemma2", 2, 5)])
+def test_random_interventions_are_the_reference(architecture: str, seed: int, max_batch_tokens: int) -> None:
+    """Alone they are edited row by row; here they wait, share steps and are cut anywhere."""
+    plain_host = make_tiny_host(architecture)
+    texts = ["Hello there", "a", "The sea, the sea! " * 3, "<|im_start|>user\nHi<|im_end|>\n"]
+    prompts = [plain_host.tokenizer(text)["input_ids"] for text in texts]
+    wanted = RandomRequests(seed, ("sae-0", "sae-1"), d_sae=64, d_model=plain_host.d_model, strength=0.5)
+    requests = [wanted.make(f"random-{number}", prompts[number % 4], 10) for number in range(12)]
+    saes = serve(plain_host, (0, 1))
+    references = [Reference(plain_host, saes, request) for request in requests]
+    unsteered = [replace(request, id=f"{request.id}-plain", interventions=()) for request in requests]
+
+    options = {"max_batch_tokens": max_batch_tokens, "max_running_requests": 5}
+    with serving(host=make_tiny_host(architecture), **options) as engine:
+        recorders = run_together(engine, [*requests, *unsteered])
+
+    for recorder, request, reference in zip(recorders, requests, references, strict=False):
+        assert_same(recorder, request, reference)
+    changed = [r.token_ids != plain.token_ids for r, plain in zip(references, recorders[12:], strict=True)]
+    assert sum(changed) > len(requests) // 3
 
 
 @pytest.mark.real_host

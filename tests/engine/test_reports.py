@@ -13,8 +13,7 @@ from torch import Tensor
 from steerd.config import WatchedFeature
 from steerd.engine.events import FinishedEvent, PromptEvent, StepReport, TokenEvent
 from steerd.engine.request import Capture, GenerationRequest
-from steerd.steering.intervention import Add, FeatureRef, Intervention
-from steerd.steering.request_wishes import operation_name
+from steerd.steering.intervention import Add, FeatureRef, Intervention, operation_name
 from steerd.steering.scope import Phase
 from tests.engine.recorder import Recorder, StepLog, SteppedLog, run_together, submit
 from tests.engine.reference import Reference
@@ -132,7 +131,7 @@ def test_watched_features_are_counted_on_every_ordinary_row(run: Run) -> None:
             for reading in step.watched
             if reading.feature == FeatureRef(watched.sae, watched.index)
         ]
-        assert len(readings) == len(run.log.steps)
+        assert all(reading.active_tokens > 0 for reading in readings)
         assert sum(reading.active_tokens for reading in readings) == int((acts > 0).sum()) > 0
         over = int((acts > watched.threshold).sum())
         assert sum(reading.over_threshold_tokens for reading in readings) == over

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 
 import pytest
 import torch
@@ -11,12 +12,23 @@ from torch import Tensor
 
 from steerd.host.hook_point import HookPoint
 from steerd.host.host_model import HostModel
-from steerd.steering.intervention import Ablate, Add, FeatureRef, Intervention, Scale, Set, gain_and_bias
+from steerd.steering.intervention import (
+    Ablate,
+    Add,
+    FeatureRef,
+    Intervention,
+    Reconstruct,
+    Scale,
+    Set,
+    WholeSae,
+    unit_direction,
+)
 from steerd.steering.loaded_saes import LoadedSaes
-from steerd.steering.request_wishes import RequestWishes
+from steerd.steering.request_wishes import RequestWishes, SaeReads
 from steerd.steering.row_span import RowSpan
-from steerd.steering.scope import Phase
+from steerd.steering.scope import Phase, Schedule, Scope
 from steerd.steering.step_plan import StepPlan, StepPlanner
+from tests.engine.reference import amount
 from tests.engine.requests import edit
 from tests.tiny_hosts import make_tiny_host
 from tests.tiny_saes import tiny_sae
@@ -56,9 +68,20 @@ def wish(
     top_k: int = 0,
     top_k_saes: Sequence[str] = (),
     include_prompt: bool = True,
-    prompt_length: int = 4,
+    prompt_ids: Sequence[int] = TOKENS[0][:4],
 ) -> RequestWishes:
-    return planner.resolve(prompt_length, interventions, watch, top_k, top_k_saes, include_prompt)
+    return planner.resolve(
+        prompt_ids=prompt_ids,
+        interventions=interventions,
+        watch=watch,
+        top_k=top_k,
+        top_k_saes=top_k_saes,
+        include_prompt=include_prompt,
+    )
+
+
+def reads_of(wishes: RequestWishes, sae: str) -> SaeReads:
+    return next(reads for reads in wishes.by_sae if reads.sae == sae)
 
 
 def logits(host: HostModel) -> Tensor:
@@ -76,10 +99,10 @@ def expected_rows(saes: LoadedSaes, x: Tensor, edits: Mapping[int, Sequence[Inte
     result = x.double()
     for row, interventions in edits.items():
         for intervention in interventions:
+            assert isinstance(intervention.target, FeatureRef)
             sae = saes.get(intervention.target.sae).sae.to(dtype=torch.float64)
             z = sae.encode(x[row].double())[intervention.target.index]
-            gain, bias = gain_and_bias(intervention.operation)
-            result[row] += (gain * z + bias) * sae.W_dec[intervention.target.index]
+            result[row] += amount(intervention, z) * sae.W_dec[intervention.target.index]
     return result
 
 
@@ -90,7 +113,7 @@ def test_hooks_with_nothing_planned_leave_the_logits_bit_identical(tiny_host: Ho
         empty = wish(planner)
         plan = planner.plan(SPANS, dict.fromkeys("abc", empty))
 
-        assert plan.by_sae == {}
+        assert (plan.saes, plan.points) == ({}, {})
         assert torch.equal(logits(tiny_host), plain)
 
 
@@ -102,13 +125,13 @@ def test_readings_alone_leave_the_logits_bit_identical(tiny_host: HostModel) -> 
         plan = planner.plan(SPANS, dict.fromkeys("abc", wishes))
 
         assert torch.equal(logits(tiny_host), plain)
-        assert plan.by_sae["sae"].acts.shape == (18, 1)
+        assert plan.points[FIRST_POINT].acts.shape == (18, 1)
 
 
 def test_interventions_whose_scope_holds_no_row_leave_the_logits_bit_identical(tiny_host: HostModel) -> None:
     plain = logits(tiny_host)
     with planning(tiny_host, serve(tiny_host, {"sae": FIRST_POINT})) as planner:
-        wishes = wish(planner, [edit("sae", 3, Add(9.0), Phase.GENERATED)], prompt_length=6)
+        wishes = wish(planner, [edit("sae", 3, Add(9.0), Phase.GENERATED)], prompt_ids=TOKENS[0])
         plan = planner.plan(SPANS, dict.fromkeys("abc", wishes))
 
         assert torch.equal(logits(tiny_host), plain)
@@ -124,7 +147,11 @@ def test_steered_rows_are_the_formula_and_all_others_bit_identical(
     steered = [edit("sae", 3, Add(2.0)), edit("sae", 7, Scale(3.0)), edit("sae", 8, Set(1.5))]
     ablated = [edit("sae", feature, Ablate(), Phase.PROMPT) for feature in range(32)]
     with planning(tiny_host, saes) as planner:
-        wishes = {"a": wish(planner), "b": wish(planner, steered), "c": wish(planner, ablated)}
+        wishes = {
+            "a": wish(planner),
+            "b": wish(planner, steered, prompt_ids=TOKENS[1][:4]),
+            "c": wish(planner, ablated),
+        }
         plan = planner.plan(SPANS, wishes)
 
         got = rows_at(tiny_host, FIRST_POINT)
@@ -159,9 +186,11 @@ def test_two_saes_at_one_hook_point_compute_from_the_same_rows(tiny_host: HostMo
     expected = expected_rows(saes, plain, dict.fromkeys(range(6), interventions))
     torch.testing.assert_close(got.double(), expected, atol=TOLERANCE, rtol=TOLERANCE)
     for name, features in (("one", [3]), ("two", [3, 4])):
-        columns = list(wishes["a"].of(name).columns)
+        columns = list(reads_of(wishes["a"], name).columns)
         acts = saes.get(name).sae.feature_acts(plain, features)
-        torch.testing.assert_close(plan.by_sae[name].acts[:, columns], acts, atol=TOLERANCE, rtol=TOLERANCE)
+        torch.testing.assert_close(
+            plan.points[FIRST_POINT].acts[:, columns], acts, atol=TOLERANCE, rtol=TOLERANCE
+        )
 
 
 def test_a_later_hook_point_reads_what_the_earlier_one_left(tiny_host: HostModel) -> None:
@@ -173,7 +202,7 @@ def test_a_later_hook_point_reads_what_the_earlier_one_left(tiny_host: HostModel
         steered = rows_at(tiny_host, SECOND_POINT)
 
     late = saes.get("late").sae
-    acts = plan.by_sae["late"].acts[:, list(wishes.of("late").columns)]
+    acts = plan.points[SECOND_POINT].acts[:, list(reads_of(wishes, "late").columns)]
     torch.testing.assert_close(acts, late.feature_acts(steered, [5]), atol=TOLERANCE, rtol=TOLERANCE)
     assert not torch.allclose(acts[:6], late.feature_acts(unsteered, [5])[:6], atol=1e-3)
     assert torch.equal(steered[6:], unsteered[6:]), "a sequence steers itself alone"
@@ -191,7 +220,7 @@ def test_edits_on_a_bfloat16_host_are_rounded_once_and_other_rows_bit_identical(
         got = rows_at(host, FIRST_POINT)
 
     assert got.dtype == torch.bfloat16
-    assert plan.by_sae["sae"].acts.dtype == torch.float32
+    assert plan.points[FIRST_POINT].acts.dtype == torch.float32
     assert torch.equal(got[6:], plain[6:])
     exact = expected_rows(saes, plain, dict.fromkeys(range(6), interventions))[:6]
     _, exponent = exact.frexp()
@@ -213,15 +242,16 @@ def test_top_k_and_l0_are_those_of_the_whole_encoding(tiny_host: HostModel, arch
         plan = planner.plan(SPANS, wishes)
         rows_at(tiny_host, FIRST_POINT)
 
-    step = plan.by_sae["sae"]
-    assert plan.ordinary_rows == (*range(6), *range(7, 18))
-    sampled = list(plan.ordinary_rows[::4])
+    (step,) = plan.points[FIRST_POINT].encodings
+    ordinary = [*range(6), *range(7, 18)]
+    assert plan.layout.ordinary.nonzero()[0].tolist() == ordinary
+    sampled = ordinary[::4]
     # a is reported from its last prompt row on, c whole; b asks for none, but three of its rows are sampled.
-    assert step.encoded_rows.tolist() == sorted({3, 4, 5, *range(12, 18), *sampled})
+    assert step.rows.tolist() == sorted({3, 4, 5, *range(12, 18), *sampled})
     assert step.active_features.tolist() == (feature_acts[sampled] > 0).sum(dim=-1).tolist()
-    values, _ = feature_acts[step.encoded_rows].topk(5, dim=-1)
+    values, _ = feature_acts[step.rows].topk(5, dim=-1)
     torch.testing.assert_close(step.top_values, values, atol=TOLERANCE, rtol=TOLERANCE)
-    found = feature_acts[step.encoded_rows].gather(1, step.top_features)
+    found = feature_acts[step.rows].gather(1, step.top_features)
     torch.testing.assert_close(found, values, atol=TOLERANCE, rtol=TOLERANCE)
 
 
@@ -234,9 +264,10 @@ def test_every_nth_ordinary_row_is_sampled_across_steps(tiny_host: HostModel) ->
             # One special token in the middle of three.
             span = RowSpan("a", 0, 3 * step, [1, IM_START, 2])
             plan = planner.plan([span], nothing)
-            if plan.by_sae:
-                rows = plan.by_sae["sae"].encoded_rows[plan.by_sae["sae"].sampled]
-                sampled += [2 * step + plan.ordinary_rows.index(row) for row in rows.tolist()]
+            if plan.saes:
+                (encoding,) = plan.points[FIRST_POINT].encodings
+                rows = encoding.rows[encoding.sampled].tolist()
+                sampled += [2 * step + [0, 2].index(row) for row in rows]
 
     assert sampled == [0, 5, 10, 15, 20]
 
@@ -247,10 +278,12 @@ def test_released_features_cost_nothing_and_watched_ones_stay(tiny_host: HostMod
         wishes = wish(planner, [edit("sae", 61, Add(1.0))], [FeatureRef("sae", 4)])
         again = wish(planner, [edit("sae", 4, Add(1.0))])
 
+        unsteered = wish(planner)
+
         def columns(requests: dict[str, RequestWishes]) -> int:
-            plan: StepPlan = planner.plan(SPANS[:1], requests)
+            plan: StepPlan = planner.plan(SPANS, {"b": unsteered, "c": unsteered} | requests)
             rows_at(tiny_host, FIRST_POINT)
-            return plan.by_sae["sae"].acts.shape[1]
+            return plan.points[FIRST_POINT].acts.shape[1]
 
         assert columns({"a": wishes}) == 3
         planner.release(wishes)
@@ -272,15 +305,133 @@ def test_a_row_with_several_edits_of_one_feature_is_counted_once(tiny_host: Host
     saes = serve(tiny_host, {"sae": FIRST_POINT})
     twice = [edit("sae", 3, Add(1.0)), edit("sae", 3, Add(2.0), Phase.PROMPT, special=True)]
     with planning(tiny_host, saes) as planner:
-        wishes = {"a": wish(planner), "b": wish(planner, twice), "c": wish(planner)}
+        wishes = {"a": wish(planner), "b": wish(planner, twice, prompt_ids=TOKENS[1][:4]), "c": wish(planner)}
         plain = rows_at(tiny_host, FIRST_POINT)
         plan = planner.plan(SPANS, wishes)
         got = rows_at(tiny_host, FIRST_POINT)
 
-    assert [(counted.request_id, counted.num_rows) for counted in plan.by_sae["sae"].edited_rows] == [
-        ("b", 6)
-    ]
+    counted = [(count.slot, count.target, count.num_rows) for count in plan.layout.steered]
+    assert counted == [(wishes["b"].slot, FeatureRef("sae", 3), 6)]
     assert plan.steered_rows() == {("sae", "add"): 6}
     strengths = (got - plain) @ saes.get("sae").sae.W_dec[3]  # directions are unit vectors
     expected = torch.tensor([0.0] * 6 + [2.0, 3.0, 3.0, 3.0, 1.0, 1.0] + [0.0] * 6)
     torch.testing.assert_close(strengths, expected, atol=TOLERANCE, rtol=0)
+
+
+def decode(position: int, order: str = "abc", token_ids: Sequence[int] = (1, 2, 3)) -> list[RowSpan]:
+    """One generated row of each request."""
+    return [RowSpan(name, row, position, [token_ids[row]]) for row, name in enumerate(order)]
+
+
+def row_edits(
+    planner: StepPlanner, host: HostModel, spans: Sequence[RowSpan], wishes: Mapping[str, RequestWishes]
+) -> list[float]:
+    """Plan a step and tell how far each of its rows is moved, beside an unsteered forward."""
+    ids = torch.tensor([[token_id for span in spans for token_id in span.token_ids]])
+    planner.plan(spans, dict.fromkeys(wishes, wish(planner)))
+    plain = host.activations(ids, None, [FIRST_POINT])[FIRST_POINT][0]
+    planner.plan(spans, wishes)
+    steered = host.activations(ids, None, [FIRST_POINT])[FIRST_POINT][0]
+    return [round(float(moved), 4) for moved in (steered - plain).norm(dim=1)]
+
+
+def test_a_decode_step_like_the_one_before_makes_nothing_new(tiny_host: HostModel) -> None:
+    saes = serve(tiny_host, {"sae": FIRST_POINT, "other": SECOND_POINT})
+    with planning(tiny_host, saes, [FeatureRef("other", 5)]) as planner:
+        edits = [edit("sae", 3, Add(2.0)), edit("other", 3, Scale(2.0), Phase.GENERATED)]
+        top = wish(planner, top_k=2, top_k_saes=("sae",))
+        wishes = {"a": wish(planner, edits), "b": top, "c": wish(planner)}
+        first = planner.plan(decode(4), wishes)
+
+        assert planner.plan(decode(5, token_ids=(7, 8, 9)), wishes) is first
+        assert planner.plan(decode(6, "acb"), wishes) is not first
+        assert planner.plan(decode(7)[:2], wishes) is not first
+        assert planner.plan(decode(8), wishes) is not first
+
+
+def test_what_is_done_follows_order_tokens_and_time(tiny_host: HostModel) -> None:
+    saes = serve(tiny_host, {"sae": FIRST_POINT})
+    ramped = replace(edit("sae", 3, Add(4.0), Phase.GENERATED), schedule=Schedule(ramp=4))
+    by_token = replace(edit("sae", 3, Add(8.0)), scope=Scope(token_ids=frozenset({9})))
+    with planning(tiny_host, saes) as planner:
+        wishes = {"a": wish(planner, [ramped]), "b": wish(planner, [by_token]), "c": wish(planner)}
+
+        moved = [
+            row_edits(planner, tiny_host, spans, wishes)
+            for spans in (
+                decode(4),
+                decode(5),
+                decode(6, "bac", (9, 9, 9)),
+                decode(7, "bac", (9, IM_START, 9)),
+                decode(8, "bac", (9, 9, 9)),
+            )
+        ]
+
+    # Directions are unit vectors, so a row moves by the strength.
+    assert moved == [[1.0, 0, 0], [2.0, 0, 0], [8.0, 3.0, 0], [8.0, 0, 0], [8.0, 4.0, 0]]
+
+
+def test_a_direction_is_edited_where_no_sae_reads(tiny_host: HostModel) -> None:
+    point = HookPoint(1, "resid_pre")
+    plain = rows_at(tiny_host, point)
+    values = torch.randn(32, generator=torch.Generator().manual_seed(3))
+    direction = unit_direction(str(point), values.tolist())
+    with planning(tiny_host, serve(tiny_host, {"sae": SECOND_POINT})) as planner:
+        ablate = Intervention(target=direction, operation=Ablate())
+        plan = planner.plan(SPANS, {"a": wish(planner, [ablate]), "b": wish(planner), "c": wish(planner)})
+        got = rows_at(tiny_host, point)
+
+    unit = values / values.norm()
+    torch.testing.assert_close(got[:6] @ unit, torch.zeros(6), atol=1e-5, rtol=0)
+    torch.testing.assert_close(got[:6], plain[:6] - (plain[:6] @ unit).outer(unit), atol=1e-5, rtol=0)
+    assert torch.equal(got[6:], plain[6:])
+    assert plan.steered_rows() == {("(directions)", "ablate"): 6}
+
+
+def test_a_reconstruction_takes_the_rows_place_and_edits_come_on_top(tiny_host: HostModel) -> None:
+    plain = rows_at(tiny_host, FIRST_POINT)
+    saes = serve(tiny_host, {"sae": FIRST_POINT})
+    sae = saes.get("sae").sae
+    whole = Intervention(target=WholeSae("sae"), operation=Reconstruct())
+    with planning(tiny_host, saes) as planner:
+        wishes = {
+            "a": wish(planner, [whole]),
+            "b": wish(planner),
+            "c": wish(planner, [edit("sae", 3, Add(2.0)), replace(whole, schedule=Schedule(ramp=12))]),
+        }
+        planner.plan(SPANS, wishes)
+        got = rows_at(tiny_host, FIRST_POINT)
+
+    decoded = sae.decode(sae.encode(plain))
+    torch.testing.assert_close(got[:6], decoded[:6], atol=TOLERANCE, rtol=TOLERANCE)
+    assert torch.equal(got[6:12], plain[6:12])
+    share = torch.arange(1, 7).unsqueeze(1) / 12
+    expected = plain[12:] + share * (decoded[12:] - plain[12:]) + 2 * sae.W_dec[3]
+    torch.testing.assert_close(got[12:], expected, atol=TOLERANCE, rtol=TOLERANCE)
+
+
+def test_edits_that_keep_a_rows_length_turn_it(tiny_host: HostModel) -> None:
+    plain = rows_at(tiny_host, FIRST_POINT)
+    saes = serve(tiny_host, {"sae": FIRST_POINT})
+    kept = replace(edit("sae", 3, Add(20.0), Phase.PROMPT), preserve_norm=True)
+    with planning(tiny_host, saes) as planner:
+        interventions = [kept, edit("sae", 4, Add(5.0))]
+        planner.plan(SPANS, {"a": wish(planner, interventions), "b": wish(planner), "c": wish(planner)})
+        got = rows_at(tiny_host, FIRST_POINT)
+
+    torch.testing.assert_close(got[:4].norm(dim=1), plain[:4].norm(dim=1), atol=TOLERANCE, rtol=TOLERANCE)
+    W_dec = saes.get("sae").sae.W_dec
+    free = plain[:4] + 20 * W_dec[3] + 5 * W_dec[4]
+    assert (torch.nn.functional.cosine_similarity(got[:4], free) > 1 - 1e-5).all()
+    torch.testing.assert_close(got[4:6], plain[4:6] + 5 * W_dec[4], atol=TOLERANCE, rtol=TOLERANCE)
+    assert torch.equal(got[6:], plain[6:])
+
+
+def test_slots_are_given_again_and_never_shared(tiny_host: HostModel) -> None:
+    with planning(tiny_host, serve(tiny_host, {"sae": FIRST_POINT})) as planner:
+        first, second, third = (wish(planner) for _ in range(3))
+        planner.release(second)
+        again, fourth = wish(planner), wish(planner)
+
+    assert len({first.slot, third.slot, again.slot, fourth.slot}) == 4
+    assert again.slot == second.slot

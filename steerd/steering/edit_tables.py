@@ -1,0 +1,85 @@
+"""The edits of one hook point, row by row, in tensors that stay from step to step."""
+
+from __future__ import annotations
+
+from math import inf
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from steerd.steering.apply import ActiveTables, AffineTables, Limits
+from steerd.steering.intervention import Affine
+
+Floats = NDArray[np.float32]
+
+INITIAL_ROWS = 16
+
+_GAIN, _BIAS, _ACTIVE_GAIN, _ACTIVE_BIAS, _LIMIT_WEIGHT, _LOW, _HIGH = range(7)
+_NOTHING = np.array([0, 0, 0, 0, 0, -inf, inf], dtype=np.float32).reshape(7, 1, 1)
+
+
+class EditTables:
+    """Numbers of the affine form for each row and column of a step; a row without edits is all nothing.
+
+    `begin` a step's layout, `write` its edits, then `finish`. While the layout stays as it is the tables do
+    too: nothing is written and no tensor made. They grow to the largest step.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self._allocate(INITIAL_ROWS, 1)
+
+    def begin(self, rows: int, columns: range) -> None:
+        """Forget the edits so far; the coming ones are within `columns`."""
+        _, row_capacity, column_capacity = self._staged.shape
+        if rows > row_capacity or columns.stop > column_capacity:
+            # Room for twice as much, so that a growing server does not allocate at each request.
+            self._allocate(max(2 * rows, row_capacity), max(2 * columns.stop, column_capacity))
+        self._rows, self._window = rows, slice(columns.start, columns.stop)
+        self._staged[:, :rows, self._window] = _NOTHING
+        self._staged_preserve[:rows] = False
+        self._has_active = self._has_limits = self._has_preserve = False
+
+    def write(self, first_row: int, factors: Floats, column: int, form: Affine) -> None:
+        """One edit on consecutive rows, by factors [rows] of its strength."""
+        cells = self._staged[:, first_row : first_row + len(factors), column]
+        cells[_GAIN] = form.gain * factors
+        cells[_BIAS] = form.bias * factors
+        if form.active_gain or form.active_bias:
+            cells[_ACTIVE_GAIN] = form.active_gain * factors
+            cells[_ACTIVE_BIAS] = form.active_bias * factors
+            self._has_active = True
+        if form.low > -inf or form.high < inf:
+            cells[_LIMIT_WEIGHT] = factors
+            cells[_LOW], cells[_HIGH] = form.low, form.high
+            self._has_limits = True
+
+    def preserve(self, first_row: int, factors: Floats) -> None:
+        """Rows whose factor is above 0 are to keep their length."""
+        self._staged_preserve[first_row : first_row + len(factors)] |= factors > 0
+        self._has_preserve = True
+
+    def finish(self) -> tuple[AffineTables, Tensor | None]:
+        """The tables [rows, columns] of the window, and the rows that keep their length [rows], if any do."""
+        if self.device.type != "cpu":
+            self._values.copy_(torch.from_numpy(self._staged), non_blocking=True)
+            self._preserve.copy_(torch.from_numpy(self._staged_preserve), non_blocking=True)
+        values = self._values[:, : self._rows, self._window]
+        limits = Limits(values[_LIMIT_WEIGHT], values[_LOW], values[_HIGH]) if self._has_limits else None
+        active = ActiveTables(values[_ACTIVE_GAIN], values[_ACTIVE_BIAS]) if self._has_active else None
+        tables = AffineTables(
+            gain=values[_GAIN],
+            bias=values[_BIAS],
+            active=active,
+            limits=limits,
+        )
+        return tables, self._preserve[: self._rows] if self._has_preserve else None
+
+    def _allocate(self, rows: int, columns: int) -> None:
+        self._staged = np.empty((7, rows, columns), dtype=np.float32)
+        self._staged_preserve = np.zeros(rows, dtype=np.bool_)
+        # On the CPU the tensors are the arrays themselves.
+        self._values = torch.from_numpy(self._staged).to(self.device)
+        self._preserve = torch.from_numpy(self._staged_preserve).to(self.device)

@@ -1,0 +1,57 @@
+"""The hook points that are read or edited: their tables, and the hooks in the host."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass, field
+
+from steerd.host.hook_point import HookPoint
+from steerd.host.host_model import Handle, HostModel
+from steerd.sae.autoencoder import SparseAutoencoder
+from steerd.steering.edit_tables import EditTables
+from steerd.steering.loaded_saes import LoadedSaes
+from steerd.steering.point_table import PointTable
+from steerd.steering.steered_point import SteeredPoint
+
+
+@dataclass(frozen=True, slots=True)
+class HookedPoint:
+    """What belongs to one hook point: the SAEs that read it, its columns, its edits, its hook."""
+
+    saes: dict[str, SparseAutoencoder]
+    table: PointTable
+    edits: EditTables
+    hook: SteeredPoint = field(default_factory=SteeredPoint)
+
+
+class HookedPoints:
+    """By hook point, all that were ever needed; a hook is attached when its point is first asked for."""
+
+    def __init__(self, host: HostModel, saes: LoadedSaes) -> None:
+        self._host = host
+        self._saes: dict[HookPoint, dict[str, SparseAutoencoder]] = {}
+        for loaded in saes:
+            self._saes.setdefault(loaded.hook_point, {})[loaded.name] = loaded.sae
+        self._points: dict[HookPoint, HookedPoint] = {}
+        self._handles: list[Handle] = []
+
+    def __getitem__(self, hook_point: HookPoint) -> HookedPoint:
+        """Raises HostError for a hook point that the host does not have."""
+        if hook_point not in self._points:
+            self._points[hook_point] = self._attached(hook_point)
+        return self._points[hook_point]
+
+    def all(self) -> Collection[HookedPoint]:
+        """All points with a hook."""
+        return self._points.values()
+
+    def close(self) -> None:
+        """Detach every hook."""
+        for handle in self._handles:
+            handle.remove()
+
+    def _attached(self, hook_point: HookPoint) -> HookedPoint:
+        device, saes = self._host.device, self._saes.get(hook_point, {})
+        point = HookedPoint(saes, PointTable(saes, self._host.d_model, device), EditTables(device))
+        self._handles.append(self._host.attach(hook_point, point.hook))
+        return point

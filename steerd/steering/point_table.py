@@ -1,0 +1,132 @@
+"""What is read and edited at one hook point, gathered once so that a step only multiplies."""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Mapping
+from math import inf
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from steerd.sae.activation_function import JumpReLU
+from steerd.sae.autoencoder import SparseAutoencoder
+from steerd.steering.apply import read_columns
+from steerd.steering.intervention import Direction, FeatureRef
+
+INITIAL_CAPACITY = 64
+
+ColumnTarget = FeatureRef | Direction
+
+
+class _Key(NamedTuple):
+    target: ColumnTarget
+    copy: int
+
+
+class PointTable:
+    """The features and directions of one hook point that somebody reads or edits, each in a column.
+
+    `acquire` and `release` are counted, so a target keeps its column while anyone needs it and costs nothing
+    afterwards; copies of a target have columns of their own. A columnwise SAE (ReLU, JumpReLU) is read at
+    O(d_model) per column; a TopK SAE has to encode its whole dictionary, of which the columns are then taken.
+    """
+
+    def __init__(self, saes: Mapping[str, SparseAutoencoder], d_model: int, device: torch.device) -> None:
+        """`saes` are all that read this hook point, by name."""
+        self._saes = dict(saes)
+        self._d_model = d_model
+        self._device = device
+        self._columns: dict[_Key, int] = {}
+        self._uses: dict[_Key, int] = {}
+        self._free: list[int] = []
+        self._encoded_whole: list[tuple[SparseAutoencoder, Tensor, Tensor]] = []
+        self.num_columns = 0
+        self._allocate(INITIAL_CAPACITY)
+
+    def acquire(self, target: ColumnTarget, copy: int = 0) -> int:
+        """The target's column, given to it now unless it has one."""
+        key = _Key(target, copy)
+        if key not in self._columns:
+            self._columns[key] = column = self._take_column()
+            self._fill(column, target)
+        self._uses[key] = self._uses.get(key, 0) + 1
+        return self._columns[key]
+
+    def release(self, target: ColumnTarget, copy: int = 0) -> None:
+        """Undo one `acquire`."""
+        key = _Key(target, copy)
+        self._uses[key] -= 1
+        if self._uses[key] == 0:
+            del self._uses[key]
+            heapq.heappush(self._free, self._columns.pop(key))
+            self._shrink()
+            self._find_encoded_whole()
+
+    def read(self, x: Tensor) -> Tensor:
+        """Activations and projections [rows, num_columns] of rows x [rows, d_model] in float32."""
+        used = slice(0, self.num_columns)
+        acts = read_columns(x, self._enc[used], self._b_enc[used], self._threshold[used])
+        for sae, columns, features in self._encoded_whole:
+            acts.index_copy_(1, columns, sae.encode(x)[:, features])
+        return acts
+
+    def _take_column(self) -> int:
+        if self._free:
+            return heapq.heappop(self._free)
+        if self.num_columns == len(self._b_enc):
+            self._grow()
+        self.num_columns += 1
+        return self.num_columns - 1
+
+    def _fill(self, column: int, target: ColumnTarget) -> None:
+        if isinstance(target, Direction):
+            unit = torch.tensor(target.values, device=self._device)
+            self._enc[column], self.directions[column] = unit, unit
+            self._b_enc[column], self._threshold[column] = 0.0, -inf
+            return
+        sae, feature = self._saes[target.sae], target.index
+        self.directions[column] = sae.W_dec[feature]
+        self._enc[column], self._b_enc[column] = sae.W_enc[:, feature], sae.b_enc[feature]
+        self._threshold[column] = 0.0
+        if isinstance(sae.activation, JumpReLU):
+            self._threshold[column] = sae.activation.threshold[feature].clamp(min=0.0)
+        if not sae.activation.columnwise:
+            self._find_encoded_whole()
+
+    def _find_encoded_whole(self) -> None:
+        """The columns of SAEs that have to encode everything, and the features that stand there."""
+        self._encoded_whole = []
+        for name, sae in self._saes.items():
+            if sae.activation.columnwise:
+                continue
+            found = [
+                (column, key.target.index)
+                for key, column in self._columns.items()
+                if isinstance(key.target, FeatureRef) and key.target.sae == name
+            ]
+            if found:
+                columns, features = torch.tensor(found, device=self._device).unbind(dim=1)
+                self._encoded_whole.append((sae, columns, features))
+
+    def _shrink(self) -> None:
+        """Give back free columns at the end; the order of the others is kept."""
+        last_used = max(self._columns.values(), default=-1)
+        self.num_columns = last_used + 1
+        self._free = [column for column in self._free if column < self.num_columns]
+        heapq.heapify(self._free)
+
+    def _grow(self) -> None:
+        kept = self._enc, self._b_enc, self.directions, self._threshold
+        capacity = len(self._b_enc)
+        self._allocate(2 * capacity)
+        grown = self._enc, self._b_enc, self.directions, self._threshold
+        for new, old in zip(grown, kept, strict=True):
+            new[:capacity] = old
+
+    def _allocate(self, capacity: int) -> None:
+        self._enc = torch.zeros(capacity, self._d_model, device=self._device)
+        self._b_enc = torch.zeros(capacity, device=self._device)
+        self.directions = torch.zeros(capacity, self._d_model, device=self._device)
+        self._threshold = torch.zeros(capacity, device=self._device)

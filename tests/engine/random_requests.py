@@ -1,0 +1,124 @@
+"""Random requests over all that an intervention can be: operations, targets, scopes, schedules."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from typing import Any
+
+from steerd.engine.request import Capture, GenerationRequest
+from steerd.steering.intervention import (
+    Ablate,
+    Add,
+    FeatureRef,
+    Intervention,
+    Limit,
+    Operation,
+    Reconstruct,
+    Scale,
+    Set,
+    Target,
+    WholeSae,
+    unit_direction,
+)
+from steerd.steering.scope import Phase, PositionRange, RoleSpan, Schedule, Scope
+from tests.engine.requests import sampling
+
+# A point where an SAE reads, and one where none does.
+DIRECTION_POINTS = ("blocks.0.hook_resid_post", "blocks.1.hook_resid_pre")
+
+
+class RandomRequests:
+    """Requests for a host of this width and these SAEs, the same for the same seed."""
+
+    def __init__(self, seed: int, saes: Sequence[str], d_sae: int, d_model: int, strength: float) -> None:
+        self._chance = random.Random(seed)
+        self._saes = saes
+        self._d_sae = d_sae
+        self._d_model = d_model
+        self._strength = strength
+
+    def make(self, request_id: str, prompt: Sequence[int], num_new: int) -> GenerationRequest:
+        """One request, with up to six interventions."""
+        chance = self._chance
+        edited: dict[Target, Intervention] = {}
+        for _ in range(chance.randint(0, 6)):
+            intervention = self._intervention(prompt)
+            edited.setdefault(intervention.target, intervention)
+        more = [
+            self._with_scope(edit.target, Add(chance.uniform(-1, 1) * self._strength), prompt)
+            for edit in edited.values()
+            if isinstance(edit.operation, Add) and chance.random() < 0.5
+        ]
+        cut = sorted(chance.randrange(len(prompt) + 1) for _ in range(4))
+        temperature = chance.choice([0.0, 0.0, 1.0])
+        return GenerationRequest(
+            id=request_id,
+            prompt_ids=tuple(prompt),
+            sampling=sampling(num_new, temperature=temperature, seed=chance.randrange(100)),
+            interventions=(*edited.values(), *more),
+            roles=(RoleSpan("system", *cut[:2]), RoleSpan("user", *cut[2:])),
+            capture=self._capture(),
+        )
+
+    def _intervention(self, prompt: Sequence[int]) -> Intervention:
+        chance, strength = self._chance, self._strength
+        if chance.random() < 0.1:
+            return self._with_scope(WholeSae(chance.choice(self._saes)), Reconstruct(), prompt)
+        target: Target = FeatureRef(chance.choice(self._saes), chance.randrange(self._d_sae))
+        if chance.random() < 0.3:
+            values = [chance.gauss(0, 1) for _ in range(self._d_model)]
+            target = unit_direction(chance.choice(DIRECTION_POINTS), values)
+        operations: list[Operation] = [
+            Add(chance.uniform(-1, 1) * strength),
+            Set(chance.uniform(0, 2) * strength, only_if_active=chance.random() < 0.5),
+            Scale(chance.uniform(-1, 3)),
+            Ablate(),
+            Limit(low=0.3 * strength),
+            Limit(high=0.2 * strength),
+            Limit(-0.1 * strength, 0.5 * strength),
+        ]
+        return self._with_scope(target, chance.choice(operations), prompt)
+
+    def _with_scope(self, target: Target, operation: Operation, prompt: Sequence[int]) -> Intervention:
+        return Intervention(
+            target=target,
+            operation=operation,
+            scope=self._scope(prompt),
+            schedule=self._schedule(),
+            preserve_norm=self._chance.random() < 0.2,
+        )
+
+    def _scope(self, prompt: Sequence[int]) -> Scope:
+        chance = self._chance
+        phase = chance.choice(list(Phase))
+        choices: list[tuple[float, dict[str, Any]]] = [
+            (0.5, {"include_special_tokens": True}),
+            (0.15, {"first_n": chance.randint(1, 8)}),
+            (0.15, {"positions": (PositionRange(chance.randint(-6, 3), chance.choice([None, 9])),)}),
+            (0.15, {"token_ids": frozenset(prompt[::2])}),
+            (0.15, {"excluded_token_ids": frozenset(prompt[::3])}),
+            (0.15, {"roles": (chance.choice(["system", "user", "assistant"]),)}),
+        ]
+        if phase is Phase.PROMPT:
+            choices.append((0.3, {"last_n": chance.randint(1, 8)}))
+        fields: dict[str, Any] = {"phase": phase}
+        for likely, choice in choices:
+            if chance.random() < likely:
+                fields |= choice
+        return Scope(**fields)
+
+    def _schedule(self) -> Schedule:
+        chance = self._chance
+        if chance.random() < 0.6:
+            return Schedule()
+        return Schedule(
+            start_after=chance.choice([0, 2]),
+            ramp=chance.choice([0, 4]),
+            half_life=chance.choice([0.0, 5.0]),
+            at_most=chance.choice([0, 3]),
+        )
+
+    def _capture(self) -> Capture:
+        watch = tuple(FeatureRef(sae, self._chance.randrange(self._d_sae)) for sae in self._saes)
+        return Capture(watch=watch, include_prompt=True) if self._chance.random() < 0.7 else Capture()
