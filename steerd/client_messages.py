@@ -10,10 +10,12 @@ from steerd.steering.intervention import FeatureRef, Intervention
 
 
 class Unit(Enum):
-    """What strengths and values are measured in: the SAE's activations, or the feature's recorded maximum."""
+    """What strengths and values are measured in: the SAE's activations, the feature's recorded maximum, or
+    the hook point's median residual norm."""
 
     ACTIVATION = "activation"
     FEATURE_MAX = "feature-max"
+    RESID_NORM = "resid-norm"
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +30,7 @@ class ChatTurn:
 class GenerateCall:
     """One Generate call, with exactly one of `prompt`, `chat` and `token_ids`.
 
-    None leaves the server's default. `unit` is that of every add and set among the interventions.
+    None leaves the server's default. `unit` is that of every add, set and limit among the interventions.
     """
 
     prompt: str | None = None
@@ -129,7 +131,7 @@ class Generation:
 
 @dataclass(frozen=True, slots=True)
 class ServedSae:
-    """One SAE that a server has loaded."""
+    """One SAE that a server has loaded; `median_resid_norm` is None where it is not known."""
 
     name: str
     hook_point: str
@@ -139,6 +141,7 @@ class ServedSae:
     model_name: str
     weights_sha256: str
     has_statistics: bool
+    median_resid_norm: float | None
 
 
 @dataclass(frozen=True, slots=True)

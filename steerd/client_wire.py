@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from steerd.client_messages import (
     Completed,
     Delta,
@@ -15,15 +13,11 @@ from steerd.client_messages import (
     ServerInfo,
     Started,
     Token,
-    Unit,
 )
-from steerd.pb.v1 import catalog_service_pb2, feature_pb2
+from steerd.client_steering import feature_message, intervention_message
+from steerd.pb.v1 import catalog_service_pb2
 from steerd.pb.v1 import generation_service_pb2 as pb
-from steerd.steering.intervention import Ablate, Add, FeatureRef, Intervention, Scale, Set
-from steerd.steering.scope import Phase, Scope
-
-_UNITS = {Unit.ACTIVATION: pb.UNIT_ACTIVATION, Unit.FEATURE_MAX: pb.UNIT_FEATURE_MAX}
-_PHASES = {Phase.ALL: pb.PHASE_ALL, Phase.PROMPT: pb.PHASE_PROMPT, Phase.GENERATED: pb.PHASE_GENERATED}
+from steerd.steering.intervention import FeatureRef
 
 
 def request(call: GenerateCall) -> pb.GenerateRequest:
@@ -31,9 +25,9 @@ def request(call: GenerateCall) -> pb.GenerateRequest:
     message = pb.GenerateRequest(
         request_id=call.request_id,
         sampling=_sampling(call),
-        interventions=[_intervention(intervention, call.unit) for intervention in call.interventions],
+        interventions=[intervention_message(intervention, call.unit) for intervention in call.interventions],
         capture=pb.Capture(
-            watch=[_feature(feature) for feature in call.watch],
+            watch=[feature_message(feature) for feature in call.watch],
             top_k=call.top_features,
             include_prompt=call.include_prompt,
         ),
@@ -56,35 +50,6 @@ def _sampling(call: GenerateCall) -> pb.SamplingParams:
         seed=call.seed,
         stop=call.stop,
     )
-
-
-def _intervention(intervention: Intervention, unit: Unit) -> pb.Intervention:
-    return pb.Intervention(
-        feature=_feature(intervention.target),
-        scope=_scope(intervention.scope),
-        **_operation(intervention, unit),
-    )
-
-
-def _operation(intervention: Intervention, unit: Unit) -> dict[str, Any]:
-    """The one operation field that is set; its message types have nothing in common, hence Any."""
-    match intervention.operation:
-        case Add(strength):
-            return {"add": pb.Add(strength=strength, unit=_UNITS[unit])}
-        case Set(value):
-            return {"set": pb.Set(value=value, unit=_UNITS[unit])}
-        case Scale(factor):
-            return {"scale": pb.Scale(factor=factor)}
-        case Ablate():
-            return {"ablate": pb.Ablate()}
-
-
-def _scope(scope: Scope) -> pb.Scope:
-    return pb.Scope(phase=_PHASES[scope.phase], include_special_tokens=scope.include_special_tokens)
-
-
-def _feature(feature: FeatureRef) -> feature_pb2.FeatureRef:
-    return feature_pb2.FeatureRef(sae=feature.sae, index=feature.index)
 
 
 def event(message: pb.GenerateResponse) -> Event:
@@ -167,4 +132,5 @@ def served_sae(message: catalog_service_pb2.Sae) -> ServedSae:
         model_name=message.model_name,
         weights_sha256=message.weights_sha256,
         has_statistics=message.has_statistics,
+        median_resid_norm=message.median_resid_norm or None,
     )

@@ -83,7 +83,11 @@ class ServerConfig:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LimitsConfig:
-    """The bounds that each request must keep. `max_magnitude` bounds strengths, values and factors."""
+    """The bounds that each request must keep.
+
+    `max_magnitude` bounds strengths, values and factors; `max_direction_values` is for all directions of a
+    request together, `max_scope_items` for the positions, token ids and roles of one scope.
+    """
 
     max_new_tokens: int = field(default=2048, metadata=_between(1, 1_000_000))
     default_max_new_tokens: int = field(default=256, metadata=_between(1, 1_000_000))
@@ -94,6 +98,8 @@ class LimitsConfig:
     max_stop_strings: int = field(default=8, metadata=_between(0, 64))
     max_stop_characters: int = field(default=64, metadata=_between(1, 4096))
     max_magnitude: float = field(default=1e6, metadata=_between(0.001, 1e9))
+    max_direction_values: int = field(default=65536, metadata=_between(0, 10_000_000))
+    max_scope_items: int = field(default=256, metadata=_between(0, 65536))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -43,11 +43,17 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     ),
     "steerd.app": ("steerd",),
     "steerd.client_messages": ("steerd.steering.intervention",),
-    "steerd.client_wire": (
+    "steerd.client_steering": (
         "steerd.client_messages",
         "steerd.pb",
         "steerd.steering.intervention",
         "steerd.steering.scope",
+    ),
+    "steerd.client_wire": (
+        "steerd.client_messages",
+        "steerd.client_steering",
+        "steerd.pb",
+        "steerd.steering.intervention",
     ),
     "steerd.client": ("steerd.client_messages", "steerd.client_wire", "steerd.pb", "steerd.errors"),
     "steerd.cli": ("steerd",),
@@ -64,7 +70,13 @@ ONLY_IN: dict[str, tuple[str, ...]] = {
     "grpc_reflection": ("steerd.server",),
     "grpc_status": ("steerd.server", "steerd.client"),
     "google": ("steerd.server", "steerd.pb", "steerd.client"),
-    "steerd.pb": ("steerd.pb", "steerd.server", "steerd.client", "steerd.client_wire"),
+    "steerd.pb": (
+        "steerd.pb",
+        "steerd.server",
+        "steerd.client",
+        "steerd.client_steering",
+        "steerd.client_wire",
+    ),
     "prometheus_client": ("steerd.monitoring", "steerd.app"),
     # Of other people's pickles one reader reads the weights, in the trainer's import command.
     "pickle": ("sae_train.formats.torch_file",),

@@ -18,8 +18,21 @@ from steerd.client_messages import (
 )
 from steerd.pb.v1 import feature_pb2
 from steerd.pb.v1 import generation_service_pb2 as pb
-from steerd.steering.intervention import Ablate, Add, FeatureRef, Intervention, Scale, Set
-from steerd.steering.scope import Phase, Scope
+from steerd.pb.v1 import steering_pb2 as steering
+from steerd.steering.intervention import (
+    Ablate,
+    Add,
+    FeatureRef,
+    Intervention,
+    Limit,
+    Operation,
+    Reconstruct,
+    Scale,
+    Set,
+    WholeSae,
+    unit_direction,
+)
+from steerd.steering.scope import Phase, PositionRange, Schedule, Scope
 
 FEATURE = FeatureRef("s", 7)
 WIRE_FEATURE = feature_pb2.FeatureRef(sae="s", index=7)
@@ -55,13 +68,27 @@ def test_each_form_of_input(call: GenerateCall, field: str) -> None:
 @pytest.mark.parametrize(
     ("operation", "expected"),
     [
-        (Add(2.0), pb.Intervention(add=pb.Add(strength=2.0, unit=pb.UNIT_FEATURE_MAX))),
-        (Set(2.0), pb.Intervention(set=pb.Set(value=2.0, unit=pb.UNIT_FEATURE_MAX))),
-        (Scale(0.5), pb.Intervention(scale=pb.Scale(factor=0.5))),
-        (Ablate(), pb.Intervention(ablate=pb.Ablate())),
+        (Add(2.0), steering.Intervention(add=steering.Add(strength=2.0, unit=steering.UNIT_FEATURE_MAX))),
+        (Set(2.0), steering.Intervention(set=steering.Set(value=2.0, unit=steering.UNIT_FEATURE_MAX))),
+        (Scale(0.5), steering.Intervention(scale=steering.Scale(factor=0.5))),
+        (Ablate(), steering.Intervention(ablate=steering.Ablate())),
+        (
+            Set(2.0, only_if_active=True),
+            steering.Intervention(
+                set=steering.Set(value=2.0, unit=steering.UNIT_FEATURE_MAX, only_if_active=True)
+            ),
+        ),
+        (
+            Limit(high=0.0),
+            steering.Intervention(limit=steering.Limit(max=0.0, unit=steering.UNIT_FEATURE_MAX)),
+        ),
+        (
+            Limit(-1.0, 2.0),
+            steering.Intervention(limit=steering.Limit(min=-1.0, max=2.0, unit=steering.UNIT_FEATURE_MAX)),
+        ),
     ],
 )
-def test_each_operation(operation: Add | Set | Scale | Ablate, expected: pb.Intervention) -> None:
+def test_each_operation(operation: Operation, expected: steering.Intervention) -> None:
     scope = Scope(phase=Phase.GENERATED, include_special_tokens=True)
     intervention = Intervention(target=FEATURE, operation=operation, scope=scope)
 
@@ -70,9 +97,53 @@ def test_each_operation(operation: Add | Set | Scale | Ablate, expected: pb.Inte
     )
 
     expected.feature.CopyFrom(WIRE_FEATURE)
-    expected.scope.CopyFrom(pb.Scope(phase=pb.PHASE_GENERATED, include_special_tokens=True))
+    expected.scope.CopyFrom(steering.Scope(phase=steering.PHASE_GENERATED, include_special_tokens=True))
     assert list(message.interventions) == [expected]
     assert list(message.capture.watch) == [WIRE_FEATURE]
+
+
+def test_each_target() -> None:
+    direction = unit_direction("blocks.1.hook_resid_pre", [3.0, 4.0])
+    interventions = (
+        Intervention(target=direction, operation=Ablate(), preserve_norm=True),
+        Intervention(target=WholeSae("s"), operation=Reconstruct()),
+    )
+
+    message = client_wire.request(GenerateCall(prompt="Hi", interventions=interventions))
+
+    scope = steering.Scope(phase=steering.PHASE_ALL)
+    along = steering.Direction(hook_point="blocks.1.hook_resid_pre", values=[0.6, 0.8])
+    assert list(message.interventions) == [
+        steering.Intervention(direction=along, ablate=steering.Ablate(), scope=scope, preserve_norm=True),
+        steering.Intervention(sae="s", reconstruct=steering.Reconstruct(), scope=scope),
+    ]
+
+
+def test_scopes_and_schedules() -> None:
+    scope = Scope(
+        phase=Phase.PROMPT,
+        first_n=5,
+        last_n=4,
+        positions=(PositionRange(-3), PositionRange(0, 2)),
+        token_ids=frozenset({7, 3}),
+        excluded_token_ids=frozenset({9}),
+        roles=("user",),
+    )
+    schedule = Schedule(start_after=1, ramp=2, half_life=3.0, at_most=4)
+    intervention = Intervention(target=FEATURE, operation=Ablate(), scope=scope, schedule=schedule)
+
+    (message,) = client_wire.request(GenerateCall(prompt="Hi", interventions=(intervention,))).interventions
+
+    assert message.scope == steering.Scope(
+        phase=steering.PHASE_PROMPT,
+        first_n=5,
+        last_n=4,
+        positions=[steering.PositionRange(start=-3), steering.PositionRange(start=0, end=2)],
+        token_ids=[3, 7],
+        excluded_token_ids=[9],
+        roles=["user"],
+    )
+    assert message.schedule == steering.Schedule(start_after=1, ramp=2, half_life=3.0, at_most=4)
 
 
 def test_events_are_read() -> None:

@@ -6,6 +6,7 @@
 - `loading`: from such a name to a model and a tokenizer in memory; `quiet` keeps libraries silent meanwhile
 - `default_host`: the model that comes with the package, converted once into the cache (`cache_folder`)
 - `text`: prompts and chats to token ids, generated ids back to text as they come
+- `chat_roles`: which tokens of a prompt are the content of which message
 
 A hook sees rows: one token position's vector each, whatever the batch looks like. A hook that returns None
 leaves the forward bit-identical.

@@ -4,7 +4,10 @@ A Generate call passes, in this order:
 - `rpc_guard`: around every RPC; undecodable bytes, the failures' statuses, the counts
 - `generation_service`: one request's life: parse, submit, stream, cancel
 - `parse`: wire -> `GenerationRequest`, or every broken rule at once
-- `parse_prompt`, `parse_sampling`, `parse_steering`: the parts of a request, the last against the served SAEs
+- `parse_prompt`, `parse_sampling`: what is asked of the host, and where the messages of a chat stand
+- `parse_interventions`: edits, each against what is served and then against each other; `parse_target`,
+  `parse_magnitude` (units) and `parse_scope` (scopes, schedules) are its parts
+- `parse_capture`: what is read
 - `violations`: the collector of broken rules
 - `event_stream`: from the engine's thread to this request's coroutine, bounded
 - `reply`: events -> wire; `reply_intervention` repeats the interventions as applied

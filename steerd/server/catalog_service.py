@@ -72,6 +72,8 @@ def _limits(config: Config) -> pb.Limits:
         max_stop_characters=limits.max_stop_characters,
         max_magnitude=limits.max_magnitude,
         max_request_seconds=config.server.max_request_seconds,
+        max_direction_values=limits.max_direction_values,
+        max_scope_items=limits.max_scope_items,
     )
 
 
@@ -96,4 +98,5 @@ def _sae(loaded: LoadedSae) -> pb.Sae:
         model_name=loaded.metadata.model_name,
         weights_sha256=loaded.metadata.weights_sha256,
         has_statistics=loaded.statistics is not None,
+        median_resid_norm=loaded.median_resid_norm or 0.0,
     )

@@ -12,10 +12,15 @@ from steerd.engine.request import GenerationRequest
 from steerd.host.host_model import HostModel
 from steerd.host.text import IncrementalDecoder, StopMatcher
 from steerd.pb.v1 import generation_service_pb2 as pb
+from steerd.server.parse_capture import CaptureParser
+from steerd.server.parse_interventions import InterventionParser
+from steerd.server.parse_magnitude import MagnitudeParser
 from steerd.server.parse_prompt import PromptParser
 from steerd.server.parse_sampling import SamplingParser
-from steerd.server.parse_steering import SteeringParser
+from steerd.server.parse_scope import ScopeParser
+from steerd.server.parse_target import TargetParser
 from steerd.server.violations import Violations
+from steerd.steering.intervention import Intervention
 from steerd.steering.loaded_saes import LoadedSaes
 
 _REQUEST_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
@@ -41,13 +46,15 @@ class RequestParser:
         """
         violations = Violations()
         self._check_request_id(message.request_id, violations)
-        prompt_ids = PromptParser(self.host, self.limits, violations).prompt_ids(message)
+        prompts = PromptParser(self.host, self.limits, violations)
+        prompt_ids = prompts.prompt_ids(message)
         sampling_parser = SamplingParser(self.host.vocab_size, self.host.max_context, self.limits, violations)
         sampling = sampling_parser.sampling(message.sampling, len(prompt_ids or ()))
         stop = sampling_parser.stop(message.sampling)
-        steering_parser = SteeringParser(self.saes, self.limits, violations)
-        interventions = steering_parser.interventions(message.interventions)
-        capture = steering_parser.capture(message.capture)
+        interventions = self._interventions(message, violations)
+        targets = TargetParser(self.host, self.saes, violations)
+        capture = CaptureParser(self.saes, targets, self.limits, violations).capture(message.capture)
+        roles = prompts.roles(message, prompt_ids, interventions)
         violations.raise_if_any()
         assert prompt_ids is not None  # otherwise a violation was recorded
         return GenerationRequest(
@@ -55,9 +62,20 @@ class RequestParser:
             prompt_ids=prompt_ids,
             sampling=sampling,
             interventions=interventions,
+            roles=roles,
             capture=capture,
             make_stop=self._make_stop(prompt_ids, stop) if stop else None,
         )
+
+    def _interventions(self, message: pb.GenerateRequest, violations: Violations) -> tuple[Intervention, ...]:
+        parser = InterventionParser(
+            TargetParser(self.host, self.saes, violations),
+            MagnitudeParser(self.saes, self.limits, violations),
+            ScopeParser(self.host.vocab_size, message.HasField("chat"), self.limits, violations),
+            self.limits,
+            violations,
+        )
+        return parser.interventions(message.interventions)
 
     def _check_request_id(self, request_id: str, violations: Violations) -> None:
         if request_id:

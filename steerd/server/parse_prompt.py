@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from steerd.config import LimitsConfig
 from steerd.errors import InvalidRequest
+from steerd.host.chat_roles import content_spans
 from steerd.host.host_model import HostModel
 from steerd.host.text import ChatMessage, encode_chat, encode_prompt
 from steerd.pb.v1 import generation_service_pb2 as pb
 from steerd.server.violations import Violations
+from steerd.steering.intervention import Intervention
+from steerd.steering.scope import RoleSpan
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +32,26 @@ class PromptParser:
             self.violations.add_all(error)
             return None
         return tuple(ids) if ids and self._fits_context(len(ids), message) else None
+
+    def roles(
+        self,
+        message: pb.GenerateRequest,
+        prompt_ids: tuple[int, ...] | None,
+        interventions: Sequence[Intervention],
+    ) -> tuple[RoleSpan, ...]:
+        """Where the messages of each role stand in the prompt, if an intervention asks for roles."""
+        asking = [n for n, intervention in enumerate(interventions) if intervention.scope.roles]
+        if not asking or prompt_ids is None or not message.HasField("chat"):
+            return ()
+        spans = content_spans(self.host.tokenizer, _turns(message.chat), prompt_ids)
+        if spans is None:
+            problem = "cannot be told: the host's chat template does not show where each message stands"
+            self.violations.add(f"interventions[{asking[0]}].scope.roles", problem)
+            return ()
+        return tuple(
+            RoleSpan(turn.role, span.start, span.stop)
+            for turn, span in zip(message.chat.messages, spans, strict=True)
+        )
 
     def _ids(self, message: pb.GenerateRequest) -> list[int] | None:
         match message.WhichOneof("input"):
@@ -58,8 +82,7 @@ class PromptParser:
             rules.append(self.violations.must_be_text(f"{field}.content", turn.content))
         characters = sum(len(turn.role) + len(turn.content) for turn in chat.messages)
         rules.append(self._fits_characters("chat.messages", characters))
-        turns = [ChatMessage(turn.role, turn.content) for turn in chat.messages]
-        return encode_chat(self.host.tokenizer, turns) if all(rules) else None
+        return encode_chat(self.host.tokenizer, _turns(chat)) if all(rules) else None
 
     def _from_token_ids(self, ids: list[int]) -> list[int] | None:
         bound = f"below the vocabulary size, {self.host.vocab_size}"
@@ -81,3 +104,7 @@ class PromptParser:
         return self.violations.must_be_at_most(
             field, prompt_tokens, limit, "tokens, one less than the context"
         )
+
+
+def _turns(chat: pb.Chat) -> list[ChatMessage]:
+    return [ChatMessage(turn.role, turn.content) for turn in chat.messages]

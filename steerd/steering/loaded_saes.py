@@ -11,6 +11,9 @@ from steerd.host.host_model import HostModel
 from steerd.sae.autoencoder import SparseAutoencoder
 from steerd.sae.feature_files import FeatureNote, FeatureStatistics
 from steerd.sae.sae_file import SaeBundle, SaeMetadata
+from steerd.steering.intervention import Direction, FeatureRef, Target
+
+_LARGEST_NORM = 1e30  # a file may say anything
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +26,14 @@ class LoadedSae:
     metadata: SaeMetadata
     statistics: FeatureStatistics | None
     notes: tuple[FeatureNote, ...] | None
+
+    @property
+    def median_resid_norm(self) -> float | None:
+        """Median length of the rows at its hook point, as its provenance records; None when it does not."""
+        recorded = self.metadata.provenance.get("median_resid_norm")
+        if isinstance(recorded, int | float) and 0 < recorded < _LARGEST_NORM:
+            return float(recorded)
+        return None
 
 
 class LoadedSaes:
@@ -53,6 +64,21 @@ class LoadedSaes:
             served = ", ".join(self._by_name) or "none"
             raise NotFound(f"no SAE named {name!r}; served: {served}", reason="SAE_NOT_FOUND", field=field)
         return self._by_name[name]
+
+    def median_resid_norm(self, target: Target) -> float | None:
+        """What is known of the rows at a target's hook point, from its own SAE or any that reads there."""
+        if isinstance(target, Direction):
+            here = [sae for sae in self if str(sae.hook_point) == target.hook_point]
+        else:
+            here = [self.get(target.sae)]
+            here += [sae for sae in self if sae.hook_point == here[0].hook_point]
+        return next((sae.median_resid_norm for sae in here if sae.median_resid_norm is not None), None)
+
+    def direction_length(self, target: FeatureRef | Direction) -> float:
+        """Length of a target's direction; a feature without one has length 1."""
+        if isinstance(target, Direction):
+            return 1.0
+        return float(self.get(target.sae).sae.W_dec[target.index].norm()) or 1.0
 
     def __iter__(self) -> Iterator[LoadedSae]:
         return iter(self._by_name.values())

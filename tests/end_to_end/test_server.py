@@ -15,6 +15,7 @@ import pytest
 
 from steerd.cli.server_process import free_ports, server_process, wait_until_serving
 from steerd.pb.v1 import generation_service_pb2 as pb
+from steerd.pb.v1 import steering_pb2 as steering
 from steerd.pb.v1.feature_pb2 import FeatureRef
 from steerd.pb.v1.generation_service_pb2_grpc import GenerationServiceStub
 from steerd.sae.sae_file import save_sae
@@ -69,7 +70,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Folder:
 
 def request(max_new_tokens: int) -> pb.GenerateRequest:
     """Greedily, the tiny host goes on from this prompt for thousands of tokens."""
-    edit = pb.Intervention(feature=FeatureRef(sae="tiny", index=3), scale=pb.Scale(factor=1.5))
+    edit = steering.Intervention(feature=FeatureRef(sae="tiny", index=3), scale=steering.Scale(factor=1.5))
     return pb.GenerateRequest(
         prompt="xyz", sampling=pb.SamplingParams(max_new_tokens=max_new_tokens), interventions=[edit]
     )

@@ -18,6 +18,7 @@ import pytest
 from steerd.cli.server_process import free_ports
 from steerd.config import MonitoringConfig, WatchedFeature
 from steerd.pb.v1 import generation_service_pb2 as pb
+from steerd.pb.v1 import steering_pb2 as steering
 from steerd.pb.v1.feature_pb2 import FeatureRef
 from tests.server.running_server import RunningServer, tiny_config, tiny_parts, wait_until
 
@@ -38,7 +39,7 @@ def used_server() -> Iterator[RunningServer]:
 def test_a_generation_moves_the_counters(used_server: RunningServer) -> None:
     server = used_server
     before = server.samples()
-    scale = pb.Intervention(feature=FeatureRef(sae="early", index=1), scale=pb.Scale(factor=2))
+    scale = steering.Intervention(feature=FeatureRef(sae="early", index=1), scale=steering.Scale(factor=2))
 
     generated = server.generate(
         pb.GenerateRequest(

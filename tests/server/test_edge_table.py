@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 import grpc
@@ -13,7 +13,9 @@ from grpc_status import rpc_status
 
 from steerd.config import LimitsConfig
 from steerd.pb.v1 import generation_service_pb2 as pb
+from steerd.pb.v1 import steering_pb2 as steering
 from steerd.pb.v1.feature_pb2 import FeatureRef
+from steerd.sae.sae_file import SaeBundle
 from steerd.steering.loaded_saes import LoadedSaes
 from tests.server.running_server import RunningServer, tiny_config
 from tests.tiny_hosts import make_tiny_host
@@ -29,7 +31,11 @@ LIMITS = LimitsConfig(
     max_stop_strings=2,
     max_stop_characters=4,
     max_magnitude=1000,
+    max_direction_values=70,
+    max_scope_items=4,
 )
+D_MODEL = 32
+EVERYWHERE = "blocks.1.hook_resid_pre"
 GOOD = FeatureRef(sae="late", index=1)
 DEAD = FeatureRef(sae="late", index=1)  # the tiny SAE's feature 1 has a recorded maximum of 0
 
@@ -42,16 +48,23 @@ def strict_server() -> Iterator[RunningServer]:
     host = make_tiny_host("llama", max_position_embeddings=150)
     saes = LoadedSaes(host)
     saes.add("early", replace(tiny_sae(host, "blocks.0.hook_resid_post"), statistics=None))
-    saes.add("late", tiny_sae(host, "blocks.2.hook_resid_post"))
+    saes.add("late", with_norm(tiny_sae(host, "blocks.2.hook_resid_post"), 500.0))
+    saes.add("other", tiny_sae(host, "blocks.2.hook_resid_post", seed=5))
     with RunningServer(tiny_config(limits=LIMITS), host, saes) as running:
         yield running
+
+
+def with_norm(bundle: SaeBundle, norm: float) -> SaeBundle:
+    """The SAE with a median residual norm in its provenance."""
+    provenance = bundle.metadata.provenance | {"median_resid_norm": norm}
+    return replace(bundle, metadata=replace(bundle.metadata, provenance=provenance))
 
 
 def sampling(**fields: object) -> pb.GenerateRequest:
     return pb.GenerateRequest(prompt="a", sampling=pb.SamplingParams(**fields))  # type: ignore[arg-type]
 
 
-def steered(*interventions: pb.Intervention) -> pb.GenerateRequest:
+def steered(*interventions: steering.Intervention) -> pb.GenerateRequest:
     return pb.GenerateRequest(prompt="a", interventions=interventions)
 
 
@@ -63,16 +76,42 @@ def chat(*turns: tuple[str, str]) -> pb.GenerateRequest:
     return pb.GenerateRequest(chat=pb.Chat(messages=[pb.ChatMessage(role=r, content=c) for r, c in turns]))
 
 
-def add(feature: FeatureRef = GOOD, **fields: object) -> pb.Intervention:
-    return pb.Intervention(feature=feature, add=pb.Add(**fields))  # type: ignore[arg-type]
+def add(feature: FeatureRef = GOOD, **fields: object) -> steering.Intervention:
+    return steering.Intervention(feature=feature, add=steering.Add(**fields))  # type: ignore[arg-type]
 
 
-def set_to(value: float) -> pb.Intervention:
-    return pb.Intervention(feature=GOOD, set=pb.Set(value=value))
+def scoped(**fields: object) -> pb.GenerateRequest:
+    scope = steering.Scope(**fields)  # type: ignore[arg-type]
+    return steered(steering.Intervention(feature=GOOD, ablate=steering.Ablate(), scope=scope))
 
 
-def scale(factor: float) -> pb.Intervention:
-    return pb.Intervention(feature=GOOD, scale=pb.Scale(factor=factor))
+def limit(**fields: object) -> pb.GenerateRequest:
+    bounds = steering.Limit(**fields)  # type: ignore[arg-type]
+    return steered(steering.Intervention(feature=GOOD, limit=bounds))
+
+
+def along(
+    values: Sequence[float] = (1.0,) * D_MODEL, hook_point: str = EVERYWHERE, unit: int = 0, **fields: object
+) -> steering.Intervention:
+    direction = steering.Direction(hook_point=hook_point, values=values, **fields)  # type: ignore[arg-type]
+    return steering.Intervention(direction=direction, add=steering.Add(strength=1, unit=unit))  # type: ignore[arg-type]
+
+
+def reconstruct(sae: str) -> steering.Intervention:
+    return steering.Intervention(sae=sae, reconstruct=steering.Reconstruct())
+
+
+def scheduled(**fields: object) -> steering.Intervention:
+    schedule = steering.Schedule(**fields)  # type: ignore[arg-type]
+    return steering.Intervention(feature=GOOD, ablate=steering.Ablate(), schedule=schedule)
+
+
+def set_to(value: float) -> steering.Intervention:
+    return steering.Intervention(feature=GOOD, set=steering.Set(value=value))
+
+
+def scale(factor: float) -> steering.Intervention:
+    return steering.Intervention(feature=GOOD, scale=steering.Scale(factor=factor))
 
 
 RULES = [
@@ -113,8 +152,18 @@ RULES = [
     (sampling(stop=["a", ""]), INVALID, "sampling.stop[1]", ["not be empty"]),
     (sampling(stop=["aaaaa"]), INVALID, "sampling.stop[0]", ["at most 4 characters", "got 5"]),
     (steered(*[add(strength=1)] * 4), INVALID, "interventions", ["at most 3", "got 4"]),
-    (steered(pb.Intervention(ablate=pb.Ablate())), INVALID, "interventions[0].feature", ["required"]),
-    (steered(pb.Intervention(feature=GOOD)), INVALID, "interventions[0].operation", ["add, set, scale"]),
+    (
+        steered(steering.Intervention(ablate=steering.Ablate())),
+        INVALID,
+        "interventions[0].target",
+        ["required"],
+    ),
+    (
+        steered(steering.Intervention(feature=GOOD)),
+        INVALID,
+        "interventions[0].operation",
+        ["add, set, scale"],
+    ),
     (steered(add(strength=math.nan)), INVALID, "interventions[0].add.strength", ["-1000 and 1000", "nan"]),
     (steered(add(strength=-math.inf)), INVALID, "interventions[0].add.strength", ["1000", "-inf"]),
     (steered(add(strength=1001)), INVALID, "interventions[0].add.strength", ["1000", "got 1001"]),
@@ -122,41 +171,157 @@ RULES = [
     (steered(scale(math.nan)), INVALID, "interventions[0].scale.factor", ["1000", "nan"]),
     (steered(add(strength=1, unit=9)), INVALID, "interventions[0].add.unit", ["UNIT_FEATURE_MAX", "got 9"]),
     (
-        steered(add(FeatureRef(sae="early", index=1), strength=1, unit=pb.UNIT_FEATURE_MAX)),
+        steered(add(FeatureRef(sae="early", index=1), strength=1, unit=steering.UNIT_FEATURE_MAX)),
         INVALID,
         "interventions[0].add.unit",
         ["statistics", "'early'"],
     ),
     (
-        steered(add(DEAD, strength=1, unit=pb.UNIT_FEATURE_MAX)),
+        steered(add(DEAD, strength=1, unit=steering.UNIT_FEATURE_MAX)),
         INVALID,
         "interventions[0].add.unit",
         ["maximum above 0", "has 0"],
     ),
     (
-        steered(add(FeatureRef(sae="late", index=63), strength=100, unit=pb.UNIT_FEATURE_MAX)),
+        steered(add(FeatureRef(sae="late", index=63), strength=100, unit=steering.UNIT_FEATURE_MAX)),
         INVALID,
         "interventions[0].add.strength",
         ["1000 in activation units", "got 1600"],
     ),
     (
-        steered(pb.Intervention(feature=GOOD, ablate=pb.Ablate(), scope=pb.Scope(phase=7))),  # type: ignore[arg-type]
+        steered(steering.Intervention(feature=GOOD, ablate=steering.Ablate(), scope=steering.Scope(phase=7))),  # type: ignore[arg-type]
         INVALID,
         "interventions[0].scope.phase",
         ["PHASE_PROMPT", "got 7"],
     ),
     (steered(add(strength=1), set_to(2)), INVALID, "interventions[1]", ["late:1", "must all be add"]),
+    (
+        steered(add(FeatureRef(sae="early", index=1), strength=1, unit=steering.UNIT_RESID_NORM)),
+        INVALID,
+        "interventions[0].add.unit",
+        ["median residual norm", "'early'"],
+    ),
+    (
+        steered(add(strength=3, unit=steering.UNIT_RESID_NORM)),
+        INVALID,
+        "interventions[0].add.strength",
+        ["1000 in activation units", "got 1500"],
+    ),
+    (limit(), INVALID, "interventions[0].limit", ["min, max or both"]),
+    (limit(min=2, max=1), INVALID, "interventions[0].limit.min", ["at most max, 1", "got 2"]),
+    (limit(min=math.nan), INVALID, "interventions[0].limit.min", ["1000", "nan"]),
+    (limit(max=math.inf), INVALID, "interventions[0].limit.max", ["1000", "inf"]),
+    (limit(max=1, unit=9), INVALID, "interventions[0].limit.unit", ["UNIT_RESID_NORM", "got 9"]),
+    (steered(along([1.0])), INVALID, "interventions[0].direction.values", ["d_model, 32", "got 1"]),
+    (
+        steered(along([1.0] * 31 + [math.nan])),
+        INVALID,
+        "interventions[0].direction.values[31]",
+        ["finite", "nan"],
+    ),
+    (
+        steered(along([math.inf] * D_MODEL)),
+        INVALID,
+        "interventions[0].direction.values[0]",
+        ["finite", "inf"],
+    ),
+    (steered(along([0.0] * D_MODEL)), INVALID, "interventions[0].direction.values", ["not all be 0"]),
+    (steered(along(sha256="ab")), INVALID, "interventions[0].direction.sha256", ["left to the server"]),
+    (steered(along([1.0] * 71)), INVALID, "interventions", ["at most 70 values of directions", "got 71"]),
+    (
+        steered(along(unit=steering.UNIT_FEATURE_MAX)),
+        INVALID,
+        "interventions[0].add.unit",
+        ["nothing is recorded of a direction"],
+    ),
+    (
+        steered(along(unit=steering.UNIT_RESID_NORM)),
+        INVALID,
+        "interventions[0].add.unit",
+        ["median residual norm", EVERYWHERE],
+    ),
+    (
+        steered(
+            along(),
+            steering.Intervention(direction=along([2.0] * D_MODEL).direction, scale=steering.Scale()),
+        ),
+        INVALID,
+        "interventions[1]",
+        ["same direction", "must all be add"],
+    ),
+    (
+        steered(steering.Intervention(sae="late", ablate=steering.Ablate())),
+        INVALID,
+        "interventions[0].operation",
+        ["whole SAE", "reconstruct"],
+    ),
+    (
+        steered(steering.Intervention(feature=GOOD, reconstruct=steering.Reconstruct())),
+        INVALID,
+        "interventions[0].operation",
+        ["only a whole SAE"],
+    ),
+    (
+        steered(reconstruct("late"), reconstruct("late")),
+        INVALID,
+        "interventions[1]",
+        ["'late'", "more than once"],
+    ),
+    (
+        steered(reconstruct("late"), reconstruct("other")),
+        INVALID,
+        "interventions[1].reconstruct",
+        ["blocks.2.hook_resid_post", "by 'late'"],
+    ),
+    (scoped(last_n=1), INVALID, "interventions[0].scope.last_n", ["PHASE_PROMPT"]),
+    (scoped(roles=["user"]), INVALID, "interventions[0].scope.roles", ["chat"]),
+    (scoped(token_ids=[1, 259]), INVALID, "interventions[0].scope.token_ids[1]", ["below", "got 259"]),
+    (scoped(excluded_token_ids=[400]), INVALID, "interventions[0].scope.excluded_token_ids[0]", ["259"]),
+    (scoped(token_ids=[1] * 5), INVALID, "interventions[0].scope", ["at most 4 positions", "got 5"]),
+    (
+        scoped(positions=[steering.PositionRange(start=3, end=3)]),
+        INVALID,
+        "interventions[0].scope.positions[0].end",
+        ["above its start, 3", "got 3"],
+    ),
+    (
+        scoped(positions=[steering.PositionRange(start=-3, end=-4)]),
+        INVALID,
+        "interventions[0].scope.positions[0].end",
+        ["above its start, -3"],
+    ),
+    (
+        steered(scheduled(half_life=-1)),
+        INVALID,
+        "interventions[0].schedule.half_life",
+        ["between 0 and 1000000", "got -1"],
+    ),
+    (steered(scheduled(half_life=math.nan)), INVALID, "interventions[0].schedule.half_life", ["nan"]),
+    (
+        steered(along(hook_point="blocks.9.hook_resid_pre")),
+        NOT_FOUND,
+        "interventions[0].direction.hook_point",
+        ["layers 0 to 2"],
+    ),
+    (
+        steered(along(hook_point="blocks.1.hook_mlp_out")),
+        NOT_FOUND,
+        "interventions[0].direction.hook_point",
+        ["no hook point blocks.1.hook_mlp_out"],
+    ),
+    (steered(along(hook_point="lm_head")), NOT_FOUND, "interventions[0].direction.hook_point", ["'lm_head'"]),
+    (steered(reconstruct("lost")), NOT_FOUND, "interventions[0].sae", ["'lost'"]),
     (captured(top_k=6), INVALID, "capture.top_k", ["between 0 and 5", "got 6"]),
     (captured(watch=[GOOD] * 3), INVALID, "capture.watch", ["at most 2 features", "got 3"]),
     (captured(watch=[GOOD, GOOD]), INVALID, "capture.watch[1]", ["named once", "late:1"]),
     (captured(top_k_saes=["late"]), INVALID, "capture.top_k", ["at least 1", "got 0"]),
     (captured(top_k=1, top_k_saes=["late"] * 2), INVALID, "capture.top_k_saes[1]", ["named once", "late"]),
-    (captured(top_k=1, top_k_saes=["late"] * 3), INVALID, "capture.top_k_saes", ["at most 2", "got 3"]),
+    (captured(top_k=1, top_k_saes=["late"] * 4), INVALID, "capture.top_k_saes", ["at most 3", "got 4"]),
     (
         steered(add(FeatureRef(sae="lost"), strength=1)),
         NOT_FOUND,
         "interventions[0].feature.sae",
-        ["'lost'", "early, late"],
+        ["'lost'", "early, late, other"],
     ),
     (
         steered(add(FeatureRef(sae="late", index=64), strength=1)),
@@ -242,10 +407,21 @@ def test_reasons_are_stable_words(strict_server: RunningServer) -> None:
         sampling(temperature=0.01, top_p=1e-6, top_k=259, seed=2**64 - 1, max_new_tokens=1),
         sampling(temperature=100, max_new_tokens=5, stop=["aaaa", "b"]),
         steered(add(strength=1), add(strength=-1000)),
-        steered(set_to(1000), pb.Intervention(feature=FeatureRef(sae="early"), ablate=pb.Ablate())),
+        steered(
+            set_to(1000),
+            steering.Intervention(feature=FeatureRef(sae="early"), ablate=steering.Ablate()),
+        ),
         captured(watch=[GOOD, FeatureRef(sae="early")], top_k=5, top_k_saes=["early"]),
         pb.GenerateRequest(prompt="a" * 149, request_id="a" * 64),
         chat(("user", "")),
+        limit(min=-1000, max=1000),
+        limit(min=2, max=2, unit=steering.UNIT_RESID_NORM),
+        steered(along(), along([-1.0] * D_MODEL, "blocks.2.hook_resid_post")),
+        steered(reconstruct("late"), reconstruct("early"), add(strength=1)),
+        scoped(phase=steering.PHASE_PROMPT, last_n=2**32 - 1, first_n=2**32 - 1, token_ids=[258]),
+        scoped(positions=[steering.PositionRange(start=-(2**31), end=2**31 - 1)]),
+        steered(scheduled(start_after=2**32 - 1, ramp=2**32 - 1, half_life=1e6, at_most=2**32 - 1)),
+        steered(scheduled(half_life=1e-45)),
     ],
 )
 def test_values_at_their_bounds_are_taken(strict_server: RunningServer, message: pb.GenerateRequest) -> None:

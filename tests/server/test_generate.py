@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
+import struct
+
 import torch
 
 from steerd.pb.v1 import generation_service_pb2 as pb
+from steerd.pb.v1 import steering_pb2 as steering
 from steerd.pb.v1.feature_pb2 import FeatureRef
 from tests.server.running_server import RunningServer
 from tests.tiny_hosts import make_tiny_host
@@ -53,8 +57,9 @@ def test_arrays_of_a_delta_run_in_parallel(server: RunningServer) -> None:
 
 
 def test_started_repeats_what_will_be_done(server: RunningServer) -> None:
-    add = pb.Intervention(
-        feature=FeatureRef(sae="late", index=7), add=pb.Add(strength=0.5, unit=pb.UNIT_FEATURE_MAX)
+    add = steering.Intervention(
+        feature=FeatureRef(sae="late", index=7),
+        add=steering.Add(strength=0.5, unit=steering.UNIT_FEATURE_MAX),
     )
     recorded = float(server.saes.get("late").statistics.max_activation[7])  # type: ignore[union-attr]
 
@@ -67,9 +72,9 @@ def test_started_repeats_what_will_be_done(server: RunningServer) -> None:
     assert started.sampling.HasField("seed")
     assert (started.sampling.temperature, started.sampling.top_p, started.sampling.top_k) == (0, 1, 0)
     (echoed,) = started.interventions
-    assert echoed.add.unit == pb.UNIT_ACTIVATION
+    assert echoed.add.unit == steering.UNIT_ACTIVATION
     assert echoed.add.strength == 0.5 * recorded
-    assert echoed.scope.phase == pb.PHASE_ALL
+    assert echoed.scope.phase == steering.PHASE_ALL
 
 
 def test_the_seed_that_was_drawn_reproduces_the_text(server: RunningServer) -> None:
@@ -83,7 +88,7 @@ def test_the_seed_that_was_drawn_reproduces_the_text(server: RunningServer) -> N
 
 
 def test_completed_accounts_for_tokens_time_and_features(server: RunningServer) -> None:
-    set_to_three = pb.Intervention(feature=FeatureRef(sae="early", index=5), set=pb.Set(value=3))
+    set_to_three = steering.Intervention(feature=FeatureRef(sae="early", index=5), set=steering.Set(value=3))
 
     generated = server.generate(
         request(
@@ -170,7 +175,7 @@ def test_the_text_never_contains_a_stop_string(server: RunningServer) -> None:
 def test_steering_changes_the_text_and_leaves_a_neighbour_alone(server: RunningServer) -> None:
     sampling = pb.SamplingParams(max_new_tokens=12)
     plain = server.generate(request(sampling=sampling))
-    strong = pb.Intervention(feature=FeatureRef(sae="early", index=9), add=pb.Add(strength=50))
+    strong = steering.Intervention(feature=FeatureRef(sae="early", index=9), add=steering.Add(strength=50))
 
     steered_call = server.generation.Generate(request(sampling=sampling, interventions=[strong]))
     neighbour = server.generate(request(sampling=sampling))
@@ -187,3 +192,71 @@ def test_max_new_tokens_defaults_to_what_the_context_leaves(server: RunningServe
 
     assert generated.started.sampling.max_new_tokens == 3
     assert generated.completed.usage.generated_tokens <= 3
+
+
+def test_started_repeats_every_kind_of_intervention(server: RunningServer) -> None:
+    """Units resolved, directions by their hash, and nothing that was asked for lost."""
+    values = [3.0, 4.0] + [0.0] * (server.host.d_model - 2)
+    scope = steering.Scope(
+        phase=steering.PHASE_PROMPT,
+        include_special_tokens=True,
+        first_n=9,
+        last_n=8,
+        positions=[steering.PositionRange(start=-5), steering.PositionRange(start=0, end=3)],
+        token_ids=[65, 66],
+        excluded_token_ids=[70],
+        roles=["user", "system"],
+    )
+    limited = steering.Intervention(
+        feature=FeatureRef(sae="late", index=7),
+        limit=steering.Limit(max=2, unit=steering.UNIT_FEATURE_MAX),
+        scope=scope,
+        schedule=steering.Schedule(start_after=1, ramp=2, half_life=3, at_most=4),
+        preserve_norm=True,
+    )
+    along = steering.Intervention(
+        direction=steering.Direction(hook_point="blocks.1.hook_resid_pre", values=values),
+        set=steering.Set(value=1.5, only_if_active=True),
+    )
+    whole = steering.Intervention(sae="early", reconstruct=steering.Reconstruct())
+    message = pb.GenerateRequest(
+        chat=pb.Chat(messages=[pb.ChatMessage(role="user", content="Hi")]),
+        sampling=pb.SamplingParams(max_new_tokens=3),
+        interventions=[limited, along, whole],
+    )
+
+    got_limit, got_along, got_whole = server.generate(message).started.interventions
+
+    wanted = steering.Intervention()
+    wanted.CopyFrom(limited)
+    wanted.limit.CopyFrom(steering.Limit(max=4.0, unit=steering.UNIT_ACTIVATION))  # recorded: (7 + 1) / 4
+    assert got_limit == wanted
+    unit = struct.pack(f"<{len(values)}f", *(value / 5 for value in values))
+    assert got_along.direction == steering.Direction(
+        hook_point="blocks.1.hook_resid_pre", sha256=hashlib.sha256(unit).hexdigest()
+    )
+    assert got_along.set == steering.Set(value=1.5, unit=steering.UNIT_ACTIVATION, only_if_active=True)
+    assert (got_whole.sae, got_whole.WhichOneof("operation")) == ("early", "reconstruct")
+
+
+def test_a_role_is_steered_where_its_message_stands(server: RunningServer) -> None:
+    """As an edit of those positions and of the generated ones, and unlike one of the other role."""
+    contents = {"system": "Be brief.", "user": "Tell me."}
+    chat = pb.Chat(messages=[pb.ChatMessage(role=role, content=text) for role, text in contents.items()])
+
+    def ids(**scope: object) -> list[int]:
+        strong = steering.Intervention(
+            feature=FeatureRef(sae="early", index=9),
+            add=steering.Add(strength=50),
+            scope=steering.Scope(**scope),  # type: ignore[arg-type]
+        )
+        sampling = pb.SamplingParams(max_new_tokens=12)
+        return server.generate(
+            pb.GenerateRequest(chat=chat, sampling=sampling, interventions=[strong])
+        ).token_ids
+
+    start = len("?system\n")  # the template's marker is one token
+    there = steering.PositionRange(start=start, end=start + len("Be brief."))
+    assert ids(roles=["system"]) == ids(positions=[there], phase=steering.PHASE_PROMPT)
+    assert ids(roles=["system"]) != ids(roles=["user"])
+    assert ids(roles=["assistant"]) == ids(phase=steering.PHASE_GENERATED)

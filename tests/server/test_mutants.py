@@ -9,6 +9,7 @@ from collections import Counter
 import grpc
 
 from steerd.pb.v1 import generation_service_pb2 as pb
+from steerd.pb.v1 import steering_pb2 as steering
 from steerd.pb.v1.feature_pb2 import FeatureRef
 from tests.server.scripted import ScriptedServer, finished, scripted_server
 
@@ -18,8 +19,30 @@ WHOLE = pb.GenerateRequest(
     chat=pb.Chat(messages=[pb.ChatMessage(role="user", content="h\N{LATIN SMALL LETTER E WITH ACUTE}llo")]),
     sampling=pb.SamplingParams(max_new_tokens=3, temperature=0.5, top_p=0.9, top_k=4, seed=7, stop=["x"]),
     interventions=[
-        pb.Intervention(feature=LATE, add=pb.Add(strength=2, unit=pb.UNIT_FEATURE_MAX)),
-        pb.Intervention(feature=FeatureRef(sae="early"), scale=pb.Scale(factor=-1), scope=pb.Scope(phase=2)),  # type: ignore[arg-type]
+        steering.Intervention(feature=LATE, add=steering.Add(strength=2, unit=steering.UNIT_FEATURE_MAX)),
+        steering.Intervention(
+            feature=FeatureRef(sae="early"),
+            scale=steering.Scale(factor=-1),
+            scope=steering.Scope(phase=2),
+        ),  # type: ignore[arg-type]
+        steering.Intervention(
+            direction=steering.Direction(hook_point="blocks.1.hook_resid_pre", values=[0.5] * 32),
+            set=steering.Set(value=1, only_if_active=True),
+            scope=steering.Scope(
+                phase=steering.PHASE_PROMPT,
+                include_special_tokens=True,
+                first_n=9,
+                last_n=5,
+                positions=[steering.PositionRange(start=-4, end=-1)],
+                token_ids=[104, 108],
+                excluded_token_ids=[111],
+                roles=["user"],
+            ),
+            schedule=steering.Schedule(start_after=1, ramp=2, half_life=3, at_most=4),
+            preserve_norm=True,
+        ),
+        steering.Intervention(feature=FeatureRef(sae="late", index=9), limit=steering.Limit(min=-1, max=2)),
+        steering.Intervention(sae="late", reconstruct=steering.Reconstruct()),
     ],
     capture=pb.Capture(watch=[LATE], top_k=2, top_k_saes=["early"], include_prompt=True),
 ).SerializeToString()

@@ -146,6 +146,8 @@ class Limits(_message.Message):
     MAX_STOP_CHARACTERS_FIELD_NUMBER: _builtins.int
     MAX_MAGNITUDE_FIELD_NUMBER: _builtins.int
     MAX_REQUEST_SECONDS_FIELD_NUMBER: _builtins.int
+    MAX_DIRECTION_VALUES_FIELD_NUMBER: _builtins.int
+    MAX_SCOPE_ITEMS_FIELD_NUMBER: _builtins.int
     max_new_tokens: _builtins.int
     """Largest sampling.max_new_tokens."""
     default_max_new_tokens: _builtins.int
@@ -166,6 +168,10 @@ class Limits(_message.Message):
     """Largest magnitude of a strength, value or factor, after units are resolved."""
     max_request_seconds: _builtins.float
     """Longest time a request may take, in seconds, from admission to its last message."""
+    max_direction_values: _builtins.int
+    """Most values of all directions of a request together."""
+    max_scope_items: _builtins.int
+    """Most token ids, positions and roles of one scope together."""
     def __init__(
         self,
         *,
@@ -179,10 +185,12 @@ class Limits(_message.Message):
         max_stop_characters: _builtins.int = ...,
         max_magnitude: _builtins.float = ...,
         max_request_seconds: _builtins.float = ...,
+        max_direction_values: _builtins.int = ...,
+        max_scope_items: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["default_max_new_tokens", b"default_max_new_tokens", "max_interventions", b"max_interventions", "max_magnitude", b"max_magnitude", "max_new_tokens", b"max_new_tokens", "max_prompt_characters", b"max_prompt_characters", "max_request_seconds", b"max_request_seconds", "max_stop_characters", b"max_stop_characters", "max_stop_strings", b"max_stop_strings", "max_top_k", b"max_top_k", "max_watched_features", b"max_watched_features"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["default_max_new_tokens", b"default_max_new_tokens", "max_direction_values", b"max_direction_values", "max_interventions", b"max_interventions", "max_magnitude", b"max_magnitude", "max_new_tokens", b"max_new_tokens", "max_prompt_characters", b"max_prompt_characters", "max_request_seconds", b"max_request_seconds", "max_scope_items", b"max_scope_items", "max_stop_characters", b"max_stop_characters", "max_stop_strings", b"max_stop_strings", "max_top_k", b"max_top_k", "max_watched_features", b"max_watched_features"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -275,6 +283,7 @@ class Sae(_message.Message):
     MODEL_NAME_FIELD_NUMBER: _builtins.int
     WEIGHTS_SHA256_FIELD_NUMBER: _builtins.int
     HAS_STATISTICS_FIELD_NUMBER: _builtins.int
+    MEDIAN_RESID_NORM_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """The name that requests use."""
     hook_point: _builtins.str
@@ -291,6 +300,8 @@ class Sae(_message.Message):
     """SHA-256 of its weights file, in hexadecimal."""
     has_statistics: _builtins.bool
     """Whether statistics are recorded, which UNIT_FEATURE_MAX needs."""
+    median_resid_norm: _builtins.float
+    """Median length of the residual stream's rows at its hook point, which UNIT_RESID_NORM needs. 0: unknown."""
     def __init__(
         self,
         *,
@@ -302,10 +313,11 @@ class Sae(_message.Message):
         model_name: _builtins.str = ...,
         weights_sha256: _builtins.str = ...,
         has_statistics: _builtins.bool = ...,
+        median_resid_norm: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["architecture", b"architecture", "d_model", b"d_model", "d_sae", b"d_sae", "has_statistics", b"has_statistics", "hook_point", b"hook_point", "model_name", b"model_name", "name", b"name", "weights_sha256", b"weights_sha256"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["architecture", b"architecture", "d_model", b"d_model", "d_sae", b"d_sae", "has_statistics", b"has_statistics", "hook_point", b"hook_point", "median_resid_norm", b"median_resid_norm", "model_name", b"model_name", "name", b"name", "weights_sha256", b"weights_sha256"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -23,61 +23,46 @@ _sym_db = _symbol_database.Default()
 
 
 from steerd.pb.v1 import feature_pb2 as steerd_dot_pb_dot_v1_dot_feature__pb2
+from steerd.pb.v1 import steering_pb2 as steerd_dot_pb_dot_v1_dot_steering__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n%steerd/pb/v1/generation_service.proto\x12\tsteerd.v1\x1a\x1asteerd/pb/v1/feature.proto\"\xd2\x02\n\x0fGenerateRequest\x12\x1d\n\nrequest_id\x18\x01 \x01(\tR\trequestId\x12\x18\n\x06prompt\x18\x02 \x01(\tH\x00R\x06prompt\x12%\n\x04\x63hat\x18\x03 \x01(\x0b\x32\x0f.steerd.v1.ChatH\x00R\x04\x63hat\x12\x32\n\ttoken_ids\x18\x04 \x01(\x0b\x32\x13.steerd.v1.TokenIdsH\x00R\x08tokenIds\x12\x35\n\x08sampling\x18\x05 \x01(\x0b\x32\x19.steerd.v1.SamplingParamsR\x08sampling\x12=\n\rinterventions\x18\x06 \x03(\x0b\x32\x17.steerd.v1.InterventionR\rinterventions\x12,\n\x07\x63\x61pture\x18\x07 \x01(\x0b\x32\x12.steerd.v1.CaptureR\x07\x63\x61ptureB\x07\n\x05input\":\n\x04\x43hat\x12\x32\n\x08messages\x18\x01 \x03(\x0b\x32\x16.steerd.v1.ChatMessageR\x08messages\";\n\x0b\x43hatMessage\x12\x12\n\x04role\x18\x01 \x01(\tR\x04role\x12\x18\n\x07\x63ontent\x18\x02 \x01(\tR\x07\x63ontent\"\x1c\n\x08TokenIds\x12\x10\n\x03ids\x18\x01 \x03(\rR\x03ids\"\x83\x02\n\x0eSamplingParams\x12)\n\x0emax_new_tokens\x18\x01 \x01(\rH\x00R\x0cmaxNewTokens\x88\x01\x01\x12%\n\x0btemperature\x18\x02 \x01(\x01H\x01R\x0btemperature\x88\x01\x01\x12\x18\n\x05top_p\x18\x03 \x01(\x01H\x02R\x04topP\x88\x01\x01\x12\x18\n\x05top_k\x18\x04 \x01(\rH\x03R\x04topK\x88\x01\x01\x12\x17\n\x04seed\x18\x05 \x01(\x04H\x04R\x04seed\x88\x01\x01\x12\x12\n\x04stop\x18\x06 \x03(\tR\x04stopB\x11\n\x0f_max_new_tokensB\x0e\n\x0c_temperatureB\x08\n\x06_top_pB\x08\n\x06_top_kB\x07\n\x05_seed\"\x93\x02\n\x0cIntervention\x12/\n\x07\x66\x65\x61ture\x18\x01 \x01(\x0b\x32\x15.steerd.v1.FeatureRefR\x07\x66\x65\x61ture\x12\"\n\x03\x61\x64\x64\x18\x02 \x01(\x0b\x32\x0e.steerd.v1.AddH\x00R\x03\x61\x64\x64\x12\"\n\x03set\x18\x03 \x01(\x0b\x32\x0e.steerd.v1.SetH\x00R\x03set\x12(\n\x05scale\x18\x04 \x01(\x0b\x32\x10.steerd.v1.ScaleH\x00R\x05scale\x12+\n\x06\x61\x62late\x18\x05 \x01(\x0b\x32\x11.steerd.v1.AblateH\x00R\x06\x61\x62late\x12&\n\x05scope\x18\x06 \x01(\x0b\x32\x10.steerd.v1.ScopeR\x05scopeB\x0b\n\toperation\"F\n\x03\x41\x64\x64\x12\x1a\n\x08strength\x18\x01 \x01(\x02R\x08strength\x12#\n\x04unit\x18\x02 \x01(\x0e\x32\x0f.steerd.v1.UnitR\x04unit\"@\n\x03Set\x12\x14\n\x05value\x18\x01 \x01(\x02R\x05value\x12#\n\x04unit\x18\x02 \x01(\x0e\x32\x0f.steerd.v1.UnitR\x04unit\"\x1f\n\x05Scale\x12\x16\n\x06\x66\x61\x63tor\x18\x01 \x01(\x02R\x06\x66\x61\x63tor\"\x08\n\x06\x41\x62late\"e\n\x05Scope\x12&\n\x05phase\x18\x01 \x01(\x0e\x32\x10.steerd.v1.PhaseR\x05phase\x12\x34\n\x16include_special_tokens\x18\x02 \x01(\x08R\x14includeSpecialTokens\"\x90\x01\n\x07\x43\x61pture\x12+\n\x05watch\x18\x01 \x03(\x0b\x32\x15.steerd.v1.FeatureRefR\x05watch\x12\x13\n\x05top_k\x18\x02 \x01(\rR\x04topK\x12\x1c\n\ntop_k_saes\x18\x03 \x03(\tR\x08topKSaes\x12%\n\x0einclude_prompt\x18\x04 \x01(\x08R\rincludePrompt\"\xc7\x01\n\x10GenerateResponse\x12\x1a\n\x08sequence\x18\x01 \x01(\x04R\x08sequence\x12.\n\x07started\x18\x02 \x01(\x0b\x32\x12.steerd.v1.StartedH\x00R\x07started\x12(\n\x05\x64\x65lta\x18\x03 \x01(\x0b\x32\x10.steerd.v1.DeltaH\x00R\x05\x64\x65lta\x12\x34\n\tcompleted\x18\x04 \x01(\x0b\x32\x14.steerd.v1.CompletedH\x00R\tcompletedB\x07\n\x05\x65vent\"\xac\x02\n\x07Started\x12\x1d\n\nrequest_id\x18\x01 \x01(\tR\trequestId\x12\x14\n\x05model\x18\x02 \x01(\tR\x05model\x12#\n\rprompt_tokens\x18\x03 \x01(\rR\x0cpromptTokens\x12#\n\rqueue_seconds\x18\x04 \x01(\x01R\x0cqueueSeconds\x12\x35\n\x08sampling\x18\x05 \x01(\x0b\x32\x19.steerd.v1.SamplingParamsR\x08sampling\x12=\n\rinterventions\x18\x06 \x03(\x0b\x32\x17.steerd.v1.InterventionR\rinterventions\x12,\n\x12prompt_token_texts\x18\x07 \x03(\tR\x10promptTokenTexts\"\xc8\x01\n\x05\x44\x65lta\x12\x12\n\x04text\x18\x01 \x01(\tR\x04text\x12\x1b\n\ttoken_ids\x18\x02 \x03(\rR\x08tokenIds\x12\x1c\n\tpositions\x18\x03 \x03(\rR\tpositions\x12\x1a\n\x08logprobs\x18\x04 \x03(\x02R\x08logprobs\x12\x1f\n\x0btoken_texts\x18\x05 \x03(\tR\ntokenTexts\x12\x33\n\x08readings\x18\x06 \x03(\x0b\x32\x17.steerd.v1.TokenReadingR\x08readings\"p\n\x0cTokenReading\x12\x1a\n\x08position\x18\x01 \x01(\rR\x08position\x12\x10\n\x03sae\x18\x02 \x01(\tR\x03sae\x12\x1a\n\x08\x66\x65\x61tures\x18\x03 \x03(\rR\x08\x66\x65\x61tures\x12\x16\n\x06values\x18\x04 \x03(\x02R\x06values\"\xd6\x01\n\tCompleted\x12<\n\rfinish_reason\x18\x01 \x01(\x0e\x32\x17.steerd.v1.FinishReasonR\x0c\x66inishReason\x12&\n\x05usage\x18\x02 \x01(\x0b\x32\x10.steerd.v1.UsageR\x05usage\x12,\n\x07timings\x18\x03 \x01(\x0b\x32\x12.steerd.v1.TimingsR\x07timings\x12\x35\n\x08\x66\x65\x61tures\x18\x04 \x03(\x0b\x32\x19.steerd.v1.FeatureSummaryR\x08\x66\x65\x61tures\"W\n\x05Usage\x12#\n\rprompt_tokens\x18\x01 \x01(\rR\x0cpromptTokens\x12)\n\x10generated_tokens\x18\x02 \x01(\rR\x0fgeneratedTokens\"~\n\x07Timings\x12#\n\rqueue_seconds\x18\x01 \x01(\x01R\x0cqueueSeconds\x12\'\n\x0fprefill_seconds\x18\x02 \x01(\x01R\x0eprefillSeconds\x12%\n\x0e\x64\x65\x63ode_seconds\x18\x03 \x01(\x01R\rdecodeSeconds\"\xdd\x01\n\x0e\x46\x65\x61tureSummary\x12/\n\x07\x66\x65\x61ture\x18\x01 \x01(\x0b\x32\x15.steerd.v1.FeatureRefR\x07\x66\x65\x61ture\x12%\n\x0emax_activation\x18\x02 \x01(\x02R\rmaxActivation\x12\'\n\x0fmean_activation\x18\x03 \x01(\x02R\x0emeanActivation\x12#\n\ractive_tokens\x18\x04 \x01(\rR\x0c\x61\x63tiveTokens\x12%\n\x0esteered_tokens\x18\x05 \x01(\rR\rsteeredTokens*G\n\x04Unit\x12\x14\n\x10UNIT_UNSPECIFIED\x10\x00\x12\x13\n\x0fUNIT_ACTIVATION\x10\x01\x12\x14\n\x10UNIT_FEATURE_MAX\x10\x02*T\n\x05Phase\x12\x15\n\x11PHASE_UNSPECIFIED\x10\x00\x12\r\n\tPHASE_ALL\x10\x01\x12\x10\n\x0cPHASE_PROMPT\x10\x02\x12\x13\n\x0fPHASE_GENERATED\x10\x03*\x80\x01\n\x0c\x46inishReason\x12\x1d\n\x19\x46INISH_REASON_UNSPECIFIED\x10\x00\x12\x16\n\x12\x46INISH_REASON_STOP\x10\x01\x12\x18\n\x14\x46INISH_REASON_LENGTH\x10\x02\x12\x1f\n\x1b\x46INISH_REASON_STOP_SEQUENCE\x10\x03\x32Z\n\x11GenerationService\x12\x45\n\x08Generate\x12\x1a.steerd.v1.GenerateRequest\x1a\x1b.steerd.v1.GenerateResponse0\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n%steerd/pb/v1/generation_service.proto\x12\tsteerd.v1\x1a\x1asteerd/pb/v1/feature.proto\x1a\x1bsteerd/pb/v1/steering.proto\"\xd2\x02\n\x0fGenerateRequest\x12\x1d\n\nrequest_id\x18\x01 \x01(\tR\trequestId\x12\x18\n\x06prompt\x18\x02 \x01(\tH\x00R\x06prompt\x12%\n\x04\x63hat\x18\x03 \x01(\x0b\x32\x0f.steerd.v1.ChatH\x00R\x04\x63hat\x12\x32\n\ttoken_ids\x18\x04 \x01(\x0b\x32\x13.steerd.v1.TokenIdsH\x00R\x08tokenIds\x12\x35\n\x08sampling\x18\x05 \x01(\x0b\x32\x19.steerd.v1.SamplingParamsR\x08sampling\x12=\n\rinterventions\x18\x06 \x03(\x0b\x32\x17.steerd.v1.InterventionR\rinterventions\x12,\n\x07\x63\x61pture\x18\x07 \x01(\x0b\x32\x12.steerd.v1.CaptureR\x07\x63\x61ptureB\x07\n\x05input\":\n\x04\x43hat\x12\x32\n\x08messages\x18\x01 \x03(\x0b\x32\x16.steerd.v1.ChatMessageR\x08messages\";\n\x0b\x43hatMessage\x12\x12\n\x04role\x18\x01 \x01(\tR\x04role\x12\x18\n\x07\x63ontent\x18\x02 \x01(\tR\x07\x63ontent\"\x1c\n\x08TokenIds\x12\x10\n\x03ids\x18\x01 \x03(\rR\x03ids\"\x83\x02\n\x0eSamplingParams\x12)\n\x0emax_new_tokens\x18\x01 \x01(\rH\x00R\x0cmaxNewTokens\x88\x01\x01\x12%\n\x0btemperature\x18\x02 \x01(\x01H\x01R\x0btemperature\x88\x01\x01\x12\x18\n\x05top_p\x18\x03 \x01(\x01H\x02R\x04topP\x88\x01\x01\x12\x18\n\x05top_k\x18\x04 \x01(\rH\x03R\x04topK\x88\x01\x01\x12\x17\n\x04seed\x18\x05 \x01(\x04H\x04R\x04seed\x88\x01\x01\x12\x12\n\x04stop\x18\x06 \x03(\tR\x04stopB\x11\n\x0f_max_new_tokensB\x0e\n\x0c_temperatureB\x08\n\x06_top_pB\x08\n\x06_top_kB\x07\n\x05_seed\"\x90\x01\n\x07\x43\x61pture\x12+\n\x05watch\x18\x01 \x03(\x0b\x32\x15.steerd.v1.FeatureRefR\x05watch\x12\x13\n\x05top_k\x18\x02 \x01(\rR\x04topK\x12\x1c\n\ntop_k_saes\x18\x03 \x03(\tR\x08topKSaes\x12%\n\x0einclude_prompt\x18\x04 \x01(\x08R\rincludePrompt\"\xc7\x01\n\x10GenerateResponse\x12\x1a\n\x08sequence\x18\x01 \x01(\x04R\x08sequence\x12.\n\x07started\x18\x02 \x01(\x0b\x32\x12.steerd.v1.StartedH\x00R\x07started\x12(\n\x05\x64\x65lta\x18\x03 \x01(\x0b\x32\x10.steerd.v1.DeltaH\x00R\x05\x64\x65lta\x12\x34\n\tcompleted\x18\x04 \x01(\x0b\x32\x14.steerd.v1.CompletedH\x00R\tcompletedB\x07\n\x05\x65vent\"\xac\x02\n\x07Started\x12\x1d\n\nrequest_id\x18\x01 \x01(\tR\trequestId\x12\x14\n\x05model\x18\x02 \x01(\tR\x05model\x12#\n\rprompt_tokens\x18\x03 \x01(\rR\x0cpromptTokens\x12#\n\rqueue_seconds\x18\x04 \x01(\x01R\x0cqueueSeconds\x12\x35\n\x08sampling\x18\x05 \x01(\x0b\x32\x19.steerd.v1.SamplingParamsR\x08sampling\x12=\n\rinterventions\x18\x06 \x03(\x0b\x32\x17.steerd.v1.InterventionR\rinterventions\x12,\n\x12prompt_token_texts\x18\x07 \x03(\tR\x10promptTokenTexts\"\xc8\x01\n\x05\x44\x65lta\x12\x12\n\x04text\x18\x01 \x01(\tR\x04text\x12\x1b\n\ttoken_ids\x18\x02 \x03(\rR\x08tokenIds\x12\x1c\n\tpositions\x18\x03 \x03(\rR\tpositions\x12\x1a\n\x08logprobs\x18\x04 \x03(\x02R\x08logprobs\x12\x1f\n\x0btoken_texts\x18\x05 \x03(\tR\ntokenTexts\x12\x33\n\x08readings\x18\x06 \x03(\x0b\x32\x17.steerd.v1.TokenReadingR\x08readings\"p\n\x0cTokenReading\x12\x1a\n\x08position\x18\x01 \x01(\rR\x08position\x12\x10\n\x03sae\x18\x02 \x01(\tR\x03sae\x12\x1a\n\x08\x66\x65\x61tures\x18\x03 \x03(\rR\x08\x66\x65\x61tures\x12\x16\n\x06values\x18\x04 \x03(\x02R\x06values\"\xd6\x01\n\tCompleted\x12<\n\rfinish_reason\x18\x01 \x01(\x0e\x32\x17.steerd.v1.FinishReasonR\x0c\x66inishReason\x12&\n\x05usage\x18\x02 \x01(\x0b\x32\x10.steerd.v1.UsageR\x05usage\x12,\n\x07timings\x18\x03 \x01(\x0b\x32\x12.steerd.v1.TimingsR\x07timings\x12\x35\n\x08\x66\x65\x61tures\x18\x04 \x03(\x0b\x32\x19.steerd.v1.FeatureSummaryR\x08\x66\x65\x61tures\"W\n\x05Usage\x12#\n\rprompt_tokens\x18\x01 \x01(\rR\x0cpromptTokens\x12)\n\x10generated_tokens\x18\x02 \x01(\rR\x0fgeneratedTokens\"~\n\x07Timings\x12#\n\rqueue_seconds\x18\x01 \x01(\x01R\x0cqueueSeconds\x12\'\n\x0fprefill_seconds\x18\x02 \x01(\x01R\x0eprefillSeconds\x12%\n\x0e\x64\x65\x63ode_seconds\x18\x03 \x01(\x01R\rdecodeSeconds\"\xdd\x01\n\x0e\x46\x65\x61tureSummary\x12/\n\x07\x66\x65\x61ture\x18\x01 \x01(\x0b\x32\x15.steerd.v1.FeatureRefR\x07\x66\x65\x61ture\x12%\n\x0emax_activation\x18\x02 \x01(\x02R\rmaxActivation\x12\'\n\x0fmean_activation\x18\x03 \x01(\x02R\x0emeanActivation\x12#\n\ractive_tokens\x18\x04 \x01(\rR\x0c\x61\x63tiveTokens\x12%\n\x0esteered_tokens\x18\x05 \x01(\rR\rsteeredTokens*\x80\x01\n\x0c\x46inishReason\x12\x1d\n\x19\x46INISH_REASON_UNSPECIFIED\x10\x00\x12\x16\n\x12\x46INISH_REASON_STOP\x10\x01\x12\x18\n\x14\x46INISH_REASON_LENGTH\x10\x02\x12\x1f\n\x1b\x46INISH_REASON_STOP_SEQUENCE\x10\x03\x32Z\n\x11GenerationService\x12\x45\n\x08Generate\x12\x1a.steerd.v1.GenerateRequest\x1a\x1b.steerd.v1.GenerateResponse0\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'steerd.pb.v1.generation_service_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_UNIT']._serialized_start=3023
-  _globals['_UNIT']._serialized_end=3094
-  _globals['_PHASE']._serialized_start=3096
-  _globals['_PHASE']._serialized_end=3180
-  _globals['_FINISHREASON']._serialized_start=3183
-  _globals['_FINISHREASON']._serialized_end=3311
-  _globals['_GENERATEREQUEST']._serialized_start=81
-  _globals['_GENERATEREQUEST']._serialized_end=419
-  _globals['_CHAT']._serialized_start=421
-  _globals['_CHAT']._serialized_end=479
-  _globals['_CHATMESSAGE']._serialized_start=481
-  _globals['_CHATMESSAGE']._serialized_end=540
-  _globals['_TOKENIDS']._serialized_start=542
-  _globals['_TOKENIDS']._serialized_end=570
-  _globals['_SAMPLINGPARAMS']._serialized_start=573
-  _globals['_SAMPLINGPARAMS']._serialized_end=832
-  _globals['_INTERVENTION']._serialized_start=835
-  _globals['_INTERVENTION']._serialized_end=1110
-  _globals['_ADD']._serialized_start=1112
-  _globals['_ADD']._serialized_end=1182
-  _globals['_SET']._serialized_start=1184
-  _globals['_SET']._serialized_end=1248
-  _globals['_SCALE']._serialized_start=1250
-  _globals['_SCALE']._serialized_end=1281
-  _globals['_ABLATE']._serialized_start=1283
-  _globals['_ABLATE']._serialized_end=1291
-  _globals['_SCOPE']._serialized_start=1293
-  _globals['_SCOPE']._serialized_end=1394
-  _globals['_CAPTURE']._serialized_start=1397
-  _globals['_CAPTURE']._serialized_end=1541
-  _globals['_GENERATERESPONSE']._serialized_start=1544
-  _globals['_GENERATERESPONSE']._serialized_end=1743
-  _globals['_STARTED']._serialized_start=1746
-  _globals['_STARTED']._serialized_end=2046
-  _globals['_DELTA']._serialized_start=2049
-  _globals['_DELTA']._serialized_end=2249
-  _globals['_TOKENREADING']._serialized_start=2251
-  _globals['_TOKENREADING']._serialized_end=2363
-  _globals['_COMPLETED']._serialized_start=2366
-  _globals['_COMPLETED']._serialized_end=2580
-  _globals['_USAGE']._serialized_start=2582
-  _globals['_USAGE']._serialized_end=2669
-  _globals['_TIMINGS']._serialized_start=2671
-  _globals['_TIMINGS']._serialized_end=2797
-  _globals['_FEATURESUMMARY']._serialized_start=2800
-  _globals['_FEATURESUMMARY']._serialized_end=3021
-  _globals['_GENERATIONSERVICE']._serialized_start=3313
-  _globals['_GENERATIONSERVICE']._serialized_end=3403
+  _globals['_FINISHREASON']._serialized_start=2491
+  _globals['_FINISHREASON']._serialized_end=2619
+  _globals['_GENERATEREQUEST']._serialized_start=110
+  _globals['_GENERATEREQUEST']._serialized_end=448
+  _globals['_CHAT']._serialized_start=450
+  _globals['_CHAT']._serialized_end=508
+  _globals['_CHATMESSAGE']._serialized_start=510
+  _globals['_CHATMESSAGE']._serialized_end=569
+  _globals['_TOKENIDS']._serialized_start=571
+  _globals['_TOKENIDS']._serialized_end=599
+  _globals['_SAMPLINGPARAMS']._serialized_start=602
+  _globals['_SAMPLINGPARAMS']._serialized_end=861
+  _globals['_CAPTURE']._serialized_start=864
+  _globals['_CAPTURE']._serialized_end=1008
+  _globals['_GENERATERESPONSE']._serialized_start=1011
+  _globals['_GENERATERESPONSE']._serialized_end=1210
+  _globals['_STARTED']._serialized_start=1213
+  _globals['_STARTED']._serialized_end=1513
+  _globals['_DELTA']._serialized_start=1516
+  _globals['_DELTA']._serialized_end=1716
+  _globals['_TOKENREADING']._serialized_start=1718
+  _globals['_TOKENREADING']._serialized_end=1830
+  _globals['_COMPLETED']._serialized_start=1833
+  _globals['_COMPLETED']._serialized_end=2047
+  _globals['_USAGE']._serialized_start=2049
+  _globals['_USAGE']._serialized_end=2136
+  _globals['_TIMINGS']._serialized_start=2138
+  _globals['_TIMINGS']._serialized_end=2264
+  _globals['_FEATURESUMMARY']._serialized_start=2267
+  _globals['_FEATURESUMMARY']._serialized_end=2488
+  _globals['_GENERATIONSERVICE']._serialized_start=2621
+  _globals['_GENERATIONSERVICE']._serialized_end=2711
 # @@protoc_insertion_point(module_scope)

@@ -9,6 +9,7 @@ from google.protobuf import message as _message
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from steerd.pb.v1 import feature_pb2 as _feature_pb2
+from steerd.pb.v1 import steering_pb2 as _steering_pb2
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -19,58 +20,6 @@ else:
     from typing_extensions import TypeAlias as _TypeAlias, Never as _Never
 
 DESCRIPTOR: _descriptor.FileDescriptor
-
-class _Unit:
-    ValueType = _typing.NewType("ValueType", _builtins.int)
-    V: _TypeAlias = ValueType  # noqa: Y015
-
-class _UnitEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Unit.ValueType], _builtins.type):
-    DESCRIPTOR: _descriptor.EnumDescriptor
-    UNIT_UNSPECIFIED: _Unit.ValueType  # 0
-    """Same as UNIT_ACTIVATION."""
-    UNIT_ACTIVATION: _Unit.ValueType  # 1
-    """The SAE's own activation units. The default."""
-    UNIT_FEATURE_MAX: _Unit.ValueType  # 2
-    """Multiples of the largest activation recorded for the feature; refused for an SAE without statistics."""
-
-class Unit(_Unit, metaclass=_UnitEnumTypeWrapper):
-    """What a strength or a value is measured in."""
-
-UNIT_UNSPECIFIED: Unit.ValueType  # 0
-"""Same as UNIT_ACTIVATION."""
-UNIT_ACTIVATION: Unit.ValueType  # 1
-"""The SAE's own activation units. The default."""
-UNIT_FEATURE_MAX: Unit.ValueType  # 2
-"""Multiples of the largest activation recorded for the feature; refused for an SAE without statistics."""
-Global___Unit: _TypeAlias = Unit  # noqa: Y015
-
-class _Phase:
-    ValueType = _typing.NewType("ValueType", _builtins.int)
-    V: _TypeAlias = ValueType  # noqa: Y015
-
-class _PhaseEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Phase.ValueType], _builtins.type):
-    DESCRIPTOR: _descriptor.EnumDescriptor
-    PHASE_UNSPECIFIED: _Phase.ValueType  # 0
-    """Same as PHASE_ALL."""
-    PHASE_ALL: _Phase.ValueType  # 1
-    """Prompt and generated tokens. The default."""
-    PHASE_PROMPT: _Phase.ValueType  # 2
-    """Tokens of the prompt only."""
-    PHASE_GENERATED: _Phase.ValueType  # 3
-    """Generated tokens only."""
-
-class Phase(_Phase, metaclass=_PhaseEnumTypeWrapper):
-    """Rows by where their token came from."""
-
-PHASE_UNSPECIFIED: Phase.ValueType  # 0
-"""Same as PHASE_ALL."""
-PHASE_ALL: Phase.ValueType  # 1
-"""Prompt and generated tokens. The default."""
-PHASE_PROMPT: Phase.ValueType  # 2
-"""Tokens of the prompt only."""
-PHASE_GENERATED: Phase.ValueType  # 3
-"""Generated tokens only."""
-Global___Phase: _TypeAlias = Phase  # noqa: Y015
 
 class _FinishReason:
     ValueType = _typing.NewType("ValueType", _builtins.int)
@@ -132,9 +81,9 @@ class GenerateRequest(_message.Message):
         """How tokens are chosen. Default: greedy, with the server's default budget."""
 
     @_builtins.property
-    def interventions(self) -> _containers.RepeatedCompositeFieldContainer[Global___Intervention]:
-        """Edits of features, all computed from the same row and then added; at different hook points, in layer order.
-        Several edits of one feature are refused unless all are `add`, which sum. Default: none.
+    def interventions(self) -> _containers.RepeatedCompositeFieldContainer[_steering_pb2.Intervention]:
+        """Edits of features and directions, all computed from the same row and then added; at different hook points, in
+        layer order. Several edits of one target are refused unless all are `add`, which sum. Default: none.
         """
 
     @_builtins.property
@@ -149,7 +98,7 @@ class GenerateRequest(_message.Message):
         chat: Global___Chat | None = ...,
         token_ids: Global___TokenIds | None = ...,
         sampling: Global___SamplingParams | None = ...,
-        interventions: _abc.Iterable[Global___Intervention] | None = ...,
+        interventions: _abc.Iterable[_steering_pb2.Intervention] | None = ...,
         capture: Global___Capture | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["capture", b"capture", "chat", b"chat", "input", b"input", "prompt", b"prompt", "sampling", b"sampling", "token_ids", b"token_ids"]  # noqa: Y015
@@ -304,181 +253,6 @@ class SamplingParams(_message.Message):
 Global___SamplingParams: _TypeAlias = SamplingParams  # noqa: Y015
 
 @_typing.final
-class Intervention(_message.Message):
-    """One edit of one feature. With z the feature's activation in a row and d its decoder direction (W_dec[feature]),
-    an operation adds a multiple of d to the row; the part that the SAE does not explain is never touched.
-    """
-
-    DESCRIPTOR: _descriptor.Descriptor
-
-    FEATURE_FIELD_NUMBER: _builtins.int
-    ADD_FIELD_NUMBER: _builtins.int
-    SET_FIELD_NUMBER: _builtins.int
-    SCALE_FIELD_NUMBER: _builtins.int
-    ABLATE_FIELD_NUMBER: _builtins.int
-    SCOPE_FIELD_NUMBER: _builtins.int
-    @_builtins.property
-    def feature(self) -> _feature_pb2.FeatureRef:
-        """The feature to edit. Required."""
-
-    @_builtins.property
-    def add(self) -> Global___Add:
-        """Adds strength * d."""
-
-    @_builtins.property
-    def set(self) -> Global___Set:
-        """Adds (value - z) * d: the feature reads `value`, whatever it was."""
-
-    @_builtins.property
-    def scale(self) -> Global___Scale:
-        """Adds (factor - 1) * z * d."""
-
-    @_builtins.property
-    def ablate(self) -> Global___Ablate:
-        """Adds -z * d: the feature's part is removed."""
-
-    @_builtins.property
-    def scope(self) -> Global___Scope:
-        """Which rows are edited. Default: all but special tokens."""
-
-    def __init__(
-        self,
-        *,
-        feature: _feature_pb2.FeatureRef | None = ...,
-        add: Global___Add | None = ...,
-        set: Global___Set | None = ...,
-        scale: Global___Scale | None = ...,
-        ablate: Global___Ablate | None = ...,
-        scope: Global___Scope | None = ...,
-    ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["ablate", b"ablate", "add", b"add", "feature", b"feature", "operation", b"operation", "scale", b"scale", "scope", b"scope", "set", b"set"]  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["ablate", b"ablate", "add", b"add", "feature", b"feature", "operation", b"operation", "scale", b"scale", "scope", b"scope", "set", b"set"]  # noqa: Y015
-    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_operation: _TypeAlias = _typing.Literal["add", "set", "scale", "ablate"]  # noqa: Y015
-    _WhichOneofArgType_operation: _TypeAlias = _typing.Literal["operation", b"operation"]  # noqa: Y015
-    def WhichOneof(self, oneof_group: _WhichOneofArgType_operation) -> _WhichOneofReturnType_operation | None: ...
-
-Global___Intervention: _TypeAlias = Intervention  # noqa: Y015
-
-@_typing.final
-class Add(_message.Message):
-    """Adds strength * d to the row, whatever the feature's activation is."""
-
-    DESCRIPTOR: _descriptor.Descriptor
-
-    STRENGTH_FIELD_NUMBER: _builtins.int
-    UNIT_FIELD_NUMBER: _builtins.int
-    strength: _builtins.float
-    """Finite; negative steers away. Required in effect: 0, the default, changes nothing."""
-    unit: Global___Unit.ValueType
-    """Default: UNIT_ACTIVATION."""
-    def __init__(
-        self,
-        *,
-        strength: _builtins.float = ...,
-        unit: Global___Unit.ValueType = ...,
-    ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["strength", b"strength", "unit", b"unit"]  # noqa: Y015
-    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
-
-Global___Add: _TypeAlias = Add  # noqa: Y015
-
-@_typing.final
-class Set(_message.Message):
-    """Sets the feature's activation (clamping)."""
-
-    DESCRIPTOR: _descriptor.Descriptor
-
-    VALUE_FIELD_NUMBER: _builtins.int
-    UNIT_FIELD_NUMBER: _builtins.int
-    value: _builtins.float
-    """Finite. Default: 0, which does what Ablate does."""
-    unit: Global___Unit.ValueType
-    """Default: UNIT_ACTIVATION."""
-    def __init__(
-        self,
-        *,
-        value: _builtins.float = ...,
-        unit: Global___Unit.ValueType = ...,
-    ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["unit", b"unit", "value", b"value"]  # noqa: Y015
-    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
-
-Global___Set: _TypeAlias = Set  # noqa: Y015
-
-@_typing.final
-class Scale(_message.Message):
-    """Multiplies the feature's activation."""
-
-    DESCRIPTOR: _descriptor.Descriptor
-
-    FACTOR_FIELD_NUMBER: _builtins.int
-    factor: _builtins.float
-    """Finite; 1 changes nothing. Default: 0, which does what Ablate does."""
-    def __init__(
-        self,
-        *,
-        factor: _builtins.float = ...,
-    ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["factor", b"factor"]  # noqa: Y015
-    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
-
-Global___Scale: _TypeAlias = Scale  # noqa: Y015
-
-@_typing.final
-class Ablate(_message.Message):
-    """Removes the feature's part from the row."""
-
-    DESCRIPTOR: _descriptor.Descriptor
-
-    def __init__(
-        self,
-    ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
-    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
-
-Global___Ablate: _TypeAlias = Ablate  # noqa: Y015
-
-@_typing.final
-class Scope(_message.Message):
-    """The rows (token positions) of a request that an intervention edits."""
-
-    DESCRIPTOR: _descriptor.Descriptor
-
-    PHASE_FIELD_NUMBER: _builtins.int
-    INCLUDE_SPECIAL_TOKENS_FIELD_NUMBER: _builtins.int
-    phase: Global___Phase.ValueType
-    """Default: PHASE_ALL."""
-    include_special_tokens: _builtins.bool
-    """Edit the rows of special tokens (chat markers, begin of text) too. Default: false."""
-    def __init__(
-        self,
-        *,
-        phase: Global___Phase.ValueType = ...,
-        include_special_tokens: _builtins.bool = ...,
-    ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["include_special_tokens", b"include_special_tokens", "phase", b"phase"]  # noqa: Y015
-    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
-
-Global___Scope: _TypeAlias = Scope  # noqa: Y015
-
-@_typing.final
 class Capture(_message.Message):
     """Which feature activations are sent back. Activations are read before any edit at the same hook point."""
 
@@ -584,8 +358,8 @@ class Started(_message.Message):
         """The sampling parameters in force, seed included."""
 
     @_builtins.property
-    def interventions(self) -> _containers.RepeatedCompositeFieldContainer[Global___Intervention]:
-        """The interventions that will be applied; strengths and values in UNIT_ACTIVATION."""
+    def interventions(self) -> _containers.RepeatedCompositeFieldContainer[_steering_pb2.Intervention]:
+        """The interventions that will be applied; strengths, values and limits in UNIT_ACTIVATION, directions by hash."""
 
     @_builtins.property
     def prompt_token_texts(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
@@ -599,7 +373,7 @@ class Started(_message.Message):
         prompt_tokens: _builtins.int = ...,
         queue_seconds: _builtins.float = ...,
         sampling: Global___SamplingParams | None = ...,
-        interventions: _abc.Iterable[Global___Intervention] | None = ...,
+        interventions: _abc.Iterable[_steering_pb2.Intervention] | None = ...,
         prompt_token_texts: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["sampling", b"sampling"]  # noqa: Y015

@@ -1,0 +1,97 @@
+"""A client's interventions to protobuf."""
+
+from __future__ import annotations
+
+from math import isfinite
+from typing import Any
+
+from steerd.client_messages import Unit
+from steerd.pb.v1 import feature_pb2
+from steerd.pb.v1 import steering_pb2 as pb
+from steerd.steering.intervention import (
+    Ablate,
+    Add,
+    Direction,
+    FeatureRef,
+    Intervention,
+    Limit,
+    Reconstruct,
+    Scale,
+    Set,
+    WholeSae,
+)
+from steerd.steering.scope import Phase, Schedule, Scope
+
+_UNITS = {
+    Unit.ACTIVATION: pb.UNIT_ACTIVATION,
+    Unit.FEATURE_MAX: pb.UNIT_FEATURE_MAX,
+    Unit.RESID_NORM: pb.UNIT_RESID_NORM,
+}
+_PHASES = {Phase.ALL: pb.PHASE_ALL, Phase.PROMPT: pb.PHASE_PROMPT, Phase.GENERATED: pb.PHASE_GENERATED}
+
+
+def intervention_message(intervention: Intervention, unit: Unit) -> pb.Intervention:
+    """The message of an intervention whose strengths, values and limits are in the unit."""
+    return pb.Intervention(
+        scope=_scope(intervention.scope),
+        schedule=None if intervention.schedule == Schedule() else _schedule(intervention.schedule),
+        preserve_norm=intervention.preserve_norm,
+        **_target(intervention),
+        **_operation(intervention, unit),
+    )
+
+
+def feature_message(feature: FeatureRef) -> feature_pb2.FeatureRef:
+    """The message that names a feature."""
+    return feature_pb2.FeatureRef(sae=feature.sae, index=feature.index)
+
+
+def _target(intervention: Intervention) -> dict[str, Any]:
+    """The one target field that is set, whatever its type, hence Any."""
+    match intervention.target:
+        case FeatureRef() as feature:
+            return {"feature": feature_message(feature)}
+        case Direction(hook_point, _, values):
+            return {"direction": pb.Direction(hook_point=hook_point, values=values)}
+        case WholeSae(sae):
+            return {"sae": sae}
+
+
+def _operation(intervention: Intervention, unit: Unit) -> dict[str, Any]:
+    """The one operation field that is set; its message types have nothing in common, hence Any."""
+    match intervention.operation:
+        case Add(strength):
+            return {"add": pb.Add(strength=strength, unit=_UNITS[unit])}
+        case Set(value, only_if_active):
+            return {"set": pb.Set(value=value, unit=_UNITS[unit], only_if_active=only_if_active)}
+        case Scale(factor):
+            return {"scale": pb.Scale(factor=factor)}
+        case Ablate():
+            return {"ablate": pb.Ablate()}
+        case Limit(low, high):
+            low_or_none, high_or_none = (bound if isfinite(bound) else None for bound in (low, high))
+            return {"limit": pb.Limit(min=low_or_none, max=high_or_none, unit=_UNITS[unit])}
+        case Reconstruct():
+            return {"reconstruct": pb.Reconstruct()}
+
+
+def _scope(scope: Scope) -> pb.Scope:
+    return pb.Scope(
+        phase=_PHASES[scope.phase],
+        include_special_tokens=scope.include_special_tokens,
+        first_n=scope.first_n,
+        last_n=scope.last_n,
+        positions=[pb.PositionRange(start=r.start, end=r.end) for r in scope.positions],
+        token_ids=sorted(scope.token_ids),
+        excluded_token_ids=sorted(scope.excluded_token_ids),
+        roles=scope.roles,
+    )
+
+
+def _schedule(schedule: Schedule) -> pb.Schedule:
+    return pb.Schedule(
+        start_after=schedule.start_after,
+        ramp=schedule.ramp,
+        half_life=schedule.half_life,
+        at_most=schedule.at_most,
+    )
