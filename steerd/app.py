@@ -84,7 +84,7 @@ class App:
         engine.start()
         generation = GenerationService(
             engine,
-            RequestParser(host, saes, config.limits),
+            RequestParser(host, saes, config.limits, config.steering),
             config=config.server,
             admission=self.grpc.admission,
             observer=self._metrics,

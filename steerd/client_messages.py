@@ -70,6 +70,7 @@ class Started:
     queue_seconds: float
     seed: int
     prompt_token_texts: tuple[str, ...]
+    warnings: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)

@@ -71,6 +71,7 @@ def _started(message: pb.Started) -> Started:
         queue_seconds=message.queue_seconds,
         seed=message.sampling.seed,
         prompt_token_texts=tuple(message.prompt_token_texts),
+        warnings=tuple(message.warnings),
     )
 
 

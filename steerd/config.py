@@ -103,6 +103,17 @@ class LimitsConfig:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class SteeringConfig:
+    """How much interventions may add at one hook point, in multiples of its median residual norm.
+
+    A larger dose is told to the client (`warn`), brought down to the limit (`clamp`) or refused (`reject`).
+    """
+
+    max_dose: float = field(default=1.0, metadata=_between(0, 1e9))
+    over_dose: str = field(default="warn", metadata=_matching(r"warn|clamp|reject"))
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class WatchedFeature:
     """A feature exported as metrics: `alias` is its name on dashboards, `threshold` in activation units."""
 
@@ -134,10 +145,11 @@ class Config:
     engine: EngineConfig = EngineConfig()
     server: ServerConfig = ServerConfig()
     limits: LimitsConfig = LimitsConfig()
+    steering: SteeringConfig = SteeringConfig()
     monitoring: MonitoringConfig = MonitoringConfig()
 
     def __post_init__(self) -> None:
-        for name in ("model", "engine", "server", "limits", "monitoring"):
+        for name in ("model", "engine", "server", "limits", "steering", "monitoring"):
             _check_bounds(getattr(self, name), name)
         for position, sae in enumerate(self.saes):
             _check_bounds(sae, f"saes[{position}]")
@@ -212,6 +224,7 @@ def parse_config(tables: Mapping[str, Any], *, folder: Path) -> Config:
         engine=_read_section(EngineConfig, tables.get("engine", {}), "engine"),
         server=_read_section(ServerConfig, tables.get("server", {}), "server"),
         limits=_read_section(LimitsConfig, tables.get("limits", {}), "limits"),
+        steering=_read_section(SteeringConfig, tables.get("steering", {}), "steering"),
         monitoring=replace(_read_section(MonitoringConfig, monitoring, "monitoring"), watch=watch),
     )
 

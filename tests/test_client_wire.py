@@ -148,7 +148,12 @@ def test_scopes_and_schedules() -> None:
 
 def test_events_are_read() -> None:
     started = pb.Started(
-        request_id="r", model="m", prompt_tokens=3, queue_seconds=0.5, sampling=pb.SamplingParams(seed=9)
+        request_id="r",
+        model="m",
+        prompt_tokens=3,
+        queue_seconds=0.5,
+        sampling=pb.SamplingParams(seed=9),
+        warnings=["careful"],
     )
     delta = pb.Delta(
         text="ab",
@@ -167,7 +172,9 @@ def test_events_are_read() -> None:
         ],
     )
 
-    assert client_wire.event(pb.GenerateResponse(started=started)) == Started("r", "m", 3, 0.5, 9, ())
+    assert client_wire.event(pb.GenerateResponse(started=started)) == Started(
+        "r", "m", 3, 0.5, 9, (), ("careful",)
+    )
     assert client_wire.event(pb.GenerateResponse(delta=delta)) == Delta(
         "ab", (Token(4, 3, -1.0, "a"), Token(5, 4, -0.5, "b")), (Reading(2, "s", (7,), (1.5,)),)
     )

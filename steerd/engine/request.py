@@ -41,7 +41,8 @@ class Capture:
 class GenerationRequest:
     """One request, ready to run.
 
-    `roles` says where in the prompt the messages of a chat stand, as far as interventions ask for roles.
+    `roles` says where in the prompt the messages of a chat stand, as far as interventions ask for roles;
+    `warnings` are for the client.
     `make_stop` returns a fresh predicate, fed each generated id in order, that says when a stop string has
     appeared; None when the request has none.
     """
@@ -51,6 +52,7 @@ class GenerationRequest:
     sampling: SamplingParams
     interventions: tuple[Intervention, ...] = ()
     roles: tuple[RoleSpan, ...] = ()
+    warnings: tuple[str, ...] = ()
     capture: Capture = field(default_factory=Capture)
     make_stop: Callable[[], Callable[[int], bool]] | None = None
 

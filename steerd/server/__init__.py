@@ -7,6 +7,7 @@ A Generate call passes, in this order:
 - `parse_prompt`, `parse_sampling`: what is asked of the host, and where the messages of a chat stand
 - `parse_interventions`: edits, each against what is served and then against each other; `parse_target`,
   `parse_magnitude` (units) and `parse_scope` (scopes, schedules) are its parts
+- `dose`: how much the interventions can add, against the operator's limit
 - `parse_capture`: what is read
 - `violations`: the collector of broken rules
 - `event_stream`: from the engine's thread to this request's coroutine, bounded

@@ -6,10 +6,10 @@ from importlib.metadata import version
 
 import grpc
 
-from steerd.config import Config
+from steerd.config import Config, SteeringConfig
 from steerd.host.host_model import HostModel
 from steerd.pb.v1 import catalog_service_pb2 as pb
-from steerd.pb.v1 import feature_pb2
+from steerd.pb.v1 import feature_pb2, steering_pb2
 from steerd.pb.v1.catalog_service_pb2_grpc import CatalogServiceServicer
 from steerd.steering.loaded_saes import LoadedSae, LoadedSaes
 
@@ -35,6 +35,7 @@ class CatalogService(CatalogServiceServicer):
             model=_host_model(self._host),
             limits=_limits(self._config),
             watched_features=_watched_features(self._config),
+            capabilities=_capabilities(self._config.steering),
         )
 
     async def ListSaes(
@@ -74,6 +75,13 @@ def _limits(config: Config) -> pb.Limits:
         max_request_seconds=config.server.max_request_seconds,
         max_direction_values=limits.max_direction_values,
         max_scope_items=limits.max_scope_items,
+    )
+
+
+def _capabilities(steering: SteeringConfig) -> pb.Capabilities:
+    return pb.Capabilities(
+        max_dose=steering.max_dose,
+        over_dose=steering_pb2.OverDose.Value(f"OVER_DOSE_{steering.over_dose.upper()}"),
     )
 
 

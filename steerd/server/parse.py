@@ -7,11 +7,12 @@ import secrets
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from steerd.config import LimitsConfig
+from steerd.config import LimitsConfig, SteeringConfig
 from steerd.engine.request import GenerationRequest
 from steerd.host.host_model import HostModel
 from steerd.host.text import IncrementalDecoder, StopMatcher
 from steerd.pb.v1 import generation_service_pb2 as pb
+from steerd.server.dose import DoseGuard
 from steerd.server.parse_capture import CaptureParser
 from steerd.server.parse_interventions import InterventionParser
 from steerd.server.parse_magnitude import MagnitudeParser
@@ -33,11 +34,12 @@ def request_id_of(message: pb.GenerateRequest) -> str:
 
 @dataclass(frozen=True, slots=True)
 class RequestParser:
-    """Parses requests for one host, its SAEs and the operator's limits."""
+    """Parses requests for one host, its SAEs and the operator's limits and rules of steering."""
 
     host: HostModel
     saes: LoadedSaes
     limits: LimitsConfig
+    steering: SteeringConfig
 
     def parse(self, message: pb.GenerateRequest, request_id: str) -> GenerationRequest:
         """The request under the given id, with every default filled in.
@@ -51,7 +53,8 @@ class RequestParser:
         sampling_parser = SamplingParser(self.host.vocab_size, self.host.max_context, self.limits, violations)
         sampling = sampling_parser.sampling(message.sampling, len(prompt_ids or ()))
         stop = sampling_parser.stop(message.sampling)
-        interventions = self._interventions(message, violations)
+        dose_guard = DoseGuard(self.saes, self.steering)
+        interventions, warnings = dose_guard.guard(self._interventions(message, violations), violations)
         targets = TargetParser(self.host, self.saes, violations)
         capture = CaptureParser(self.saes, targets, self.limits, violations).capture(message.capture)
         roles = prompts.roles(message, prompt_ids, interventions)
@@ -63,6 +66,7 @@ class RequestParser:
             sampling=sampling,
             interventions=interventions,
             roles=roles,
+            warnings=warnings,
             capture=capture,
             make_stop=self._make_stop(prompt_ids, stop) if stop else None,
         )

@@ -92,6 +92,7 @@ class ReplyWriter:
                 stop=self._stop,
             ),
             interventions=[intervention_to_wire(intervention) for intervention in request.interventions],
+            warnings=request.warnings,
             prompt_token_texts=self._prompt_token_texts() if request.capture.include_prompt else (),
         )
 

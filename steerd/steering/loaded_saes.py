@@ -74,6 +74,10 @@ class LoadedSaes:
             here += [sae for sae in self if sae.hook_point == here[0].hook_point]
         return next((sae.median_resid_norm for sae in here if sae.median_resid_norm is not None), None)
 
+    def printed_hook_point(self, target: Target) -> str:
+        """Where a target is read and edited."""
+        return target.hook_point if isinstance(target, Direction) else str(self.get(target.sae).hook_point)
+
     def direction_length(self, target: FeatureRef | Direction) -> float:
         """Length of a target's direction; a feature without one has length 1."""
         if isinstance(target, Direction):

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 import grpc
 
-from steerd.config import Config, LimitsConfig, ServerConfig
+from steerd.config import Config, LimitsConfig, ServerConfig, SteeringConfig
 from steerd.engine.events import FinishedEvent, PromptEvent, StreamEvent, Timings, TokenEvent, TokenReading
 from steerd.engine.request import FinishReason, GenerationRequest
 from steerd.engine.waiting_line import Submission
@@ -94,7 +94,7 @@ async def scripted_server(
     grpc_server = GrpcServer(config, counts)
     generation = GenerationService(
         engine,
-        RequestParser(host, saes, LimitsConfig()),
+        RequestParser(host, saes, LimitsConfig(), SteeringConfig()),
         config=config,
         admission=grpc_server.admission,
         observer=counts,

@@ -8,6 +8,7 @@ from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from google.protobuf.internal import containers as _containers
 from steerd.pb.v1 import feature_pb2 as _feature_pb2
+from steerd.pb.v1 import steering_pb2 as _steering_pb2
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -46,6 +47,7 @@ class GetServerInfoResponse(_message.Message):
     MODEL_FIELD_NUMBER: _builtins.int
     LIMITS_FIELD_NUMBER: _builtins.int
     WATCHED_FEATURES_FIELD_NUMBER: _builtins.int
+    CAPABILITIES_FIELD_NUMBER: _builtins.int
     version: _builtins.str
     """Version of steerd."""
     @_builtins.property
@@ -60,6 +62,10 @@ class GetServerInfoResponse(_message.Message):
     def watched_features(self) -> _containers.RepeatedCompositeFieldContainer[Global___WatchedFeature]:
         """The features that the operator exports as metrics."""
 
+    @_builtins.property
+    def capabilities(self) -> Global___Capabilities:
+        """What this server allows."""
+
     def __init__(
         self,
         *,
@@ -67,14 +73,41 @@ class GetServerInfoResponse(_message.Message):
         model: Global___HostModel | None = ...,
         limits: Global___Limits | None = ...,
         watched_features: _abc.Iterable[Global___WatchedFeature] | None = ...,
+        capabilities: Global___Capabilities | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["limits", b"limits", "model", b"model"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["capabilities", b"capabilities", "limits", b"limits", "model", b"model"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["limits", b"limits", "model", b"model", "version", b"version", "watched_features", b"watched_features"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["capabilities", b"capabilities", "limits", b"limits", "model", b"model", "version", b"version", "watched_features", b"watched_features"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___GetServerInfoResponse: _TypeAlias = GetServerInfoResponse  # noqa: Y015
+
+@_typing.final
+class Capabilities(_message.Message):
+    """What a server allows."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MAX_DOSE_FIELD_NUMBER: _builtins.int
+    OVER_DOSE_FIELD_NUMBER: _builtins.int
+    max_dose: _builtins.float
+    """Most that interventions may add at one hook point, in multiples of its median residual norm."""
+    over_dose: _steering_pb2.OverDose.ValueType
+    """What happens to a request that could add more."""
+    def __init__(
+        self,
+        *,
+        max_dose: _builtins.float = ...,
+        over_dose: _steering_pb2.OverDose.ValueType = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["max_dose", b"max_dose", "over_dose", b"over_dose"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Capabilities: _TypeAlias = Capabilities  # noqa: Y015
 
 @_typing.final
 class HostModel(_message.Message):

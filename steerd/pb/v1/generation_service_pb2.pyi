@@ -345,6 +345,7 @@ class Started(_message.Message):
     SAMPLING_FIELD_NUMBER: _builtins.int
     INTERVENTIONS_FIELD_NUMBER: _builtins.int
     PROMPT_TOKEN_TEXTS_FIELD_NUMBER: _builtins.int
+    WARNINGS_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     """The request's id."""
     model: _builtins.str
@@ -365,6 +366,10 @@ class Started(_message.Message):
     def prompt_token_texts(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """The text of each prompt token, in order. Present only with capture.include_prompt."""
 
+    @_builtins.property
+    def warnings(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """What the client should know: a dose above the server's limit, strengths that were lowered to it."""
+
     def __init__(
         self,
         *,
@@ -375,10 +380,11 @@ class Started(_message.Message):
         sampling: Global___SamplingParams | None = ...,
         interventions: _abc.Iterable[_steering_pb2.Intervention] | None = ...,
         prompt_token_texts: _abc.Iterable[_builtins.str] | None = ...,
+        warnings: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["sampling", b"sampling"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["interventions", b"interventions", "model", b"model", "prompt_token_texts", b"prompt_token_texts", "prompt_tokens", b"prompt_tokens", "queue_seconds", b"queue_seconds", "request_id", b"request_id", "sampling", b"sampling"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["interventions", b"interventions", "model", b"model", "prompt_token_texts", b"prompt_token_texts", "prompt_tokens", b"prompt_tokens", "queue_seconds", b"queue_seconds", "request_id", b"request_id", "sampling", b"sampling", "warnings", b"warnings"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -56,6 +56,34 @@ feature it is divided by the length of its direction, so that what is added has 
 """
 Global___Unit: _TypeAlias = Unit  # noqa: Y015
 
+class _OverDose:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _OverDoseEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_OverDose.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    OVER_DOSE_UNSPECIFIED: _OverDose.ValueType  # 0
+    """Never sent."""
+    OVER_DOSE_WARN: _OverDose.ValueType  # 1
+    """Applies them and says so in Started.warnings."""
+    OVER_DOSE_CLAMP: _OverDose.ValueType  # 2
+    """Lowers their strengths to the limit and says so in Started.warnings."""
+    OVER_DOSE_REJECT: _OverDose.ValueType  # 3
+    """Refuses the request."""
+
+class OverDose(_OverDose, metaclass=_OverDoseEnumTypeWrapper):
+    """What a server does with interventions that could add more than its limit."""
+
+OVER_DOSE_UNSPECIFIED: OverDose.ValueType  # 0
+"""Never sent."""
+OVER_DOSE_WARN: OverDose.ValueType  # 1
+"""Applies them and says so in Started.warnings."""
+OVER_DOSE_CLAMP: OverDose.ValueType  # 2
+"""Lowers their strengths to the limit and says so in Started.warnings."""
+OVER_DOSE_REJECT: OverDose.ValueType  # 3
+"""Refuses the request."""
+Global___OverDose: _TypeAlias = OverDose  # noqa: Y015
+
 class _Phase:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015

@@ -1,0 +1,162 @@
+"""The dose guard by hand: directions are unit vectors, the recorded maximum of feature i is (i + 1) / 4."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import grpc
+import pytest
+
+from steerd.config import SteeringConfig
+from steerd.errors import InvalidRequest
+from steerd.host.host_model import HostModel
+from steerd.pb.v1 import generation_service_pb2 as pb
+from steerd.pb.v1 import steering_pb2 as steering
+from steerd.pb.v1.catalog_service_pb2 import GetServerInfoRequest
+from steerd.pb.v1.feature_pb2 import FeatureRef as WireFeature
+from steerd.server.dose import DoseGuard
+from steerd.server.violations import Violations
+from steerd.steering.intervention import (
+    Ablate,
+    Add,
+    FeatureRef,
+    Intervention,
+    Limit,
+    Operation,
+    Reconstruct,
+    Scale,
+    Set,
+    WholeSae,
+    unit_direction,
+)
+from steerd.steering.loaded_saes import LoadedSaes
+from steerd.steering.scope import Phase, Scope
+from tests.server.running_server import RunningServer, tiny_config
+from tests.tiny_hosts import make_tiny_host
+from tests.tiny_saes import tiny_sae
+
+NORM = 10.0
+POINT = "blocks.0.hook_resid_post"
+
+
+def known_saes(host: HostModel) -> LoadedSaes:
+    """One SAE with a median residual norm of 10, one without."""
+    saes = LoadedSaes(host)
+    for name, point in (("known", POINT), ("unknown", "blocks.2.hook_resid_post")):
+        bundle = tiny_sae(host, point)
+        provenance = bundle.metadata.provenance | ({"median_resid_norm": NORM} if name == "known" else {})
+        saes.add(name, replace(bundle, metadata=replace(bundle.metadata, provenance=provenance)))
+    return saes
+
+
+def on(feature: int, operation: Operation, sae: str = "known") -> Intervention:
+    return Intervention(target=FeatureRef(sae, feature), operation=operation)
+
+
+def guarded(
+    host: HostModel, interventions: Sequence[Intervention], over_dose: str = "warn", max_dose: float = 1.0
+) -> tuple[list[Operation], tuple[str, ...]]:
+    violations = Violations()
+    guard = DoseGuard(known_saes(host), SteeringConfig(max_dose=max_dose, over_dose=over_dose))
+    left, warnings = guard.guard(tuple(interventions), violations)
+    violations.raise_if_any()
+    return [intervention.operation for intervention in left], warnings
+
+
+@pytest.mark.parametrize(
+    ("intervention", "dose"),
+    [
+        (on(3, Add(-5.0)), 0.5),
+        (on(3, Set(0.5)), 0.1),
+        (on(3, Set(-7.0)), 0.7),
+        (on(3, Scale(3.0)), 0.2),
+        (on(3, Scale(0.0)), 0.1),
+        (on(3, Limit(low=4.0)), 0.4),
+        (on(3, Limit(high=0.5)), 0.1),
+        (on(3, Limit(-6.0, 0.5)), 0.6),
+        (Intervention(target=unit_direction(POINT, [7.0] * 32), operation=Add(4.0)), 0.4),
+        (Intervention(target=unit_direction(POINT, [7.0] * 32), operation=Set(4.0)), 0.4),
+    ],
+    ids=str,
+)
+def test_the_dose_of_one_intervention(tiny_host: HostModel, intervention: Intervention, dose: float) -> None:
+    assert guarded(tiny_host, [intervention], "reject", dose + 1e-6)[1] == ()
+    with pytest.raises(InvalidRequest, match=rf"at most .* times; they can add {dose:.3g} times .*{POINT}"):
+        guarded(tiny_host, [intervention], "reject", dose - 1e-3)
+
+
+def test_what_only_takes_away_has_no_dose(tiny_host: HostModel) -> None:
+    whole = Intervention(target=WholeSae("known"), operation=Reconstruct())
+
+    assert guarded(tiny_host, [on(63, Ablate()), whole], "reject", 0.0)[1] == ()
+
+
+def test_the_doses_of_a_hook_point_add_up_however_they_are_split(tiny_host: HostModel) -> None:
+    parts = [
+        replace(on(3, Add(6.0)), scope=Scope(phase=Phase.PROMPT)),
+        replace(on(4, Add(-6.0)), scope=Scope(phase=Phase.GENERATED)),
+    ]
+
+    with pytest.raises(InvalidRequest, match=r"^interventions: must add at most 1 times.*1\.2 times"):
+        guarded(tiny_host, parts, "reject")
+    _, (warning,) = guarded(tiny_host, parts, "warn")
+    assert "1.2 times" in warning
+
+
+def test_clamping_lowers_the_hook_points_strengths_to_the_limit(tiny_host: HostModel) -> None:
+    interventions = [on(3, Add(10.0)), on(7, Scale(6.0)), on(4, Set(-20.0)), on(5, Ablate())]
+
+    operations, (warning,) = guarded(tiny_host, interventions, "clamp")
+
+    assert operations == [Add(2.5), Scale(2.25), Set(-5.0), Ablate()]  # 10 + 10 + 20 are 4 times the norm
+    assert "times 0.25" in warning
+    assert guarded(tiny_host, [on(3, Limit(-20.0, 5.0))], "clamp")[0] == [Limit(-10.0, 2.5)]
+
+
+def test_warnings_leave_the_interventions_as_they_are(tiny_host: HostModel) -> None:
+    operations, (warning,) = guarded(tiny_host, [on(3, Add(30.0))])
+
+    assert operations == [Add(30.0)]
+    assert POINT in warning
+    assert "3 times" in warning
+    assert "above 1" in warning
+
+
+def test_what_is_not_known_is_told(tiny_host: HostModel) -> None:
+    for over_dose in ("warn", "clamp", "reject"):
+        operations, (warning,) = guarded(tiny_host, [on(3, Add(1e5), sae="unknown")], over_dose)
+        assert operations == [Add(1e5)]
+        assert "not guarded" in warning
+    along = Intervention(target=unit_direction(POINT, [1.0] * 32), operation=Scale(9.0))
+    _, (warning,) = guarded(tiny_host, [along])
+    assert "no largest activation" in warning
+
+
+def add(strength: float, unit: int = steering.UNIT_ACTIVATION) -> pb.GenerateRequest:
+    edit = steering.Intervention(
+        feature=WireFeature(sae="known", index=3),
+        add=steering.Add(strength=strength, unit=unit),  # type: ignore[arg-type]
+    )
+    return pb.GenerateRequest(prompt="a", sampling=pb.SamplingParams(max_new_tokens=1), interventions=[edit])
+
+
+@pytest.mark.parametrize("over_dose", ["warn", "clamp", "reject"])
+def test_a_server_does_what_its_operator_chose(over_dose: str) -> None:
+    host = make_tiny_host()
+    config = tiny_config(steering=SteeringConfig(max_dose=0.5, over_dose=over_dose))
+    with RunningServer(config, host, known_saes(host)) as server:
+        capabilities = server.catalog.GetServerInfo(GetServerInfoRequest()).capabilities
+        assert capabilities.max_dose == 0.5
+        assert capabilities.over_dose == steering.OverDose.Value(f"OVER_DOSE_{over_dose.upper()}")
+
+        quiet = server.generate(add(0.5, steering.UNIT_RESID_NORM)).started
+        assert (quiet.interventions[0].add.strength, list(quiet.warnings)) == (5.0, [])
+        if over_dose == "reject":
+            with pytest.raises(grpc.RpcError) as caught:
+                server.generate(add(20.0))
+            assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+        else:
+            loud = server.generate(add(20.0)).started
+            assert loud.interventions[0].add.strength == (5.0 if over_dose == "clamp" else 20.0)
+            assert len(loud.warnings) == 1
