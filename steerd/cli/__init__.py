@@ -9,6 +9,7 @@
 What they share:
 
 - `arguments`: `sae:feature=strength` and the like
+- `steering_options`: what is steered, where and for how long
 - `stream`: one generation, printed while it comes
 - `token_painter`: text coloured by a feature's activation
 - `terminal`: the consoles they print to

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
+from math import inf
 
 from steerd.client import DEFAULT_ADDRESS
-from steerd.steering.intervention import FeatureRef, Operation
+from steerd.steering.intervention import FeatureRef, Limit, Operation
 
 
 def feature(text: str) -> FeatureRef:
@@ -29,6 +30,26 @@ def edit(operation: Callable[[float], Operation]) -> Callable[[str], tuple[Featu
             raise argparse.ArgumentTypeError(message) from None
 
     return read
+
+
+def limit(text: str) -> tuple[FeatureRef, Limit]:
+    """`sae:feature=min:max`, where either bound may be left out."""
+    target, _, bounds = text.partition("=")
+    low, colon, high = bounds.partition(":")
+    try:
+        if not colon or not (low or high):
+            raise ValueError
+        return feature(target), Limit(float(low or -inf), float(high or inf))
+    except (ValueError, argparse.ArgumentTypeError):
+        message = f"expected SAE:FEATURE=MIN:MAX, for example starter:1234=0:8; got {text!r}"
+        raise argparse.ArgumentTypeError(message) from None
+
+
+def count(text: str) -> int:
+    """A number of tokens, 0 or more."""
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"expected a number of tokens, 0 or more; got {text!r}")
+    return int(text)
 
 
 def add_address(parser: argparse.ArgumentParser) -> None:

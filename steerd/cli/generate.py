@@ -3,23 +3,18 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
 from dataclasses import replace
 
 from rich.console import Console
 
-from steerd.cli import arguments
+from steerd.cli import arguments, steering_options
 from steerd.cli.labels import starter_labels
 from steerd.cli.stream import show_stream
 from steerd.cli.tables import peaks, peaks_table, speed_line, summary_table
 from steerd.cli.terminal import open_console
 from steerd.client import Client
-from steerd.client_messages import ChatTurn, GenerateCall, Generation, Unit
-from steerd.steering.intervention import Ablate, Add, FeatureRef, Intervention, Operation, Scale, Set
-from steerd.steering.scope import Phase, Scope
+from steerd.client_messages import ChatTurn, GenerateCall, Generation
 
-_PHASES = {phase.value: phase for phase in Phase}
-_UNITS = {unit.value: unit for unit in Unit}
 _SHOWN_PEAKS = 10
 
 
@@ -35,7 +30,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     parser.add_argument("prompt", metavar="PROMPT", help="what the user says")
     arguments.add_address(parser)
     _add_input(parser)
-    _add_steering(parser)
+    steering_options.add_steering(parser)
     _add_reading(parser)
     _add_sampling(parser)
     parser.set_defaults(run=run)
@@ -45,42 +40,7 @@ def _add_input(parser: argparse.ArgumentParser) -> None:
     form = parser.add_mutually_exclusive_group()
     form.add_argument("--raw", action="store_true", help="continue the prompt as plain text, no chat")
     form.add_argument("--system", metavar="TEXT", help="a system message before the prompt")
-
-
-def _add_steering(parser: argparse.ArgumentParser) -> None:
-    group = parser.add_argument_group("steering (each may be repeated)")
-    for name, operation, text in (
-        ("--add", Add, "add a multiple of the feature's direction"),
-        ("--set", Set, "set the feature's activation"),
-        ("--scale", Scale, "multiply the feature's activation"),
-    ):
-        group.add_argument(
-            name,
-            type=arguments.edit(operation),
-            action="append",
-            dest="edits",
-            metavar="SAE:FEATURE=NUMBER",
-            help=text,
-        )
-    group.add_argument(
-        "--ablate",
-        type=lambda text: (arguments.feature(text), Ablate()),
-        action="append",
-        dest="edits",
-        metavar="SAE:FEATURE",
-        help="remove the feature",
-    )
-    group.add_argument(
-        "--phase", choices=_PHASES, default=Phase.ALL.value, help="tokens to edit (default: all)"
-    )
-    group.add_argument("--special-tokens", action="store_true", help="edit special tokens (chat markers) too")
-    group.add_argument(
-        "--unit",
-        choices=_UNITS,
-        default=Unit.ACTIVATION.value,
-        help="of --add and --set: the SAE's activations (default), or the feature's recorded maximum",
-    )
-    group.add_argument("--baseline", action="store_true", help="generate without steering first, to compare")
+    parser.add_argument("--baseline", action="store_true", help="generate without steering first, to compare")
 
 
 def _add_reading(parser: argparse.ArgumentParser) -> None:
@@ -125,8 +85,7 @@ def run(options: argparse.Namespace) -> int:
 
 def generate_call(options: argparse.Namespace) -> GenerateCall:
     """The call that the options ask for. Steered features are watched, so that their effect shows."""
-    scope = Scope(phase=_PHASES[options.phase], include_special_tokens=options.special_tokens)
-    edits: Sequence[tuple[FeatureRef, Operation]] = options.edits or ()
+    steering = steering_options.interventions(options)
     system = (ChatTurn("system", options.system),) if options.system else ()
     return GenerateCall(
         prompt=options.prompt if options.raw else None,
@@ -137,15 +96,17 @@ def generate_call(options: argparse.Namespace) -> GenerateCall:
         top_k=options.top_k,
         seed=options.seed,
         stop=tuple(options.stop),
-        interventions=tuple(Intervention(target=f, operation=o, scope=scope) for f, o in edits),
-        unit=_UNITS[options.unit],
-        watch=tuple(dict.fromkeys([*options.watch, *(feature for feature, _ in edits)])),
+        interventions=steering,
+        unit=steering_options.unit(options),
+        watch=tuple(dict.fromkeys([*options.watch, *steering_options.steered_features(steering)])),
         top_features=options.top_features,
     )
 
 
 def report(client: Client, call: GenerateCall, generation: Generation, console: Console) -> None:
     """Tables of what the features did, and the speed."""
+    for warning in generation.started.warnings:
+        console.print(f"warning: {warning}", style="yellow", markup=False, highlight=False)
     labels = starter_labels(client.saes()) if call.watch or call.top_features else {}
     if generation.completed.features:
         console.print(summary_table(generation.completed, labels))

@@ -10,8 +10,18 @@ from steerd.__main__ import main, make_parser
 from steerd.cli import arguments
 from steerd.cli.generate import generate_call
 from steerd.client_messages import ChatTurn, GenerateCall, Unit
-from steerd.steering.intervention import Ablate, Add, FeatureRef, Intervention, Scale, Set
-from steerd.steering.scope import Phase, Scope
+from steerd.steering.intervention import (
+    Ablate,
+    Add,
+    FeatureRef,
+    Intervention,
+    Limit,
+    Reconstruct,
+    Scale,
+    Set,
+    WholeSae,
+)
+from steerd.steering.scope import Phase, Schedule, Scope
 
 
 def call(*words: str) -> GenerateCall:
@@ -63,6 +73,40 @@ def test_edits_keep_their_order_and_share_the_scope() -> None:
         Intervention(target=FeatureRef("s", index), operation=operation, scope=scope)
         for index, operation in enumerate(operations, start=1)
     )
+
+
+def test_every_way_to_steer_can_be_typed() -> None:
+    steered = call(
+        *("Hi", "--limit", "s:1=-0.5:2", "--limit", "s:2=:3", "--set", "s:3=1", "--reconstruct", "s"),
+        *("--only-if-active", "--preserve-norm", "--role", "user", "--role", "system", "--first-n", "9"),
+        *("--last-n", "8", "--phase", "prompt", "--start-after", "1", "--ramp", "2", "--at-most", "4"),
+        *("--half-life", "0.5", "--unit", "resid-norm"),
+    )
+
+    assert steered.unit is Unit.RESID_NORM
+    assert steered.watch == (FeatureRef("s", 1), FeatureRef("s", 2), FeatureRef("s", 3))
+    assert [(edit.target, edit.operation) for edit in steered.interventions] == [
+        (FeatureRef("s", 1), Limit(-0.5, 2.0)),
+        (FeatureRef("s", 2), Limit(high=3.0)),
+        (FeatureRef("s", 3), Set(1.0, only_if_active=True)),
+        (WholeSae("s"), Reconstruct()),
+    ]
+    for edit in steered.interventions:
+        assert edit.scope == Scope(phase=Phase.PROMPT, first_n=9, last_n=8, roles=("user", "system"))
+        assert edit.schedule == Schedule(start_after=1, ramp=2, half_life=0.5, at_most=4)
+        assert edit.preserve_norm
+
+
+@pytest.mark.parametrize("text", ["s:1", "s:1=2", "s:1=:", "s:1=a:b", "s=1:2"])
+def test_a_limit_needs_a_bound(text: str) -> None:
+    with pytest.raises(argparse.ArgumentTypeError, match="starter:1234=0:8"):
+        arguments.limit(text)
+
+
+@pytest.mark.parametrize("text", ["-1", "1.5", "x", ""])
+def test_a_count_is_a_whole_number(text: str) -> None:
+    with pytest.raises(argparse.ArgumentTypeError, match="0 or more"):
+        arguments.count(text)
 
 
 def test_steered_features_are_watched_after_those_that_are_asked_for() -> None:
