@@ -13,7 +13,7 @@ from prometheus_client import CollectorRegistry, Counter, Histogram
 from steerd.config import WatchedFeature
 from steerd.engine.events import StepReport
 from steerd.monitoring.buckets import ACTIVE_FEATURES
-from steerd.steering.intervention import FeatureRef, Operation
+from steerd.steering.intervention import DIRECTIONS, FeatureRef, Operation
 
 MODES = tuple(operation.__name__.lower() for operation in get_args(Operation))
 
@@ -53,13 +53,14 @@ class FeatureMetrics:
         )
         steered = Counter(
             "steerd_steering_applied_tokens_total",
-            "Edits applied, one for each token and feature.",
+            "Edits applied, one for each token and target.",
             ("sae", "mode"),
             registry=registry,
         )
         self._monitored = {sae: monitored.labels(sae) for sae in saes}
         self._active_features = {sae: active_features.labels(sae) for sae in saes}
-        self._steered = {(sae, mode): steered.labels(sae, mode) for sae in saes for mode in MODES}
+        sources = (*saes, DIRECTIONS)
+        self._steered = {(source, mode): steered.labels(source, mode) for source in sources for mode in MODES}
 
     def _make_watched(self, registry: CollectorRegistry, watch: Sequence[WatchedFeature]) -> None:
         labels = ("sae", "feature", "alias")

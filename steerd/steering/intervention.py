@@ -17,6 +17,9 @@ from math import inf
 
 from steerd.steering.scope import Schedule, Scope
 
+DIRECTIONS = "(directions)"
+"""What stands for an SAE's name, which never looks so, where edits of clients' directions are counted."""
+
 
 @dataclass(frozen=True, order=True, slots=True)
 class FeatureRef:

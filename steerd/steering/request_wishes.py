@@ -11,9 +11,6 @@ from steerd.steering.coverage import Coverage, Floats
 from steerd.steering.intervention import Affine, Target
 from steerd.steering.point_table import ColumnTarget
 
-DIRECTIONS = "(directions)"
-"""What stands for an SAE's name where edits of clients' directions are counted."""
-
 
 @dataclass(frozen=True, slots=True)
 class ColumnEdit:

@@ -11,6 +11,7 @@ from steerd.sae.autoencoder import SparseAutoencoder
 from steerd.steering.coverage import Coverage
 from steerd.steering.hooked_points import HookedPoints
 from steerd.steering.intervention import (
+    DIRECTIONS,
     Direction,
     FeatureRef,
     Intervention,
@@ -21,7 +22,7 @@ from steerd.steering.intervention import (
 )
 from steerd.steering.loaded_saes import LoadedSaes
 from steerd.steering.point_table import ColumnTarget
-from steerd.steering.request_wishes import DIRECTIONS, ColumnEdit, RequestWishes, ResolvedEdit, SaeReads
+from steerd.steering.request_wishes import ColumnEdit, RequestWishes, ResolvedEdit, SaeReads
 from steerd.steering.scope import RoleSpan
 
 _Columns = list[tuple[HookPoint, ColumnTarget, int]]

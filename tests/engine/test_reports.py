@@ -13,7 +13,15 @@ from torch import Tensor
 from steerd.config import WatchedFeature
 from steerd.engine.events import FinishedEvent, PromptEvent, StepReport, TokenEvent
 from steerd.engine.request import Capture, GenerationRequest
-from steerd.steering.intervention import Add, FeatureRef, Intervention, operation_name
+from steerd.steering.intervention import (
+    DIRECTIONS,
+    Ablate,
+    Add,
+    FeatureRef,
+    Intervention,
+    operation_name,
+    unit_direction,
+)
 from steerd.steering.scope import Phase
 from tests.engine.recorder import Recorder, StepLog, SteppedLog, run_together, submit
 from tests.engine.reference import Reference
@@ -303,3 +311,13 @@ def test_logprobs_do_not_depend_on_temperature_or_filters() -> None:
     finished: FinishedEvent = recorders[0].wait()
     assert finished.generated_tokens == 1
     assert recorders[0].logprobs[0] < 0
+
+
+def test_edits_of_directions_are_counted_under_a_name_of_their_own() -> None:
+    log = StepLog()
+    along = Intervention(target=unit_direction("blocks.2.hook_resid_post", [1.0] * 32), operation=Ablate())
+    with serving(log) as engine:
+        recorder = run_together(engine, [greedy_request("request", SHORT, 3, along)])[0]
+
+    assert sum(step.steered_rows[DIRECTIONS, "ablate"] for step in log.steps) == len(SHORT) + 2
+    assert recorder.wait().features == ()
