@@ -64,6 +64,14 @@ class NewToken:
     logprob: float
 
 
+@dataclass(frozen=True, slots=True)
+class BatchOutput:
+    """What a step gave: new tokens, and the logits [scored rows, vocab] in float32 of the rows asked for."""
+
+    new_tokens: list[NewToken]
+    scored: Tensor
+
+
 class ContinuousBatch:
     """The running requests of a host and their packed steps. Owned by one thread."""
 
@@ -87,6 +95,7 @@ class ContinuousBatch:
         host.model.set_attn_implementation(ATTENTION_NAME)
         self._host = host
         self._sample = sample
+        self._logits: Tensor | None = None  # of the step that runs
         config = host.model.config.get_text_config()
         num_blocks = int(kv_cache_gib * GIB) // _bytes_per_token(host) // page_size
         batching_config = resolve_continuous_batching_config(
@@ -134,22 +143,39 @@ class ContinuousBatch:
         self.cache.plan_step(requests)
         return [_packed_rows(request) for request in requests]
 
-    def run(self) -> list[NewToken]:
-        """Run the step that `pack` laid out: forward, sample, and move every request on."""
-        self._processor._generation_step(self._host.model)
-        requests, token_ids, logprobs = self._processor.inputs_and_outputs.prepare_batch_update()
-        self._processor.update_batch()
-        sampling = [request.state.request_id for request in requests if request.has_new_token]
-        # Rows past the sampling requests are padding of transformers' static outputs.
-        return [NewToken(*row) for row in zip(sampling, token_ids, logprobs, strict=False)]
+    def run(self, scored: Sequence[int] = ()) -> BatchOutput:
+        """Run the step that `pack` laid out: forward, sample, and move every request on.
 
-    def _sample_into(self, scores: Tensor, output_ids: Tensor) -> None:
-        requests = self._processor.inputs_and_outputs.requests_in_batch
-        sampling = [request.state.request_id for request in requests if request.has_new_token]
-        token_ids, logprobs = self._sample(scores[0, : len(sampling)], sampling)
-        output_ids[0, : len(sampling)].copy_(token_ids)
+        The logits of the `scored` rows of the step are computed and returned as well.
+        """
+        outputs = self._processor.inputs_and_outputs
+        sampling = [r.state.request_id for r in outputs.requests_in_batch if r.has_new_token]
+        logits = self._forward(len(sampling), scored)  # [sampling + scored, vocab]
+        token_ids, logprobs = self._sample(logits[: len(sampling)], sampling)
+        outputs.output_ids[0, : len(sampling)].copy_(token_ids)
         # transformers carries log-probabilities in the same int32 tensor, as bits.
-        output_ids[1, : len(sampling)].copy_(logprobs.float().view(torch.int32))
+        outputs.output_ids[1, : len(sampling)].copy_(logprobs.float().view(torch.int32))
+        outputs.retrieve_device_outputs()
+        _, new_ids, new_logprobs = outputs.prepare_batch_update()
+        self._processor.update_batch()
+        # Rows past the sampling requests are padding of transformers' static outputs.
+        new_tokens = [NewToken(*row) for row in zip(sampling, new_ids, new_logprobs, strict=False)]
+        return BatchOutput(new_tokens, logits[len(sampling) :])
+
+    def _forward(self, num_sampling: int, scored: Sequence[int]) -> Tensor:
+        """Logits in float32 of the last rows of the requests that sample, then of the scored rows."""
+        runner, outputs = self._processor.model_runner, self._processor.inputs_and_outputs
+        batch_data = outputs.get_model_kwargs(use_padding=runner.pad_inputs)
+        # Past the sampling requests are those in the middle of their prompt, with no row of their own.
+        rows = batch_data["logits_indices"][:num_sampling]
+        batch_data["logits_indices"] = torch.cat([rows, rows.new_tensor(scored)])
+        runner.compute_batch(self._host.model, batch_data)
+        logits, self._logits = self._logits, None
+        assert logits is not None  # compute_batch ends with _keep_logits
+        return logits
+
+    def _keep_logits(self, scores: Tensor, output_ids: Tensor) -> None:  # noqa: ARG002  # in place of a sampler
+        self._logits = scores[0]
 
     def _make_cache(self, config: Any, batching_config: Any) -> KvCache:
         model: Any = self._host.model
@@ -184,7 +210,7 @@ class ContinuousBatch:
             scheduler=scheduler,
             distributed_helper=_single_process(),
         )
-        processor.model_runner._sample = self._sample_into
+        processor.model_runner._sample = self._keep_logits
         return processor
 
 

@@ -102,12 +102,17 @@ class Engine:
         Raises Overloaded when the line is full, AlreadyExists for an id in use, Unavailable when draining or
         stopped, InvalidRequest for a request that could never fit in the memory.
         """
-        self._check_fits(request)
+        return self.submit_all([(request, deliver)])[0]
+
+    def submit_all(self, requests: Sequence[tuple[GenerationRequest, Deliver]]) -> list[Submission]:
+        """Put several requests in the waiting line, all of them or, raising as `submit` does, none."""
+        for request, _ in requests:
+            self._check_fits(request)
         if self._line.is_idle:
             self._heartbeat = time.monotonic()  # the last turn may have been long ago
-        submission = Submission(request, deliver)
-        self._line.join(submission)
-        return submission
+        submissions = [Submission(request, deliver) for request, deliver in requests]
+        self._line.join(submissions)
+        return submissions
 
     def cancel(self, submission: Submission) -> None:
         """End a request before its next step; nothing happens when it is over already."""
@@ -158,7 +163,7 @@ class Engine:
         """Start waiting requests in their order, as long as there is room for the first of them."""
         while len(self._running) < self._config.max_running_requests and (first := self._line.first()):
             request = first.request
-            if not self._batch.admit(request.id, request.prompt_ids, request.sampling.max_new_tokens):
+            if not self._batch.admit(request.id, request.given_ids, request.num_new):
                 return
             self._begin(first)
 
@@ -200,14 +205,16 @@ class Engine:
         )
 
     def _check_fits(self, request: GenerationRequest) -> None:
-        prompt, new = len(request.prompt_ids), request.sampling.max_new_tokens
-        needed = prompt + new - 1  # the last new token is never fed back
+        prompt, scored = len(request.prompt_ids), len(request.continuation)
+        needed = len(request.given_ids) + request.num_new - 1  # the last new token is never fed back
         room = self._batch.cache.num_tokens
         if needed > room:
+            field = "continuations" if scored else "sampling.max_new_tokens"
+            others = f"{scored} scored ones" if scored else f"{request.num_new} new ones"
             description = (
-                f"{prompt} prompt tokens and {new} new ones need room for {needed}; there is room for {room}"
+                f"{prompt} prompt tokens and {others} need room for {needed}; there is room for {room}"
             )
-            raise InvalidRequest([FieldViolation("sampling.max_new_tokens", description)])
+            raise InvalidRequest([FieldViolation(field, description)])
 
 
 def _stopped() -> Unavailable:

@@ -46,6 +46,20 @@ class TokenEvent:
 
 
 @dataclass(frozen=True, slots=True)
+class ScoredEvent:
+    """Tokens of the continuation that the request scores, at positions from `first_position`.
+
+    `logprobs` are as TokenEvent's, `likeliest` says whether no other token was likelier. `readings` are those
+    of the rows before each token (and of the prompt's rows when the capture includes them).
+    """
+
+    first_position: int
+    logprobs: tuple[float, ...]
+    likeliest: tuple[bool, ...]
+    readings: tuple[TokenReading, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class FeatureUse:
     """What one watched or steered feature did over a request.
 
@@ -87,7 +101,7 @@ class FailedEvent:
 
 
 LastEvent = FinishedEvent | FailedEvent
-StreamEvent = StartedEvent | PromptEvent | TokenEvent | LastEvent
+StreamEvent = StartedEvent | PromptEvent | TokenEvent | ScoredEvent | LastEvent
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,10 +117,11 @@ class WatchedReading:
 class StepReport:
     """One engine step, for the observer. Special tokens count in no feature number but `steered_rows`.
 
-    `prompt_tokens` are the prompt's rows run, `generated_tokens` the tokens sampled, `batch_size` the
-    requests in the step; `running` and `waiting` are as it ended. By SAE: `monitored_tokens`, the rows its
-    features were read on, and `active_features`, the number of active features (L0) of each row in the sample
-    that is encoded whole. `steered_rows` counts edited rows by SAE and operation (add, set, scale, ablate).
+    `prompt_tokens` are the rows run of prompts and scored texts, `generated_tokens` the tokens sampled,
+    `batch_size` the requests in the step; `running` and `waiting` are as it ended. By SAE:
+    `monitored_tokens`, the rows its features were read on, and `active_features`, the number of active
+    features (L0) of each row in the sample that is encoded whole. `steered_rows` counts edited rows by SAE
+    and operation (add, set, scale, ablate).
     """
 
     duration_seconds: float

@@ -43,6 +43,8 @@ class GenerationRequest:
 
     `roles` says where in the prompt the messages of a chat stand, as far as interventions ask for roles;
     `warnings` are for the client.
+    With a `continuation` nothing is generated: each of its ids is scored, given the prompt and those before,
+    and the rows that it takes count as generated ones. `sampling` has no meaning then.
     `make_stop` returns a fresh predicate, fed each generated id in order, that says when a stop string has
     appeared; None when the request has none.
     """
@@ -55,12 +57,24 @@ class GenerationRequest:
     warnings: tuple[str, ...] = ()
     capture: Capture = field(default_factory=Capture)
     make_stop: Callable[[], Callable[[int], bool]] | None = None
+    continuation: tuple[int, ...] = ()
+
+    @property
+    def given_ids(self) -> tuple[int, ...]:
+        """The ids whose rows are run whatever the host chooses; the last of a continuation needs no row."""
+        return (*self.prompt_ids, *self.continuation[:-1])
+
+    @property
+    def num_new(self) -> int:
+        """How many tokens it may choose at most; a scored text has one chosen, which is thrown away."""
+        return 1 if self.continuation else self.sampling.max_new_tokens
 
 
 class FinishReason(Enum):
-    """Why a generation ended: an end-of-text token, the token budget, a stop string, or a cancel."""
+    """Why a request ended: an end-of-text token, the token budget, a stop string, a cancel; or all scored."""
 
     STOP = "stop"
     LENGTH = "length"
     STOP_SEQUENCE = "stop_sequence"
     CANCELLED = "cancelled"
+    SCORED = "scored"

@@ -8,12 +8,14 @@ from collections.abc import Callable
 from steerd.engine.events import (
     FinishedEvent,
     PromptEvent,
+    ScoredEvent,
     StartedEvent,
     Timings,
     TokenEvent,
     TokenReading,
 )
 from steerd.engine.request import FinishReason
+from steerd.engine.scored import Scores
 from steerd.engine.tally import Tallies
 from steerd.engine.waiting_line import Submission
 from steerd.steering.request_wishes import RequestWishes
@@ -42,14 +44,15 @@ class RunningRequest:
         self.submitted = submission.submitted
         self.started = time.monotonic()
         self.first_token: float | None = None
-        self.token_ids = list(submission.request.prompt_ids)
+        self.token_ids = list(submission.request.given_ids)
+        self._num_given = len(self.token_ids)
         self._eos_token_ids = eos_token_ids
         self._stops_at = stops_at
 
     @property
     def num_generated(self) -> int:
         """Tokens generated so far."""
-        return len(self.token_ids) - len(self.request.prompt_ids)
+        return len(self.token_ids) - self._num_given
 
     def start(self) -> None:
         """Tell the client that the request is running."""
@@ -64,9 +67,9 @@ class RunningRequest:
             token_ids=self.token_ids[first_position : first_position + num_rows],
         )
 
-    def num_prompt_rows(self, span: RowSpan) -> int:
-        """How many rows of the span are the prompt's."""
-        return min(max(len(self.request.prompt_ids) - span.first_position, 0), len(span.token_ids))
+    def num_given_rows(self, span: RowSpan) -> int:
+        """How many rows of the span are of ids that were given, not generated."""
+        return min(max(self._num_given - span.first_position, 0), len(span.token_ids))
 
     def tell_prompt(self, readings: list[tuple[TokenReading, ...]]) -> None:
         """Send the readings of prompt rows that produce no token."""
@@ -90,6 +93,19 @@ class RunningRequest:
         if self.num_generated >= self.request.sampling.max_new_tokens:
             return FinishReason.LENGTH
         return None
+
+    def tell_scores(self, scores: Scores, readings: tuple[TokenReading, ...]) -> FinishReason | None:
+        """Send what a step scored; the reason when that was the last of it."""
+        self.deliver(
+            ScoredEvent(
+                first_position=scores.first_position,
+                logprobs=scores.logprobs,
+                likeliest=scores.likeliest,
+                readings=readings,
+            )
+        )
+        is_last = scores.first_position + len(scores.logprobs) > self._num_given
+        return FinishReason.SCORED if is_last else None
 
     def finished(self, reason: FinishReason) -> FinishedEvent:
         """How it ended."""

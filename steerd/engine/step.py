@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from torch import Tensor
 
@@ -17,6 +17,7 @@ from steerd.engine.request import GenerationRequest
 from steerd.engine.running_request import RunningRequest
 from steerd.engine.running_requests import RunningRequests
 from steerd.engine.sampler import Draw, sample
+from steerd.engine.scored import ScoredRows, Scores, score, scored_rows
 from steerd.engine.waiting_line import WaitingLine
 from steerd.errors import FieldViolation, InvalidRequest
 from steerd.steering.intervention import FeatureRef
@@ -52,20 +53,25 @@ class Step:
         try:
             spans = self._spans(packed)
             plan = self._planner.plan(spans, self._running.wishes())
-            new_tokens = self._batch.run()
+            scored = self._scored_rows(spans)
+            output = self._batch.run([row for part in scored for row in part.rows])
+            scores = dict(score(output.scored, scored))
             readings = StepReadings(plan)
         except Exception as error:
             _log.exception("a step of %d requests failed", len(packed))
             for rows in packed:
                 self._running.fail(self._running[rows.request_id], error)
             return
-        prompt_tokens = sum(self._running[span.request_id].num_prompt_rows(span) for span in spans)
+        given_rows = sum(self._running[span.request_id].num_given_rows(span) for span in spans)
+        new_tokens = {
+            token.request_id: token for token in output.new_tokens if token.request_id not in scores
+        }
         self._running.tallies.add(readings)
-        ended = self._tell(spans, new_tokens, readings)
+        ended = self._tell(spans, new_tokens, scores, readings)
         self._observer.step_finished(
             StepReport(
                 duration_seconds=time.monotonic() - started,
-                prompt_tokens=prompt_tokens,
+                prompt_tokens=given_rows,
                 generated_tokens=len(new_tokens),
                 batch_size=len(packed),
                 running=len(self._running),
@@ -96,23 +102,49 @@ class Step:
             first_row += rows.num_rows
         return spans
 
+    def _scored_rows(self, spans: Sequence[RowSpan]) -> list[ScoredRows]:
+        found = [scored_rows(span, self._running[span.request_id].request) for span in spans]
+        return [part for part in found if part is not None]
+
     def _tell(
-        self, spans: Sequence[RowSpan], new_tokens: Sequence[NewToken], readings: StepReadings
+        self,
+        spans: Sequence[RowSpan],
+        new_tokens: Mapping[str, NewToken],
+        scores: Mapping[str, Scores],
+        readings: StepReadings,
     ) -> list[tuple[RunningRequest, LastEvent]]:
         """Send what the step gave; returns the requests that it ended, freed, and their last events."""
-        tokens = {token.request_id: token for token in new_tokens}
         ended = []
         for span in spans:
             running = self._running[span.request_id]
             by_row = readings.rows(span, running.wishes)
-            token = tokens.get(span.request_id)
-            last = by_row.pop(span.rows[-1], ()) if token else ()
-            running.tell_prompt(list(by_row.values()))
-            event = self._take_token(running, token, last) if token else None
+            if span.request_id in scores:
+                event = self._take_scores(running, scores[span.request_id], by_row)
+            else:
+                event = self._take_rows(running, span, new_tokens.get(span.request_id), by_row)
             if event is not None:
                 self._running.free(running)
                 ended.append((running, event))
         return ended
+
+    def _take_scores(
+        self, running: RunningRequest, scores: Scores, by_row: Mapping[int, tuple[TokenReading, ...]]
+    ) -> LastEvent | None:
+        if not all(map(math.isfinite, scores.logprobs)):
+            return FailedEvent(_not_finite(running.request))
+        reason = running.tell_scores(scores, tuple(reading for row in by_row.values() for reading in row))
+        return running.finished(reason) if reason is not None else None
+
+    def _take_rows(
+        self,
+        running: RunningRequest,
+        span: RowSpan,
+        token: NewToken | None,
+        by_row: dict[int, tuple[TokenReading, ...]],
+    ) -> LastEvent | None:
+        last = by_row.pop(span.rows[-1], ()) if token else ()
+        running.tell_prompt(list(by_row.values()))
+        return self._take_token(running, token, last) if token else None
 
     def _take_token(
         self, running: RunningRequest, token: NewToken, readings: tuple[TokenReading, ...]

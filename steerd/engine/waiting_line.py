@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from steerd.engine.events import FinishedEvent, StreamEvent, Timings
 from steerd.engine.request import FinishReason, GenerationRequest
@@ -58,25 +58,30 @@ class WaitingLine:
         """Whether no request is waiting or running."""
         return not self._by_id
 
-    def join(self, submission: Submission) -> None:
-        """Put a request last. Raises Overloaded, AlreadyExists or, draining or closed, Unavailable."""
+    def join(self, submissions: Sequence[Submission]) -> None:
+        """Put requests last, all or none.
+
+        Raises Overloaded, AlreadyExists or, draining or closed, Unavailable.
+        """
         with self._changed:
             if self._closed:
                 raise Unavailable("the engine has stopped", reason="ENGINE_STOPPED")
             if self._draining:
                 raise Unavailable("the server is draining", reason="DRAINING")
-            request_id = submission.request.id
-            if request_id in self._by_id:
-                raise AlreadyExists(f"request_id {request_id!r} is in use")
+            newcomers = {submission.request.id: submission for submission in submissions}
+            used = [request_id for request_id in newcomers if request_id in self._by_id]
+            if used:
+                raise AlreadyExists(f"request_id {used[0]!r} is in use")
             # Those that may run at once do not count as waiting, even before the engine has taken them in.
-            if len(self._by_id) >= self._max_running + self._max_waiting:
+            if len(self._by_id) + len(newcomers) > self._max_running + self._max_waiting:
                 raise Overloaded(
-                    f"the server is full: {len(self._by_id)} requests run or wait, which is all that may",
+                    f"no room for {len(newcomers)} more: {len(self._by_id)} requests run or wait,"
+                    f" of at most {self._max_running + self._max_waiting}",
                     reason="QUEUE_FULL",
                     retry_after_seconds=1.0,
                 )
-            self._by_id[request_id] = submission
-            self._waiting.append(submission)
+            self._by_id.update(newcomers)
+            self._waiting.extend(submissions)
             self._changed.notify_all()
 
     def cancel(self, submission: Submission) -> None:

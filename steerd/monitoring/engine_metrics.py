@@ -54,8 +54,8 @@ class EngineMetrics:
         if isinstance(event, FailedEvent):
             return  # the edge counts it, with its status
         self._finish_reasons[event.reason].inc()
-        if event.reason is FinishReason.CANCELLED:
-            return  # its times say when the client left, not how quick we are
+        if event.reason in (FinishReason.CANCELLED, FinishReason.SCORED):
+            return  # its times say when the client left, or are no generation's
         self._request_prompt_tokens.observe(event.prompt_tokens)
         self._request_generation_tokens.observe(event.generated_tokens)
         self._queue_time.observe(event.timings.queue_seconds)
@@ -67,7 +67,7 @@ class EngineMetrics:
     def _make_request_series(self) -> None:
         reasons = Counter(
             "steerd_finish_reason_total",
-            "Generations that ran to an end, by why they ended.",
+            "Requests that ran to an end, by why they ended.",
             ("model", "reason"),
             registry=self._registry,
         )

@@ -5,7 +5,8 @@ Written from the words of the wire contract, sharing no code with steerd.steerin
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from math import isfinite
 
 import torch
@@ -198,23 +199,40 @@ class OurSampler(LogitsProcessor):
         return torch.full_like(scores, float("-inf")).scatter(1, token_ids.unsqueeze(1), 0.0)
 
 
+@contextmanager
+def plain_hooks(
+    host: HostModel, saes: LoadedSaes, request: GenerationRequest, ids: list[int]
+) -> Iterator[list[PlainHook]]:
+    """Inside the block the host's forwards, over the rows of `ids` in order, are steered as the request says."""
+    rows = PlainRows(host, request, ids)
+    targets = [intervention.target for intervention in request.interventions]
+    points = {sae.hook_point for sae in saes}
+    points |= {HookPoint.parse(target.hook_point) for target in targets if isinstance(target, Direction)}
+    hooks = {
+        point: PlainHook([sae for sae in saes if sae.hook_point == point], request, rows, point)
+        for point in points
+    }
+    handles = [host.attach(point, hook) for point, hook in hooks.items()]
+    try:
+        yield list(hooks.values())
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def acts_of(hooks: Sequence[PlainHook]) -> dict[str, Tensor]:
+    """By SAE, the activations [rows, d_sae] of the rows that ran."""
+    return {name: torch.stack(acts) for hook in hooks for name, acts in hook.acts.items()}
+
+
 class Reference:
     """What a request gives alone: generated ids, log-probabilities, and by SAE acts [positions, d_sae]."""
 
     def __init__(self, host: HostModel, saes: LoadedSaes, request: GenerationRequest) -> None:
         prompt = list(request.prompt_ids)
         ids = list(prompt)
-        rows = PlainRows(host, request, ids)
-        targets = [intervention.target for intervention in request.interventions]
-        points = {sae.hook_point for sae in saes}
-        points |= {HookPoint.parse(target.hook_point) for target in targets if isinstance(target, Direction)}
-        hooks = [
-            (point, PlainHook([sae for sae in saes if sae.hook_point == point], request, rows, point))
-            for point in points
-        ]
-        handles = [host.attach(point, hook) for point, hook in hooks]
         sampler = OurSampler(request, ids)
-        try:
+        with plain_hooks(host, saes, request, ids) as hooks:
             host.model.generate(
                 torch.tensor([prompt]),
                 attention_mask=torch.ones(1, len(prompt), dtype=torch.long),
@@ -224,9 +242,6 @@ class Reference:
                 pad_token_id=0,
                 logits_processor=LogitsProcessorList([sampler]),
             )
-        finally:
-            for handle in handles:
-                handle.remove()
         self.token_ids = ids[len(prompt) :]
         self.logprobs = sampler.logprobs
-        self.acts = {name: torch.stack(acts) for _, hook in hooks for name, acts in hook.acts.items()}
+        self.acts = acts_of(hooks)

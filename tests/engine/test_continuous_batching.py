@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from itertools import pairwise
+from itertools import accumulate, pairwise
 from typing import Any
 
 import pytest
@@ -48,6 +48,7 @@ class Driver:
     left: dict[str, int] = field(default_factory=dict)
     token_ids: dict[str, list[int]] = field(default_factory=dict)
     logits: dict[str, list[Tensor]] = field(default_factory=dict)
+    scored: dict[str, list[Tensor]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.batch = ContinuousBatch(
@@ -81,11 +82,22 @@ class Driver:
         del self.left[request_id]
 
     def step(self) -> bool:
-        """Whether there was anything to do."""
+        """Whether there was anything to do. Rows of prompts are scored where `scored` has their request."""
         with torch.inference_mode():
-            if not self.batch.pack():
+            packed = self.batch.pack()
+            if not packed:
                 return False
-            for token in self.batch.run():
+            first_rows = accumulate((rows.num_rows for rows in packed), initial=0)
+            wanted = [
+                (rows.request_id, first_row + row)
+                for rows, first_row in zip(packed, first_rows, strict=False)
+                if rows.request_id in self.scored
+                for row in range(rows.num_rows)
+            ]
+            output = self.batch.run([row for _, row in wanted])
+            for (request_id, _), logits in zip(wanted, output.scored, strict=True):
+                self.scored[request_id].append(logits.clone())
+            for token in output.new_tokens:
                 self.token_ids[token.request_id].append(token.token_id)
                 self.left[token.request_id] -= 1
                 if self.left[token.request_id] == 0:
@@ -143,6 +155,28 @@ def test_logits_are_those_of_the_plain_forward(kind: str, plain: HostModel, max_
 
     for request_id in lengths:
         driver.assert_plain(plain, request_id)
+
+
+@pytest.mark.parametrize("max_batch_tokens", [64, 5])
+def test_scored_rows_have_the_logits_of_the_plain_forward(
+    kind: str, plain: HostModel, max_batch_tokens: int
+) -> None:
+    """Beside requests that only sample, whose tokens are what they were without."""
+    driver = drive(kind, num_blocks=64, max_batch_tokens=max_batch_tokens)
+    lengths = {"before": 7, "scored": 19, "between": 4, "scored too": 1, "after": 11}
+    driver.scored = {"scored": [], "scored too": []}
+    for number, (request_id, length) in enumerate(lengths.items()):
+        assert driver.admit(request_id, prompt_of(length, number), 5)
+
+    driver.finish()
+
+    for request_id in lengths:
+        driver.assert_plain(plain, request_id)
+    for request_id, rows in driver.scored.items():
+        with torch.inference_mode():
+            ids = driver.token_ids[request_id][:-1]
+            expected = plain.model(torch.tensor([ids]), use_cache=False).logits[0]
+        torch.testing.assert_close(torch.stack(rows), expected, atol=TOLERANCE, rtol=0)
 
 
 def test_a_request_as_large_as_the_memory_fits(kind: str, plain: HostModel) -> None:

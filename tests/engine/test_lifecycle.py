@@ -73,7 +73,7 @@ def test_the_waiting_line_is_full_at_its_bound_exactly(max_running: int, max_wai
         recorders = [submit(engine, request) for request in requests]
         log.wait_for_step()
 
-        with pytest.raises(Overloaded, match=f"full: {len(requests)} requests run or wait") as refused:
+        with pytest.raises(Overloaded, match=f"no room for 1 more: {len(requests)} requests") as refused:
             submit(engine, greedy_request("one too many", SHORT, 4))
 
         assert refused.value.reason == "QUEUE_FULL"
