@@ -63,7 +63,8 @@ class ScoredEvent:
 class FeatureUse:
     """What one watched or steered feature did over a request.
 
-    Activations are before the edit, over the rows run that are no special tokens.
+    Activations are before the edit, over the rows run that are ordinary: no special token, nor the very first
+    token, whose row a host makes unlike all others whatever the token is.
     """
 
     feature: FeatureRef
@@ -115,7 +116,8 @@ class WatchedReading:
 
 @dataclass(frozen=True, slots=True)
 class StepReport:
-    """One engine step, for the observer. Special tokens count in no feature number but `steered_rows`.
+    """One engine step, for the observer. Special and first tokens count in no feature number but
+    `steered_rows`.
 
     `prompt_tokens` are the rows run of prompts and scored texts, `generated_tokens` the tokens sampled,
     `batch_size` the requests in the step; `running` and `waiting` are as it ended. By SAE:

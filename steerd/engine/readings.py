@@ -60,7 +60,7 @@ class StepReadings:
         }
 
     def monitored_tokens(self) -> dict[str, int]:
-        """By SAE, the rows that its watched features were read on: special tokens do not count."""
+        """By SAE, the rows that its watched features were read on: only ordinary ones count."""
         return dict.fromkeys(self.plan.saes, int(self.plan.layout.ordinary.sum()))
 
     def active_features(self) -> dict[str, list[int]]:

@@ -27,7 +27,7 @@ class PointTally:
                 numbers[slot] = 0
 
     def add(self, acts: Floats, layout: StepLayout) -> None:
-        """Count the rows of one step; special tokens, whose rows are unlike all others, do not count."""
+        """Count the ordinary rows of one step."""
         columns = acts.shape[1]
         self.fit(int(layout.slots.max()) + 1, columns)
         counted = acts if layout.ordinary.all() else np.where(layout.ordinary[:, None], acts, 0)

@@ -1,6 +1,7 @@
 """SAE features as metrics, in two tiers of known size: aggregates per SAE, counters for the watch list.
 
-Activations are read before any edit; special tokens count in nothing but steering_applied_tokens.
+Activations are read before any edit; special tokens and a text's very
+first token count in nothing but steering_applied_tokens.
 """
 
 from __future__ import annotations

@@ -44,8 +44,9 @@ class TopRows:
 class StepLayout:
     """What stays the same while the rows of a step are the same requests' and the same is done to them.
 
-    By span: `slots` and first rows `starts` [spans]. By row: `ordinary` [rows], whether it is no special
-    token. `points` have edits or readings of a request, `saes` are read; `top_rows` are by SAE.
+    By span: `slots` and first rows `starts` [spans]. By row: `ordinary` [rows], whether it is neither a
+    special token nor the very first, whose row is unlike all others whatever its token. `points` have edits
+    or readings of a request, `saes` are read; `top_rows` are by SAE.
     """
 
     slots: Ints
@@ -70,7 +71,11 @@ def lay_out(
     special_ids: frozenset[int],
 ) -> StepLayout:
     """Write the edits of a step into the tables of their points; `wishes` and `strengths` are by span."""
-    ordinary = [token_id not in special_ids for span in spans for token_id in span.token_ids]
+    ordinary = [
+        position > 0 and token_id not in special_ids
+        for span in spans
+        for position, token_id in enumerate(span.token_ids, span.first_position)
+    ]
     edits = _edits_by_point(spans, wishes, strengths)
     reads = [reads for request in wishes for reads in request.by_sae]
     return StepLayout(

@@ -203,7 +203,7 @@ class OurSampler(LogitsProcessor):
 def plain_hooks(
     host: HostModel, saes: LoadedSaes, request: GenerationRequest, ids: list[int]
 ) -> Iterator[list[PlainHook]]:
-    """Inside the block the host's forwards, over the rows of `ids` in order, are steered as the request says."""
+    """Inside the block the host's forwards, over the rows of `ids` in order, are steered as it says."""
     rows = PlainRows(host, request, ids)
     targets = [intervention.target for intervention in request.interventions]
     points = {sae.hook_point for sae in saes}

@@ -58,6 +58,10 @@ class Run:
         return [*self.requests[number].prompt_ids, *self.references[number].token_ids[:-1]]
 
     def ordinary(self, number: int) -> list[int]:
+        """The positions of its rows that are neither special tokens nor the first of all."""
+        return [position for position in self.unspecial(number) if position > 0]
+
+    def unspecial(self, number: int) -> list[int]:
         """The positions of its rows that are no special tokens."""
         special = self.host.special_token_ids
         return [position for position, token_id in enumerate(self.rows(number)) if token_id not in special]
@@ -73,7 +77,7 @@ class Run:
         scope, prompt_length = intervention.scope, len(self.requests[number].prompt_ids)
         positions = range(len(self.rows(number)))
         if not scope.include_special_tokens:
-            positions = self.ordinary(number)
+            positions = self.unspecial(number)
         if scope.phase is Phase.PROMPT:
             return {position for position in positions if position < prompt_length}
         if scope.phase is Phase.GENERATED:
@@ -259,7 +263,7 @@ def test_a_cancelled_request_balances_too() -> None:
     assert [reading.position for reading in recorder.readings] == list(range(run_of_it))
     assert finished.features[0].steered_tokens == run_of_it
     assert sum(step.steered_rows.get(("sae-0", "add"), 0) for step in log.steps) == run_of_it
-    assert sum(step.monitored_tokens["sae-0"] for step in log.steps) == run_of_it + len(SHORT) + 11
+    assert sum(step.monitored_tokens["sae-0"] for step in log.steps) == run_of_it + len(SHORT) + 11 - 2
 
 
 def chunk_lengths(recorder: Recorder) -> list[int]:
@@ -281,7 +285,8 @@ def test_sampling_is_as_rare_as_asked(sample_every: int) -> None:
     log = StepLog()
     with serving(log, sample_every=sample_every) as engine:
         run_together(engine, [greedy_request(f"request-{n}", SHORT, 6) for n in range(5)])
-    rows = total(log, "prompt_tokens") + total(log, "generated_tokens") - 5
+    # Of each, the first row and the last token, which has none, do not count.
+    rows = total(log, "prompt_tokens") + total(log, "generated_tokens") - 5 - 5
 
     samples = sum(len(step.active_features.get("sae-0", ())) for step in log.steps)
 

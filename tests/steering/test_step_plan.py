@@ -243,7 +243,7 @@ def test_top_k_and_l0_are_those_of_the_whole_encoding(tiny_host: HostModel, arch
         rows_at(tiny_host, FIRST_POINT)
 
     (step,) = plan.points[FIRST_POINT].encodings
-    ordinary = [*range(6), *range(7, 18)]
+    ordinary = [*range(1, 6), *range(7, 12), *range(13, 18)]  # no first and no special token
     assert plan.layout.ordinary.nonzero()[0].tolist() == ordinary
     sampled = ordinary[::4]
     # a is reported from its last prompt row on, c whole; b asks for none, but three of its rows are sampled.
@@ -262,7 +262,7 @@ def test_every_nth_ordinary_row_is_sampled_across_steps(tiny_host: HostModel) ->
         nothing = {"a": wish(planner)}
         for step in range(12):
             # One special token in the middle of three.
-            span = RowSpan("a", 0, 3 * step, [1, IM_START, 2])
+            span = RowSpan("a", 0, 3 * step + 1, [1, IM_START, 2])
             plan = planner.plan([span], nothing)
             if plan.saes:
                 (encoding,) = plan.points[FIRST_POINT].encodings
