@@ -17,7 +17,16 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_status import rpc_status
 
 from steerd import client_wire
-from steerd.client_messages import Event, GenerateCall, Generation, ServedSae, ServerInfo, collect
+from steerd.client_messages import (
+    Event,
+    GenerateCall,
+    Generation,
+    ScoreCall,
+    Scores,
+    ServedSae,
+    ServerInfo,
+    collect,
+)
 from steerd.errors import SteerdError
 from steerd.pb.v1 import (
     catalog_service_pb2,
@@ -115,6 +124,12 @@ class Client:
     def generate(self, call: GenerateCall) -> Generation:
         """One generation as a whole; raises RemoteError."""
         return collect(self.stream(call))
+
+    def score(self, call: ScoreCall) -> Scores:
+        """How likely the continuations are, in their order; raises RemoteError."""
+        with self._failures():
+            reply = self._generation.Score(client_wire.score_request(call), timeout=self._timeout)
+        return client_wire.scores(reply)
 
     @contextmanager
     def _failures(self) -> Iterator[None]:

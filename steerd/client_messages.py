@@ -60,6 +60,26 @@ class Reading:
     values: tuple[float, ...]
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ScoreCall:
+    """One Score call, with at most one of `prompt`, `chat` and `token_ids`; continuations are text or ids.
+
+    `unit` is that of every add, set and limit among the interventions.
+    """
+
+    continuations: tuple[str | tuple[int, ...], ...]
+    prompt: str | None = None
+    chat: tuple[ChatTurn, ...] = ()
+    token_ids: tuple[int, ...] = ()
+    request_id: str = ""
+    interventions: tuple[Intervention, ...] = ()
+    unit: Unit = Unit.ACTIVATION
+    baseline: bool = False
+    watch: tuple[FeatureRef, ...] = ()
+    top_features: int = 0
+    include_prompt: bool = False
+
+
 @dataclass(frozen=True, slots=True)
 class Started:
     """The first event: the request as the server runs it."""
@@ -128,6 +148,32 @@ class Generation:
     tokens: tuple[Token, ...]
     readings: tuple[Reading, ...]
     completed: Completed
+
+
+@dataclass(frozen=True, slots=True)
+class ScoredText:
+    """How likely one continuation is, token by token.
+
+    Log-probabilities are natural; `likeliest` says whether no other token was likelier. The baseline is
+    without steering, and empty if not asked for.
+    """
+
+    token_ids: tuple[int, ...]
+    token_texts: tuple[str, ...]
+    logprobs: tuple[float, ...]
+    likeliest: tuple[bool, ...]
+    total_logprob: float
+    baseline_logprobs: tuple[float, ...]
+    baseline_total_logprob: float
+    readings: tuple[Reading, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Scores:
+    """The answer to a Score call: one text a continuation, and what the server warns of."""
+
+    texts: tuple[ScoredText, ...]
+    warnings: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)

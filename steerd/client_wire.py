@@ -9,13 +9,16 @@ from steerd.client_messages import (
     FeatureUse,
     GenerateCall,
     Reading,
+    ScoreCall,
+    ScoredText,
+    Scores,
     ServedSae,
     ServerInfo,
     Started,
     Token,
 )
 from steerd.client_steering import feature_message, intervention_message
-from steerd.pb.v1 import catalog_service_pb2
+from steerd.pb.v1 import catalog_service_pb2, steering_pb2
 from steerd.pb.v1 import generation_service_pb2 as pb
 from steerd.steering.intervention import FeatureRef
 
@@ -25,20 +28,73 @@ def request(call: GenerateCall) -> pb.GenerateRequest:
     message = pb.GenerateRequest(
         request_id=call.request_id,
         sampling=_sampling(call),
-        interventions=[intervention_message(intervention, call.unit) for intervention in call.interventions],
-        capture=pb.Capture(
-            watch=[feature_message(feature) for feature in call.watch],
-            top_k=call.top_features,
-            include_prompt=call.include_prompt,
-        ),
+        interventions=_interventions(call),
+        capture=_capture(call),
     )
+    _set_input(message, call)
+    return message
+
+
+def score_request(call: ScoreCall) -> pb.ScoreRequest:
+    """The message of a call; the server judges whether it makes sense."""
+    message = pb.ScoreRequest(
+        request_id=call.request_id,
+        continuations=[_continuation(continuation) for continuation in call.continuations],
+        interventions=_interventions(call),
+        baseline=call.baseline,
+        capture=_capture(call),
+    )
+    _set_input(message, call)
+    return message
+
+
+def _continuation(continuation: str | tuple[int, ...]) -> pb.Continuation:
+    if isinstance(continuation, str):
+        return pb.Continuation(text=continuation)
+    return pb.Continuation(token_ids=pb.TokenIds(ids=continuation))
+
+
+def _interventions(call: GenerateCall | ScoreCall) -> list[steering_pb2.Intervention]:
+    return [intervention_message(intervention, call.unit) for intervention in call.interventions]
+
+
+def _capture(call: GenerateCall | ScoreCall) -> pb.Capture:
+    return pb.Capture(
+        watch=[feature_message(feature) for feature in call.watch],
+        top_k=call.top_features,
+        include_prompt=call.include_prompt,
+    )
+
+
+def _set_input(message: pb.GenerateRequest | pb.ScoreRequest, call: GenerateCall | ScoreCall) -> None:
     if call.prompt is not None:
         message.prompt = call.prompt
     if call.chat:
         message.chat.messages.extend(pb.ChatMessage(role=t.role, content=t.content) for t in call.chat)
     if call.token_ids:
         message.token_ids.ids.extend(call.token_ids)
-    return message
+
+
+def scores(message: pb.ScoreResponse) -> Scores:
+    """The answer to a Score call."""
+    return Scores(tuple(map(_scored_text, message.scores)), tuple(message.warnings))
+
+
+def _scored_text(message: pb.ContinuationScore) -> ScoredText:
+    return ScoredText(
+        token_ids=tuple(message.token_ids),
+        token_texts=tuple(message.token_texts),
+        logprobs=tuple(message.logprobs),
+        likeliest=tuple(message.likeliest),
+        total_logprob=message.total_logprob,
+        baseline_logprobs=tuple(message.baseline_logprobs),
+        baseline_total_logprob=message.baseline_total_logprob,
+        readings=tuple(map(_reading, message.readings)),
+    )
+
+
+def _reading(message: pb.TokenReading) -> Reading:
+    return Reading(message.position, message.sae, tuple(message.features), tuple(message.values))
 
 
 def _sampling(call: GenerateCall) -> pb.SamplingParams:
@@ -80,10 +136,7 @@ def _delta(message: pb.Delta) -> Delta:
     return Delta(
         text=message.text,
         tokens=tuple(Token(*column) for column in columns),
-        readings=tuple(
-            Reading(reading.position, reading.sae, tuple(reading.features), tuple(reading.values))
-            for reading in message.readings
-        ),
+        readings=tuple(map(_reading, message.readings)),
     )
 
 

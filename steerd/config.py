@@ -100,6 +100,7 @@ class LimitsConfig:
     max_magnitude: float = field(default=1e6, metadata=_between(0.001, 1e9))
     max_direction_values: int = field(default=65536, metadata=_between(0, 10_000_000))
     max_scope_items: int = field(default=256, metadata=_between(0, 65536))
+    max_continuations: int = field(default=64, metadata=_between(1, 4096))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

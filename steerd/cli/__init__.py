@@ -2,6 +2,7 @@
 
 - `serve`: the server
 - `generate`: one steered generation, streamed to the terminal
+- `score`: how likely given continuations are, steered and not
 - `saes`, `features`: what a server has loaded; what the features of an SAE stand for
 - `health`: exit status 0 if a server serves
 - `demo`: all of it, by itself

@@ -105,7 +105,14 @@ class Engine:
         return self.submit_all([(request, deliver)])[0]
 
     def submit_all(self, requests: Sequence[tuple[GenerationRequest, Deliver]]) -> list[Submission]:
-        """Put several requests in the waiting line, all of them or, raising as `submit` does, none."""
+        """Put several requests in the waiting line, all of them or, raising as `submit` does, none.
+
+        Raises InvalidRequest for more of them than could ever run and wait.
+        """
+        most = self._config.max_running_requests + self._config.max_waiting_requests
+        if len(requests) > most:
+            description = f"make {len(requests)} requests; at most {most} may run or wait here"
+            raise InvalidRequest([FieldViolation("continuations", description)])
         for request, _ in requests:
             self._check_fits(request)
         if self._line.is_idle:

@@ -12,6 +12,7 @@ A Generate call passes, in this order:
 - `violations`: the collector of broken rules
 - `event_stream`: from the engine's thread to this request's coroutine, bounded
 - `reply`: events -> wire; `reply_intervention` repeats the interventions as applied
+- `scoring`: a Score call, with `parse_score` and `reply_score`
 - `stop_text`: holds text back while it may be the start of a stop string
 
 Beside it:

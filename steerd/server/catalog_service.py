@@ -75,6 +75,7 @@ def _limits(config: Config) -> pb.Limits:
         max_request_seconds=config.server.max_request_seconds,
         max_direction_values=limits.max_direction_values,
         max_scope_items=limits.max_scope_items,
+        max_continuations=limits.max_continuations,
     )
 
 

@@ -23,20 +23,19 @@ from steerd.server.event_stream import EventStream
 from steerd.server.parse import RequestParser, request_id_of
 from steerd.server.reply import ReplyWriter
 from steerd.server.rpc_guard import REQUEST_ID_TRAILER
+from steerd.server.scoring import GroupEngine, Scoring
 
 Context = grpc.aio.ServicerContext[pb.GenerateRequest, pb.GenerateResponse]
+ScoreContext = grpc.aio.ServicerContext[pb.ScoreRequest, pb.ScoreResponse]
 
 _log = logging.getLogger(__name__)
 
 
-class TokenEngine(Protocol):
-    """What the edge needs of the engine. Both may be called from any thread."""
+class TokenEngine(GroupEngine, Protocol):
+    """What the edge needs of the engine. All may be called from any thread."""
 
     def submit(self, request: GenerationRequest, deliver: Callable[[StreamEvent], None]) -> Submission:
         """Take a request in, or raise Overloaded, AlreadyExists, Unavailable or InvalidRequest."""
-
-    def cancel(self, submission: Submission) -> None:
-        """End a request; does nothing when it has ended."""
 
 
 class GenerationService(GenerationServiceServicer):
@@ -56,6 +55,7 @@ class GenerationService(GenerationServiceServicer):
         self._config = config
         self._admission = admission
         self._observer = observer
+        self._scoring = Scoring(engine, parser)
 
     # A coroutine that writes, not a generator: a cancel while a message waits for a slow client must reach
     # the `finally` below at once.
@@ -72,6 +72,13 @@ class GenerationService(GenerationServiceServicer):
                     await self._stream(request, message.sampling.stop, stream, context)
             finally:
                 self._engine.cancel(submission)
+
+    async def Score(self, message: pb.ScoreRequest, context: ScoreContext) -> pb.ScoreResponse:
+        request_id = request_id_of(message)
+        context.set_trailing_metadata(((REQUEST_ID_TRAILER, request_id),))
+        with self._admission.admitted():
+            async with self._time_limit():
+                return await self._scoring.score(message, request_id)
 
     async def _stream(
         self, request: GenerationRequest, stop: Sequence[str], stream: EventStream, context: Context

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from steerd.config import LimitsConfig, SteeringConfig
-from steerd.engine.request import GenerationRequest
+from steerd.engine.request import Capture, GenerationRequest
 from steerd.host.host_model import HostModel
 from steerd.host.text import IncrementalDecoder, StopMatcher
 from steerd.pb.v1 import generation_service_pb2 as pb
@@ -16,7 +16,7 @@ from steerd.server.dose import DoseGuard
 from steerd.server.parse_capture import CaptureParser
 from steerd.server.parse_interventions import InterventionParser
 from steerd.server.parse_magnitude import MagnitudeParser
-from steerd.server.parse_prompt import PromptParser
+from steerd.server.parse_prompt import InputMessage, PromptParser
 from steerd.server.parse_sampling import SamplingParser
 from steerd.server.parse_scope import ScopeParser
 from steerd.server.parse_target import TargetParser
@@ -27,9 +27,16 @@ from steerd.steering.loaded_saes import LoadedSaes
 _REQUEST_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
 
-def request_id_of(message: pb.GenerateRequest) -> str:
+def request_id_of(message: InputMessage) -> str:
     """The client's id when it is well formed, otherwise a new one."""
     return message.request_id if _REQUEST_ID.fullmatch(message.request_id) else secrets.token_hex(8)
+
+
+def check_request_id(request_id: str, violations: Violations) -> None:
+    """Record a violation unless the id is empty or well formed."""
+    if request_id:
+        holds = _REQUEST_ID.fullmatch(request_id) is not None
+        violations.must(holds, "request_id", f"of the form {_REQUEST_ID.pattern}", request_id)
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,16 +54,14 @@ class RequestParser:
         Raises InvalidRequest with every broken rule, or NotFound when all that is wrong is an unknown name.
         """
         violations = Violations()
-        self._check_request_id(message.request_id, violations)
+        check_request_id(message.request_id, violations)
         prompts = PromptParser(self.host, self.limits, violations)
         prompt_ids = prompts.prompt_ids(message)
         sampling_parser = SamplingParser(self.host.vocab_size, self.host.max_context, self.limits, violations)
         sampling = sampling_parser.sampling(message.sampling, len(prompt_ids or ()))
         stop = sampling_parser.stop(message.sampling)
-        dose_guard = DoseGuard(self.saes, self.steering)
-        interventions, warnings = dose_guard.guard(self._interventions(message, violations), violations)
-        targets = TargetParser(self.host, self.saes, violations)
-        capture = CaptureParser(self.saes, targets, self.limits, violations).capture(message.capture)
+        interventions, warnings = self.steering_of(message, violations)
+        capture = self.capture_of(message, violations)
         roles = prompts.roles(message, prompt_ids, interventions)
         violations.raise_if_any()
         assert prompt_ids is not None  # otherwise a violation was recorded
@@ -71,7 +76,10 @@ class RequestParser:
             make_stop=self._make_stop(prompt_ids, stop) if stop else None,
         )
 
-    def _interventions(self, message: pb.GenerateRequest, violations: Violations) -> tuple[Intervention, ...]:
+    def steering_of(
+        self, message: InputMessage, violations: Violations
+    ) -> tuple[tuple[Intervention, ...], tuple[str, ...]]:
+        """The interventions as they will be applied, and what the client is to be told of them."""
         parser = InterventionParser(
             TargetParser(self.host, self.saes, violations),
             MagnitudeParser(self.saes, self.limits, violations),
@@ -79,12 +87,13 @@ class RequestParser:
             self.limits,
             violations,
         )
-        return parser.interventions(message.interventions)
+        interventions = parser.interventions(message.interventions)
+        return DoseGuard(self.saes, self.steering).guard(interventions, violations)
 
-    def _check_request_id(self, request_id: str, violations: Violations) -> None:
-        if request_id:
-            holds = _REQUEST_ID.fullmatch(request_id) is not None
-            violations.must(holds, "request_id", f"of the form {_REQUEST_ID.pattern}", request_id)
+    def capture_of(self, message: InputMessage, violations: Violations) -> Capture:
+        """What is read, recording every broken rule."""
+        targets = TargetParser(self.host, self.saes, violations)
+        return CaptureParser(self.saes, targets, self.limits, violations).capture(message.capture)
 
     def _make_stop(
         self, prompt_ids: tuple[int, ...], stop: tuple[str, ...]

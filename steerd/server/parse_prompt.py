@@ -15,6 +15,8 @@ from steerd.server.violations import Violations
 from steerd.steering.intervention import Intervention
 from steerd.steering.scope import RoleSpan
 
+InputMessage = pb.GenerateRequest | pb.ScoreRequest
+
 
 @dataclass(frozen=True, slots=True)
 class PromptParser:
@@ -24,7 +26,7 @@ class PromptParser:
     limits: LimitsConfig
     violations: Violations
 
-    def prompt_ids(self, message: pb.GenerateRequest) -> tuple[int, ...] | None:
+    def prompt_ids(self, message: InputMessage) -> tuple[int, ...] | None:
         """The ids of the prompt, at least one; None when a violation was recorded."""
         try:
             ids = self._ids(message)
@@ -35,7 +37,7 @@ class PromptParser:
 
     def roles(
         self,
-        message: pb.GenerateRequest,
+        message: InputMessage,
         prompt_ids: tuple[int, ...] | None,
         interventions: Sequence[Intervention],
     ) -> tuple[RoleSpan, ...]:
@@ -53,14 +55,14 @@ class PromptParser:
             for turn, span in zip(message.chat.messages, spans, strict=True)
         )
 
-    def _ids(self, message: pb.GenerateRequest) -> list[int] | None:
+    def _ids(self, message: InputMessage) -> list[int] | None:
         match message.WhichOneof("input"):
             case "prompt":
                 return self._from_prompt(message.prompt)
             case "chat":
                 return self._from_chat(message.chat)
             case "token_ids":
-                return self._from_token_ids(list(message.token_ids.ids))
+                return self.from_token_ids("token_ids.ids", list(message.token_ids.ids))
             case _:
                 self.violations.add("input", "one of prompt, chat and token_ids is required")
                 return None
@@ -84,12 +86,13 @@ class PromptParser:
         rules.append(self._fits_characters("chat.messages", characters))
         return encode_chat(self.host.tokenizer, _turns(chat)) if all(rules) else None
 
-    def _from_token_ids(self, ids: list[int]) -> list[int] | None:
+    def from_token_ids(self, field: str, ids: list[int]) -> list[int] | None:
+        """The ids, all known to the host and at least one; None when a violation was recorded."""
         bound = f"below the vocabulary size, {self.host.vocab_size}"
-        rules = [self.violations.must_not_be_empty("token_ids.ids", ids)]
+        rules = [self.violations.must_not_be_empty(field, ids)]
         for position, token_id in enumerate(ids):
             if token_id >= self.host.vocab_size:
-                rules.append(self.violations.must(False, f"token_ids.ids[{position}]", bound, token_id))
+                rules.append(self.violations.must(False, f"{field}[{position}]", bound, token_id))
                 break  # one is enough to see what is wrong; a wrong vocabulary would fill the answer
         return ids if all(rules) else None
 
@@ -97,7 +100,7 @@ class PromptParser:
         limit = self.limits.max_prompt_characters
         return self.violations.must_be_at_most(field, characters, limit, "characters")
 
-    def _fits_context(self, prompt_tokens: int, message: pb.GenerateRequest) -> bool:
+    def _fits_context(self, prompt_tokens: int, message: InputMessage) -> bool:
         """At least one new token must fit behind the prompt."""
         field = message.WhichOneof("input") or "input"
         limit = self.host.max_context - 1

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
+from dataclasses import replace
 
 import pytest
 
 from steerd.__main__ import main
 from steerd.client import Client, RemoteError
-from steerd.client_messages import GenerateCall
+from steerd.client_messages import GenerateCall, ScoreCall
 from steerd.steering.intervention import Add, FeatureRef, Intervention
 from tests.server.running_server import TIMEOUT_SECONDS, RunningServer, tiny_config, tiny_parts
 
@@ -45,6 +47,54 @@ def test_a_generation_is_whole(client: Client) -> None:
     (use,) = generation.completed.features
     assert use.feature == FEATURE
     assert use.steered_tokens > 0
+
+
+def test_continuations_are_scored(client: Client) -> None:
+    steered = Intervention(target=FEATURE, operation=Add(2.0))
+    call = ScoreCall(
+        prompt="Hello",
+        continuations=(" there", (33, 34)),
+        interventions=(steered,),
+        baseline=True,
+        watch=(FEATURE,),
+    )
+
+    text, ids = client.score(call).texts
+
+    assert text.token_texts == tuple(" there")
+    assert ids.token_ids == (33, 34)
+    assert len(text.logprobs) == len(text.baseline_logprobs) == len(text.likeliest) == len(text.readings) == 6
+    assert text.total_logprob == pytest.approx(sum(text.logprobs), rel=1e-5)
+    assert text.total_logprob != text.baseline_total_logprob
+    plain = client.score(replace(call, interventions=())).texts[0]
+    assert plain.total_logprob == pytest.approx(text.baseline_total_logprob, abs=1e-4)
+
+
+def test_the_score_command_prints_what_steering_changed(
+    server: RunningServer, client: Client, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["score", "Hello", " there", "!", "--raw", "--address", server.address]
+    assert main([*command, "--add", "late:3=2"]) == 0
+
+    steered = Intervention(target=FEATURE, operation=Add(2.0))
+    scores = client.score(
+        ScoreCall(prompt="Hello", continuations=(" there", "!"), interventions=(steered,), baseline=True)
+    )
+    printed, told = capsys.readouterr()
+    assert scores.warnings
+    for warning in scores.warnings:
+        assert "".join(warning.split()) in "".join(told.split())
+    for score in scores.texts:
+        change = score.total_logprob - score.baseline_total_logprob
+        for number in (score.total_logprob, score.baseline_total_logprob, change):
+            assert any(abs(number - found) < 0.01 for found in numbers(printed))
+    assert main(command) == 0
+    unsteered = numbers(capsys.readouterr().out)
+    assert any(abs(scores.texts[0].baseline_total_logprob - found) < 0.01 for found in unsteered)
+
+
+def numbers(text: str) -> list[float]:
+    return [float(found) for found in re.findall(r"[-+]?\d+\.\d+", text)]
 
 
 def test_a_refusal_carries_the_servers_words(client: Client) -> None:

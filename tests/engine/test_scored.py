@@ -99,6 +99,28 @@ def test_scores_are_a_plain_forwards(architecture: str, max_batch_tokens: int) -
         assert recorder.token_ids == alone(plain, request)
 
 
+@pytest.mark.real_host
+def test_scores_on_the_real_host_are_a_plain_forwards(real_host: HostModel) -> None:
+    """Two languages' endings, steered and not, in chunks."""
+    prompt = real_host.tokenizer("The capital of France is")["input_ids"]
+    endings = [real_host.tokenizer(text)["input_ids"] for text in (" Paris, of course.", " Berlin.")]
+    requests = [
+        scoring(f"{number}-{len(steering)}", prompt, ending, *steering)
+        for number, ending in enumerate(endings)
+        for steering in ((), (edit("sae-0", 3, Add(4.0)),))
+    ]
+    with serving(host=HostModel.load(real_host.name), kv_cache_gib=0.05) as engine:
+        recorders = run_together(engine, requests)
+
+    for request, recorder in zip(requests, recorders, strict=True):
+        expected, _ = plain_log_softmax(real_host, request)
+        ids = torch.tensor(request.continuation).unsqueeze(1)
+        found = torch.tensor(logprobs_of(recorder))
+        torch.testing.assert_close(found, expected.gather(1, ids).squeeze(1), atol=1e-3, rtol=0)
+    totals = [sum(logprobs_of(recorder)[:1]) for recorder in recorders]
+    assert totals[0] > totals[2], "it knows"
+
+
 def test_the_rows_of_a_scored_text_can_be_read(plain_host: HostModel) -> None:
     for include_prompt in (False, True):
         watch = (FeatureRef("sae-0", 3), FeatureRef("sae-1", 4))
@@ -181,6 +203,8 @@ def test_a_group_is_taken_in_whole_or_not_at_all() -> None:
             InvalidRequest, match="11 prompt tokens and 100000 scored ones need room for 100010"
         ):
             submit_group([group[0], scoring("huge", SHORT, [65] * 100_000)])
+        with pytest.raises(InvalidRequest, match="make 5 requests; at most 4 may run or wait"):
+            submit_group([scoring(f"many-{n}", SHORT, SHORT) for n in range(5)])
         assert engine.waiting == 1, "of the refused groups nothing waits"
         log.release()
         first.wait()

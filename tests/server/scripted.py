@@ -40,6 +40,11 @@ class ScriptedEngine:
         self.arrived.set()
         return Submission(request, deliver)
 
+    def submit_all(
+        self, requests: Sequence[tuple[GenerationRequest, Callable[[StreamEvent], None]]]
+    ) -> list[Submission]:
+        return [self.submit(request, deliver) for request, deliver in requests]
+
     def cancel(self, submission: Submission) -> None:
         self.cancelled.append(submission)
 

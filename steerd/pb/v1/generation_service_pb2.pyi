@@ -588,8 +588,8 @@ Global___Timings: _TypeAlias = Timings  # noqa: Y015
 
 @_typing.final
 class FeatureSummary(_message.Message):
-    """What one feature did over a request. Activations are read before any edit; special tokens do not count, save in
-    steered_tokens.
+    """What one feature did over a request. Activations are read before any edit; special tokens and the very first
+    token, whose row is unlike all others, do not count, save in steered_tokens.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -627,3 +627,197 @@ class FeatureSummary(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___FeatureSummary: _TypeAlias = FeatureSummary  # noqa: Y015
+
+@_typing.final
+class ScoreRequest(_message.Message):
+    """What to score, how to steer it and what to read."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    PROMPT_FIELD_NUMBER: _builtins.int
+    CHAT_FIELD_NUMBER: _builtins.int
+    TOKEN_IDS_FIELD_NUMBER: _builtins.int
+    CONTINUATIONS_FIELD_NUMBER: _builtins.int
+    INTERVENTIONS_FIELD_NUMBER: _builtins.int
+    BASELINE_FIELD_NUMBER: _builtins.int
+    CAPTURE_FIELD_NUMBER: _builtins.int
+    request_id: _builtins.str
+    """As GenerateRequest.request_id."""
+    prompt: _builtins.str
+    """Plain text, tokenized as the host does by default."""
+    baseline: _builtins.bool
+    """Score without steering as well. Default: false."""
+    @_builtins.property
+    def chat(self) -> Global___Chat:
+        """A conversation, put through the host's chat template, ending where the assistant speaks."""
+
+    @_builtins.property
+    def token_ids(self) -> Global___TokenIds:
+        """Token ids of the host, used as they are."""
+
+    @_builtins.property
+    def continuations(self) -> _containers.RepeatedCompositeFieldContainer[Global___Continuation]:
+        """The continuations, each scored by itself, from 1 to the server's limit."""
+
+    @_builtins.property
+    def interventions(self) -> _containers.RepeatedCompositeFieldContainer[_steering_pb2.Intervention]:
+        """As GenerateRequest.interventions; the tokens of a continuation count as generated ones."""
+
+    @_builtins.property
+    def capture(self) -> Global___Capture:
+        """What is read and sent back. Default: nothing."""
+
+    def __init__(
+        self,
+        *,
+        request_id: _builtins.str = ...,
+        prompt: _builtins.str = ...,
+        chat: Global___Chat | None = ...,
+        token_ids: Global___TokenIds | None = ...,
+        continuations: _abc.Iterable[Global___Continuation] | None = ...,
+        interventions: _abc.Iterable[_steering_pb2.Intervention] | None = ...,
+        baseline: _builtins.bool = ...,
+        capture: Global___Capture | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["capture", b"capture", "chat", b"chat", "input", b"input", "prompt", b"prompt", "token_ids", b"token_ids"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["baseline", b"baseline", "capture", b"capture", "chat", b"chat", "continuations", b"continuations", "input", b"input", "interventions", b"interventions", "prompt", b"prompt", "request_id", b"request_id", "token_ids", b"token_ids"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_input: _TypeAlias = _typing.Literal["prompt", "chat", "token_ids"]  # noqa: Y015
+    _WhichOneofArgType_input: _TypeAlias = _typing.Literal["input", b"input"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_input) -> _WhichOneofReturnType_input | None: ...
+
+Global___ScoreRequest: _TypeAlias = ScoreRequest  # noqa: Y015
+
+@_typing.final
+class Continuation(_message.Message):
+    """A continuation to be scored."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TEXT_FIELD_NUMBER: _builtins.int
+    TOKEN_IDS_FIELD_NUMBER: _builtins.int
+    text: _builtins.str
+    """Plain text, tokenized by itself, without special tokens. May not be empty."""
+    @_builtins.property
+    def token_ids(self) -> Global___TokenIds:
+        """Token ids of the host, used as they are."""
+
+    def __init__(
+        self,
+        *,
+        text: _builtins.str = ...,
+        token_ids: Global___TokenIds | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["content", b"content", "text", b"text", "token_ids", b"token_ids"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["content", b"content", "text", b"text", "token_ids", b"token_ids"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_content: _TypeAlias = _typing.Literal["text", "token_ids"]  # noqa: Y015
+    _WhichOneofArgType_content: _TypeAlias = _typing.Literal["content", b"content"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_content) -> _WhichOneofReturnType_content | None: ...
+
+Global___Continuation: _TypeAlias = Continuation  # noqa: Y015
+
+@_typing.final
+class ScoreResponse(_message.Message):
+    """The scores, with what was done."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    SCORES_FIELD_NUMBER: _builtins.int
+    INTERVENTIONS_FIELD_NUMBER: _builtins.int
+    WARNINGS_FIELD_NUMBER: _builtins.int
+    request_id: _builtins.str
+    """The request's id."""
+    @_builtins.property
+    def scores(self) -> _containers.RepeatedCompositeFieldContainer[Global___ContinuationScore]:
+        """One for each continuation, in their order."""
+
+    @_builtins.property
+    def interventions(self) -> _containers.RepeatedCompositeFieldContainer[_steering_pb2.Intervention]:
+        """The interventions as they were applied, in the order of the request, units resolved to activations."""
+
+    @_builtins.property
+    def warnings(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """As Started.warnings."""
+
+    def __init__(
+        self,
+        *,
+        request_id: _builtins.str = ...,
+        scores: _abc.Iterable[Global___ContinuationScore] | None = ...,
+        interventions: _abc.Iterable[_steering_pb2.Intervention] | None = ...,
+        warnings: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["interventions", b"interventions", "request_id", b"request_id", "scores", b"scores", "warnings", b"warnings"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ScoreResponse: _TypeAlias = ScoreResponse  # noqa: Y015
+
+@_typing.final
+class ContinuationScore(_message.Message):
+    """How likely one continuation is. The repeated fields run in parallel, save `readings`."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TOKEN_IDS_FIELD_NUMBER: _builtins.int
+    TOKEN_TEXTS_FIELD_NUMBER: _builtins.int
+    LOGPROBS_FIELD_NUMBER: _builtins.int
+    LIKELIEST_FIELD_NUMBER: _builtins.int
+    TOTAL_LOGPROB_FIELD_NUMBER: _builtins.int
+    BASELINE_LOGPROBS_FIELD_NUMBER: _builtins.int
+    BASELINE_TOTAL_LOGPROB_FIELD_NUMBER: _builtins.int
+    READINGS_FIELD_NUMBER: _builtins.int
+    total_logprob: _builtins.float
+    """The sum of logprobs: the natural log of the probability of the continuation."""
+    baseline_total_logprob: _builtins.float
+    """The sum of baseline_logprobs."""
+    @_builtins.property
+    def token_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Its scored tokens."""
+
+    @_builtins.property
+    def token_texts(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Each token as text by itself."""
+
+    @_builtins.property
+    def logprobs(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
+        """Natural log of the probability of each, given all before it, under the steered host."""
+
+    @_builtins.property
+    def likeliest(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bool]:
+        """Whether no other token was likelier in its place."""
+
+    @_builtins.property
+    def baseline_logprobs(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
+        """As logprobs, without steering; empty unless `baseline` was asked for."""
+
+    @_builtins.property
+    def readings(self) -> _containers.RepeatedCompositeFieldContainer[Global___TokenReading]:
+        """Readings of the row before each scored token, and of the prompt's rows when the capture includes them."""
+
+    def __init__(
+        self,
+        *,
+        token_ids: _abc.Iterable[_builtins.int] | None = ...,
+        token_texts: _abc.Iterable[_builtins.str] | None = ...,
+        logprobs: _abc.Iterable[_builtins.float] | None = ...,
+        likeliest: _abc.Iterable[_builtins.bool] | None = ...,
+        total_logprob: _builtins.float = ...,
+        baseline_logprobs: _abc.Iterable[_builtins.float] | None = ...,
+        baseline_total_logprob: _builtins.float = ...,
+        readings: _abc.Iterable[Global___TokenReading] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["baseline_logprobs", b"baseline_logprobs", "baseline_total_logprob", b"baseline_total_logprob", "likeliest", b"likeliest", "logprobs", b"logprobs", "readings", b"readings", "token_ids", b"token_ids", "token_texts", b"token_texts", "total_logprob", b"total_logprob"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ContinuationScore: _TypeAlias = ContinuationScore  # noqa: Y015

@@ -40,6 +40,11 @@ class GenerationServiceStub:
                 request_serializer=steerd_dot_pb_dot_v1_dot_generation__service__pb2.GenerateRequest.SerializeToString,
                 response_deserializer=steerd_dot_pb_dot_v1_dot_generation__service__pb2.GenerateResponse.FromString,
                 _registered_method=True)
+        self.Score = channel.unary_unary(
+                '/steerd.v1.GenerationService/Score',
+                request_serializer=steerd_dot_pb_dot_v1_dot_generation__service__pb2.ScoreRequest.SerializeToString,
+                response_deserializer=steerd_dot_pb_dot_v1_dot_generation__service__pb2.ScoreResponse.FromString,
+                _registered_method=True)
 
 
 class GenerationServiceServicer:
@@ -57,6 +62,13 @@ class GenerationServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Score(self, request, context):
+        """Tells how likely given continuations are, steered: what evaluations and ablation studies need. Nothing is generated.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_GenerationServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -64,6 +76,11 @@ def add_GenerationServiceServicer_to_server(servicer, server):
                     servicer.Generate,
                     request_deserializer=steerd_dot_pb_dot_v1_dot_generation__service__pb2.GenerateRequest.FromString,
                     response_serializer=steerd_dot_pb_dot_v1_dot_generation__service__pb2.GenerateResponse.SerializeToString,
+            ),
+            'Score': grpc.unary_unary_rpc_method_handler(
+                    servicer.Score,
+                    request_deserializer=steerd_dot_pb_dot_v1_dot_generation__service__pb2.ScoreRequest.FromString,
+                    response_serializer=steerd_dot_pb_dot_v1_dot_generation__service__pb2.ScoreResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -94,6 +111,33 @@ class GenerationService:
             '/steerd.v1.GenerationService/Generate',
             steerd_dot_pb_dot_v1_dot_generation__service__pb2.GenerateRequest.SerializeToString,
             steerd_dot_pb_dot_v1_dot_generation__service__pb2.GenerateResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Score(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/steerd.v1.GenerationService/Score',
+            steerd_dot_pb_dot_v1_dot_generation__service__pb2.ScoreRequest.SerializeToString,
+            steerd_dot_pb_dot_v1_dot_generation__service__pb2.ScoreResponse.FromString,
             options,
             channel_credentials,
             insecure,

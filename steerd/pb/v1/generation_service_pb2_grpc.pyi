@@ -40,6 +40,8 @@ class GenerationServiceStub:
     with status OK; a stream that ended without it is partial. Initial metadata is sent once the request has been
     admitted, so a refused call may be retried. The trailer `steerd-request-id` is always sent.
     """
+    Score: _grpc.UnaryUnaryMultiCallable[_generation_service_pb2.ScoreRequest, _generation_service_pb2.ScoreResponse]
+    """Tells how likely given continuations are, steered: what evaluations and ablation studies need. Nothing is generated."""
 
 @_typing.type_check_only
 class GenerationServiceAsyncStub(GenerationServiceStub):
@@ -53,6 +55,8 @@ class GenerationServiceAsyncStub(GenerationServiceStub):
     with status OK; a stream that ended without it is partial. Initial metadata is sent once the request has been
     admitted, so a refused call may be retried. The trailer `steerd-request-id` is always sent.
     """
+    Score: _aio.UnaryUnaryMultiCallable[_generation_service_pb2.ScoreRequest, _generation_service_pb2.ScoreResponse]  # type: ignore[assignment]
+    """Tells how likely given continuations are, steered: what evaluations and ablation studies need. Nothing is generated."""
 
 class GenerationServiceServicer(metaclass=_abc_1.ABCMeta):
     """Generates text while features of sparse autoencoders are edited and read."""
@@ -69,5 +73,13 @@ class GenerationServiceServicer(metaclass=_abc_1.ABCMeta):
         with status OK; a stream that ended without it is partial. Initial metadata is sent once the request has been
         admitted, so a refused call may be retried. The trailer `steerd-request-id` is always sent.
         """
+
+    @_abc_1.abstractmethod
+    def Score(
+        self,
+        request: _generation_service_pb2.ScoreRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_generation_service_pb2.ScoreResponse, _abc.Awaitable[_generation_service_pb2.ScoreResponse]]:
+        """Tells how likely given continuations are, steered: what evaluations and ablation studies need. Nothing is generated."""
 
 def add_GenerationServiceServicer_to_server(servicer: GenerationServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -1,0 +1,94 @@
+"""The life of one Score call: its continuations run as a group, taken in whole or not at all."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+from steerd.engine.events import FailedEvent, FinishedEvent, ScoredEvent, StreamEvent
+from steerd.engine.request import FinishReason, GenerationRequest
+from steerd.engine.waiting_line import Submission
+from steerd.errors import Unavailable
+from steerd.pb.v1 import generation_service_pb2 as pb
+from steerd.server.event_stream import EventStream
+from steerd.server.parse import RequestParser
+from steerd.server.parse_score import ScoreParser
+from steerd.server.reply_intervention import intervention_to_wire
+from steerd.server.reply_score import continuation_score
+
+_log = logging.getLogger(__name__)
+
+
+class GroupEngine(Protocol):
+    """What scoring needs of the engine. Both may be called from any thread."""
+
+    def submit_all(
+        self, requests: Sequence[tuple[GenerationRequest, Callable[[StreamEvent], None]]]
+    ) -> list[Submission]:
+        """Take all in, or raise Overloaded, AlreadyExists, Unavailable or InvalidRequest and take none."""
+
+    def cancel(self, submission: Submission) -> None:
+        """End a request; does nothing when it has ended."""
+
+
+class Scoring:
+    """Scores the continuations of one call at a time; any number of calls may be under way."""
+
+    def __init__(self, engine: GroupEngine, parser: RequestParser) -> None:
+        self._engine = engine
+        self._parser = ScoreParser(parser)
+        self._tokenizer = parser.host.tokenizer
+
+    async def score(self, message: pb.ScoreRequest, request_id: str) -> pb.ScoreResponse:
+        """The answer; raises what the engine refuses or fails with. What is left is cancelled."""
+        parsed = self._parser.parse(message, request_id)
+        requests = [*parsed.steered, *parsed.baselines]
+        streams = [EventStream(_most_events(request)) for request in requests]
+        submissions = self._engine.submit_all(
+            [(request, stream.deliver) for request, stream in zip(requests, streams, strict=True)]
+        )
+        try:
+            scored = [await _scored(stream) for stream in streams]
+        finally:
+            for submission in submissions:
+                self._engine.cancel(submission)
+        tokens = sum(len(request.continuation) for request in parsed.steered)
+        _log.info(
+            "Score id=%s code=OK continuations=%d tokens=%d interventions=%d baseline=%s",
+            request_id,
+            len(parsed.steered),
+            tokens,
+            len(message.interventions),
+            message.baseline,
+        )
+        baselines = scored[len(parsed.steered) :] or [[]] * len(parsed.steered)
+        return pb.ScoreResponse(
+            request_id=request_id,
+            scores=[
+                continuation_score(request, steered, baseline, self._tokenizer)
+                for request, steered, baseline in zip(parsed.steered, scored, baselines, strict=False)
+            ],
+            interventions=[intervention_to_wire(each) for each in parsed.steered[0].interventions],
+            warnings=parsed.steered[0].warnings,
+        )
+
+
+def _most_events(request: GenerationRequest) -> int:
+    """One a row, a first and a last: streams are read one by one, so each must hold all its events."""
+    return len(request.given_ids) + 2
+
+
+async def _scored(stream: EventStream) -> list[ScoredEvent]:
+    chunks: list[ScoredEvent] = []
+    while True:
+        for event in await stream.next_events():
+            match event:
+                case ScoredEvent():
+                    chunks.append(event)
+                case FailedEvent(error):
+                    raise error
+                case FinishedEvent(reason=FinishReason.SCORED):
+                    return chunks
+                case FinishedEvent():
+                    raise Unavailable("the server gave up the request", reason="GIVEN_UP")
