@@ -118,7 +118,7 @@ class Engine:
         if self._line.is_idle:
             self._heartbeat = time.monotonic()  # the last turn may have been long ago
         submissions = [Submission(request, deliver) for request, deliver in requests]
-        self._line.join(submissions)
+        self._line.join([each for submission in submissions for each in submission.together()])
         return submissions
 
     def cancel(self, submission: Submission) -> None:
@@ -164,15 +164,28 @@ class Engine:
         for submission in dropped:
             self._running.end(submission, submission.cancelled())
         for submission in cancelled:
-            self._running.finish(self._running[submission.request.id], FinishReason.CANCELLED)
+            if submission.request.id in self._running:  # not when `stop` has just emptied the line
+                self._running.finish(self._running[submission.request.id], FinishReason.CANCELLED)
 
     def _admit(self) -> None:
         """Start waiting requests in their order, as long as there is room for the first of them."""
         while len(self._running) < self._config.max_running_requests and (first := self._line.first()):
-            request = first.request
-            if not self._batch.admit(request.id, request.given_ids, request.num_new):
+            together = first.together()
+            if len(self._running) + len(together) > self._config.max_running_requests:
                 return
-            self._begin(first)
+            if not self._reserve([submission.request for submission in together]):
+                return
+            for submission in together:
+                self._begin(submission)
+
+    def _reserve(self, requests: Sequence[GenerationRequest]) -> bool:
+        """Take the memory of all, or of none and say False."""
+        for number, request in enumerate(requests):
+            if not self._batch.admit(request.id, request.given_ids, request.num_new):
+                for reserved in requests[:number]:
+                    self._batch.remove(reserved.id)
+                return False
+        return True
 
     def _begin(self, submission: Submission) -> None:
         """Run a request that has memory; one that cannot begin fails alone."""
@@ -222,6 +235,19 @@ class Engine:
                 f"{prompt} prompt tokens and {others} need room for {needed}; there is room for {room}"
             )
             raise InvalidRequest([FieldViolation(field, description)])
+        if request.baseline:
+            self._check_pair(needed, room)
+
+    def _check_pair(self, needed: int, room: int) -> None:
+        """A request and its baseline run together or not at all."""
+        if self._config.max_running_requests < 2:
+            description = "takes the place of two requests; the server runs one at a time"
+            raise InvalidRequest([FieldViolation("baseline", description)])
+        page = self._config.page_size
+        both = 2 * -(-needed // page) * page
+        if both > room:
+            description = f"doubles the room that is needed, to {both} tokens; there is room for {room}"
+            raise InvalidRequest([FieldViolation("baseline", description)])
 
 
 def _stopped() -> Unavailable:

@@ -60,6 +60,39 @@ class ScoredEvent:
 
 
 @dataclass(frozen=True, slots=True)
+class BaselineEvent:
+    """A token of the request's unsteered twin."""
+
+    token: TokenEvent
+
+
+@dataclass(frozen=True, slots=True)
+class DivergenceEvent:
+    """How far the distributions of a position's token are apart: KL(steered || baseline) in nats.
+
+    From the first token on that differs they are distributions after different texts.
+    """
+
+    position: int
+    kl: float
+
+
+@dataclass(frozen=True, slots=True)
+class BaselineOutcome:
+    """How the unsteered twin of a request ended.
+
+    `first_diverging_position` is that of the first token in which the two differ, None when they never do;
+    `mean_kl` is the mean divergence up to there.
+    """
+
+    reason: FinishReason
+    prompt_tokens: int
+    generated_tokens: int
+    first_diverging_position: int | None
+    mean_kl: float
+
+
+@dataclass(frozen=True, slots=True)
 class FeatureUse:
     """What one watched or steered feature did over a request.
 
@@ -85,13 +118,14 @@ class Timings:
 
 @dataclass(frozen=True, slots=True)
 class FinishedEvent:
-    """The last event of a request that ran to an end."""
+    """The last event of a request that ran to an end; `baseline` when it asked for one."""
 
     reason: FinishReason
     prompt_tokens: int
     generated_tokens: int
     timings: Timings
     features: tuple[FeatureUse, ...]
+    baseline: BaselineOutcome | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +136,9 @@ class FailedEvent:
 
 
 LastEvent = FinishedEvent | FailedEvent
-StreamEvent = StartedEvent | PromptEvent | TokenEvent | ScoredEvent | LastEvent
+StreamEvent = (
+    StartedEvent | PromptEvent | TokenEvent | ScoredEvent | BaselineEvent | DivergenceEvent | LastEvent
+)
 
 
 @dataclass(frozen=True, slots=True)

@@ -45,6 +45,7 @@ class GenerationRequest:
     `warnings` are for the client.
     With a `continuation` nothing is generated: each of its ids is scored, given the prompt and those before,
     and the rows that it takes count as generated ones. `sampling` has no meaning then.
+    With `baseline` its unsteered twin runs beside it, in the same stream.
     `make_stop` returns a fresh predicate, fed each generated id in order, that says when a stop string has
     appeared; None when the request has none.
     """
@@ -58,6 +59,7 @@ class GenerationRequest:
     capture: Capture = field(default_factory=Capture)
     make_stop: Callable[[], Callable[[int], bool]] | None = None
     continuation: tuple[int, ...] = ()
+    baseline: bool = False
 
     @property
     def given_ids(self) -> tuple[int, ...]:

@@ -30,6 +30,9 @@ class RunningRequests:
     def __len__(self) -> int:
         return len(self._by_id)
 
+    def __contains__(self, request_id: str) -> bool:
+        return request_id in self._by_id
+
     def __getitem__(self, request_id: str) -> RunningRequest:
         return self._by_id[request_id]
 
@@ -59,9 +62,12 @@ class RunningRequests:
 
     def end(self, submission: Submission, event: LastEvent) -> None:
         """Let the id be used again, then say the last word: who hears it may use the id at once."""
-        self._observer.request_finished(submission.request, event)
+        if submission.steered is None:  # a baseline is no request of a client
+            self._observer.request_finished(submission.request, event)
         self._line.end(submission)
         submission.deliver(event)
+        if isinstance(event, FailedEvent):
+            self._line.cancel(submission.steered or submission)  # of the two, the one that is left
 
     def abandon(self, error: Exception) -> None:
         """Tell all that run that nothing follows; memory is not given back any more."""

@@ -91,6 +91,10 @@ class Step:
     def sample(self, logits: Tensor, request_ids: Sequence[str]) -> tuple[Tensor, Tensor]:
         """The next tokens and their log-probabilities, each request by its own parameters."""
         running = [self._running[request_id] for request_id in request_ids]
+        for row, request in zip(logits, running, strict=True):
+            if (twins := request.submission.twins) is not None:
+                is_baseline = request.submission.steered is not None
+                twins.compare(row, len(request.token_ids), is_baseline=is_baseline)
         draws = [Draw(request.request.sampling, len(request.token_ids)) for request in running]
         return sample(logits, draws)
 
@@ -157,7 +161,7 @@ class Step:
         except Exception as error:  # its stop predicate, say: the others go on
             _log.exception("request %s failed", running.request.id)
             return FailedEvent(error)
-        if is_first and running.first_token is not None:
+        if is_first and running.first_token is not None and running.submission.steered is None:
             self._observer.first_token(running.request, running.first_token - running.submitted)
         return running.finished(reason) if reason is not None else None
 

@@ -9,18 +9,35 @@ from collections.abc import Callable, Sequence
 
 from steerd.engine.events import FinishedEvent, StreamEvent, Timings
 from steerd.engine.request import FinishReason, GenerationRequest
+from steerd.engine.twins import Twins, baseline_of
 from steerd.errors import AlreadyExists, Overloaded, Unavailable
 
 Deliver = Callable[[StreamEvent], None]
 
 
 class Submission:
-    """One submitted request: what its client holds, and cancels it by, until it has ended."""
+    """One submitted request: what its client holds, and cancels it by, until it has ended.
+
+    One with a baseline stands for both: they are admitted, and given up, together.
+    """
 
     def __init__(self, request: GenerationRequest, deliver: Deliver) -> None:
         self.request = request
         self.deliver = deliver
         self.submitted = time.monotonic()
+        self.twins: Twins | None = None
+        self.baseline: Submission | None = None
+        self.steered: Submission | None = None  # of a baseline
+        if request.baseline:
+            self.twins = Twins(deliver)
+            self.deliver = self.twins.tell_steered
+            self.baseline = Submission(baseline_of(request), self.twins.tell_baseline)
+            self.baseline.twins = self.twins
+            self.baseline.steered = self
+
+    def together(self) -> list[Submission]:
+        """Itself, and its baseline if it has one."""
+        return [self] if self.baseline is None else [self, self.baseline]
 
     def cancelled(self) -> FinishedEvent:
         """How it ends when it is cancelled before it ran."""
@@ -87,9 +104,8 @@ class WaitingLine:
     def cancel(self, submission: Submission) -> None:
         """Ask for the end of a request; nothing happens when it has ended."""
         with self._changed:
-            if self._is_active(submission):
-                self._cancelled.add(submission)
-                self._changed.notify_all()
+            self._cancelled.update(s for s in submission.together() if self._is_active(s))
+            self._changed.notify_all()
 
     def first(self) -> Submission | None:
         """The request whose turn is next; it stays in the line."""
