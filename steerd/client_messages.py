@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from enum import Enum
 
@@ -48,6 +48,7 @@ class GenerateCall:
     watch: tuple[FeatureRef, ...] = ()
     top_features: int = 0
     include_prompt: bool = False
+    baseline: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,12 +105,25 @@ class Token:
 
 
 @dataclass(frozen=True, slots=True)
+class BaselineDelta:
+    """New text and tokens of the unsteered baseline.
+
+    `divergences` are pairs of a position and KL(steered || baseline) there, in nats.
+    """
+
+    text: str
+    tokens: tuple[Token, ...]
+    divergences: tuple[tuple[int, float], ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Delta:
     """New text, the tokens that made it, and readings of earlier positions."""
 
     text: str
     tokens: tuple[Token, ...]
     readings: tuple[Reading, ...]
+    baseline: BaselineDelta | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,6 +138,20 @@ class FeatureUse:
 
 
 @dataclass(frozen=True, slots=True)
+class BaselineEnd:
+    """How the baseline ended; `first_diverging_position` is None when both texts are the same.
+
+    `mean_kl` is the mean divergence up to that position.
+    """
+
+    finish_reason: str
+    prompt_tokens: int
+    generated_tokens: int
+    first_diverging_position: int | None
+    mean_kl: float
+
+
+@dataclass(frozen=True, slots=True)
 class Completed:
     """The last event. `finish_reason` is stop, length or stop_sequence."""
 
@@ -134,6 +162,7 @@ class Completed:
     prefill_seconds: float
     decode_seconds: float
     features: tuple[FeatureUse, ...]
+    baseline: BaselineEnd | None = None
 
 
 Event = Started | Delta | Completed
@@ -148,6 +177,7 @@ class Generation:
     tokens: tuple[Token, ...]
     readings: tuple[Reading, ...]
     completed: Completed
+    baseline: BaselineDelta | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -215,4 +245,14 @@ def collect(events: Iterator[Event]) -> Generation:
         tokens=tuple(token for delta in deltas for token in delta.tokens),
         readings=tuple(reading for delta in deltas for reading in delta.readings),
         completed=completed,
+        baseline=_collect_baseline(deltas) if completed.baseline else None,
+    )
+
+
+def _collect_baseline(deltas: Iterable[Delta]) -> BaselineDelta:
+    parts = [delta.baseline for delta in deltas if delta.baseline is not None]
+    return BaselineDelta(
+        text="".join(part.text for part in parts),
+        tokens=tuple(token for part in parts for token in part.tokens),
+        divergences=tuple(pair for part in parts for pair in part.divergences),
     )

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from steerd.client_messages import (
+    BaselineDelta,
+    BaselineEnd,
     Completed,
     Delta,
     Event,
@@ -30,6 +32,7 @@ def request(call: GenerateCall) -> pb.GenerateRequest:
         sampling=_sampling(call),
         interventions=_interventions(call),
         capture=_capture(call),
+        baseline=call.baseline,
     )
     _set_input(message, call)
     return message
@@ -132,24 +135,53 @@ def _started(message: pb.Started) -> Started:
 
 
 def _delta(message: pb.Delta) -> Delta:
-    columns = zip(message.token_ids, message.positions, message.logprobs, message.token_texts, strict=True)
     return Delta(
         text=message.text,
-        tokens=tuple(Token(*column) for column in columns),
+        tokens=_tokens(message),
         readings=tuple(map(_reading, message.readings)),
+        baseline=_baseline_delta(message.baseline) if message.HasField("baseline") else None,
     )
+
+
+def _baseline_delta(message: pb.BaselineDelta) -> BaselineDelta:
+    return BaselineDelta(
+        text=message.text,
+        tokens=_tokens(message),
+        divergences=tuple(zip(message.kl_positions, message.kl, strict=True)),
+    )
+
+
+def _tokens(message: pb.Delta | pb.BaselineDelta) -> tuple[Token, ...]:
+    columns = zip(message.token_ids, message.positions, message.logprobs, message.token_texts, strict=True)
+    return tuple(Token(*column) for column in columns)
 
 
 def _completed(message: pb.Completed) -> Completed:
     return Completed(
-        finish_reason=pb.FinishReason.Name(message.finish_reason).removeprefix("FINISH_REASON_").lower(),
+        finish_reason=_finish_reason(message.finish_reason),
         prompt_tokens=message.usage.prompt_tokens,
         generated_tokens=message.usage.generated_tokens,
         queue_seconds=message.timings.queue_seconds,
         prefill_seconds=message.timings.prefill_seconds,
         decode_seconds=message.timings.decode_seconds,
         features=tuple(_feature_use(summary) for summary in message.features),
+        baseline=_baseline_end(message.baseline) if message.HasField("baseline") else None,
     )
+
+
+def _baseline_end(message: pb.BaselineSummary) -> BaselineEnd:
+    parted = message.HasField("first_diverging_position")
+    return BaselineEnd(
+        finish_reason=_finish_reason(message.finish_reason),
+        prompt_tokens=message.usage.prompt_tokens,
+        generated_tokens=message.usage.generated_tokens,
+        first_diverging_position=message.first_diverging_position if parted else None,
+        mean_kl=message.mean_kl,
+    )
+
+
+def _finish_reason(reason: pb.FinishReason.ValueType) -> str:
+    return pb.FinishReason.Name(reason).removeprefix("FINISH_REASON_").lower()
 
 
 def _feature_use(message: pb.FeatureSummary) -> FeatureUse:

@@ -6,12 +6,17 @@ import pytest
 
 from steerd import client_wire
 from steerd.client_messages import (
+    BaselineDelta,
+    BaselineEnd,
     ChatTurn,
     Completed,
     Delta,
     FeatureUse,
     GenerateCall,
     Reading,
+    ScoreCall,
+    ScoredText,
+    Scores,
     Started,
     Token,
     Unit,
@@ -180,4 +185,64 @@ def test_events_are_read() -> None:
     )
     assert client_wire.event(pb.GenerateResponse(completed=completed)) == Completed(
         "stop_sequence", 3, 2, 0.5, 0.25, 2.0, (FeatureUse(FEATURE, 1.5, 0.5, 1, 0),)
+    )
+
+
+def test_a_baseline_comes_back_as_it_was_sent() -> None:
+    delta = pb.BaselineDelta(
+        text="ab",
+        token_ids=[1, 2],
+        positions=[4, 5],
+        logprobs=[-1.0, -2.0],
+        token_texts=["a", "b"],
+        kl_positions=[4],
+        kl=[0.5],
+    )
+    event = client_wire.event(pb.GenerateResponse(delta=pb.Delta(baseline=delta)))
+
+    assert client_wire.request(GenerateCall(prompt="Hi", baseline=True)).baseline
+    assert event == Delta(
+        "", (), (), BaselineDelta("ab", (Token(1, 4, -1.0, "a"), Token(2, 5, -2.0, "b")), ((4, 0.5),))
+    )
+
+
+@pytest.mark.parametrize("position", [None, 0, 9])
+def test_the_end_of_a_baseline_says_whether_the_texts_part(position: int | None) -> None:
+    summary = pb.BaselineSummary(
+        finish_reason=pb.FINISH_REASON_STOP,
+        usage=pb.Usage(prompt_tokens=3, generated_tokens=6),
+        first_diverging_position=position,
+        mean_kl=0.25,
+    )
+    completed = client_wire.event(pb.GenerateResponse(completed=pb.Completed(baseline=summary)))
+
+    assert isinstance(completed, Completed)
+    assert completed.baseline == BaselineEnd("stop", 3, 6, position, 0.25)
+
+
+def test_a_score_call_is_a_request_and_its_answer_comes_back() -> None:
+    message = client_wire.score_request(
+        ScoreCall(continuations=("a", (1, 2)), prompt="Hi", baseline=True, watch=(FEATURE,), request_id="r")
+    )
+
+    assert message == pb.ScoreRequest(
+        request_id="r",
+        prompt="Hi",
+        continuations=[pb.Continuation(text="a"), pb.Continuation(token_ids=pb.TokenIds(ids=[1, 2]))],
+        baseline=True,
+        capture=pb.Capture(watch=[WIRE_FEATURE]),
+    )
+    score = pb.ContinuationScore(
+        token_ids=[1],
+        token_texts=["a"],
+        logprobs=[-0.5],
+        likeliest=[True],
+        total_logprob=-0.5,
+        baseline_logprobs=[-1.0],
+        baseline_total_logprob=-1.0,
+        readings=[pb.TokenReading(position=2, sae="s", features=[7], values=[1.5])],
+    )
+    assert client_wire.scores(pb.ScoreResponse(scores=[score], warnings=["careful"])) == Scores(
+        (ScoredText((1,), ("a",), (-0.5,), (True,), -0.5, (-1.0,), -1.0, (Reading(2, "s", (7,), (1.5,)),)),),
+        ("careful",),
     )

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import argparse
-from dataclasses import replace
 
 from rich.console import Console
 
 from steerd.cli import arguments, steering_options
 from steerd.cli.labels import starter_labels
 from steerd.cli.stream import show_stream
-from steerd.cli.tables import peaks, peaks_table, speed_line, summary_table
+from steerd.cli.tables import divergence_line, peaks, peaks_table, speed_line, summary_table
 from steerd.cli.terminal import open_console
 from steerd.client import Client
 from steerd.client_messages import ChatTurn, GenerateCall, Generation
@@ -40,7 +39,9 @@ def _add_input(parser: argparse.ArgumentParser) -> None:
     form = parser.add_mutually_exclusive_group()
     form.add_argument("--raw", action="store_true", help="continue the prompt as plain text, no chat")
     form.add_argument("--system", metavar="TEXT", help="a system message before the prompt")
-    parser.add_argument("--baseline", action="store_true", help="generate without steering first, to compare")
+    parser.add_argument(
+        "--baseline", action="store_true", help="generate without steering beside it, to compare"
+    )
 
 
 def _add_reading(parser: argparse.ArgumentParser) -> None:
@@ -69,17 +70,18 @@ def _add_sampling(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Generate, without steering first if asked; one seed serves both."""
+    """Generate, and tell afterwards what the same request gives unsteered if asked."""
     call = generate_call(options)
     text = open_console()
     rest = open_console(stderr=True)
     with Client(options.address) as client:
         if options.baseline:
-            rest.rule("Without steering", align="left")
-            seed = show_stream(client, replace(call, interventions=()), text).started.seed
             rest.rule("With steering", align="left")
-            call = replace(call, seed=seed)
-        report(client, call, show_stream(client, call, text), rest)
+        generation = show_stream(client, call, text)
+        if generation.baseline is not None:
+            rest.rule("Without steering", align="left")
+            text.print(generation.baseline.text, markup=False, highlight=False, soft_wrap=True)
+        report(client, call, generation, rest)
     return 0
 
 
@@ -100,6 +102,7 @@ def generate_call(options: argparse.Namespace) -> GenerateCall:
         unit=steering_options.unit(options),
         watch=tuple(dict.fromkeys([*options.watch, *steering_options.steered_features(steering)])),
         top_features=options.top_features,
+        baseline=options.baseline,
     )
 
 
@@ -114,4 +117,6 @@ def report(client: Client, call: GenerateCall, generation: Generation, console: 
         texts = {token.position: token.text for token in generation.tokens}
         strongest = peaks(generation.readings)[:_SHOWN_PEAKS]
         console.print(peaks_table(strongest, texts, labels))
+    if generation.completed.baseline is not None:
+        console.print(divergence_line(generation.completed.baseline), style="dim")
     console.print(speed_line(generation.completed), style="dim")

@@ -9,7 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from steerd.cli.token_painter import shade
-from steerd.client_messages import Completed, FeatureUse, Reading, Token
+from steerd.client_messages import BaselineEnd, Completed, FeatureUse, Reading, Token
 from steerd.steering.intervention import FeatureRef
 
 MARK = shade(1.0, 1.0)
@@ -46,6 +46,16 @@ def peaks(readings: Iterable[Reading]) -> list[Peak]:
                 best = Peak(feature, value, reading.position, best.times)
             found[feature] = Peak(best.feature, best.activation, best.position, best.times + 1)
     return sorted(found.values(), key=lambda peak: -peak.activation)
+
+
+def divergence_line(baseline: BaselineEnd) -> str:
+    """Where the steered text left the unsteered one, and how far apart they were until then."""
+    if baseline.first_diverging_position is None:
+        return f"the same text without steering; mean divergence {baseline.mean_kl:.3g} nats a token"
+    return (
+        f"differs from the unsteered text from position {baseline.first_diverging_position} on; "
+        f"mean divergence until there {baseline.mean_kl:.3g} nats a token"
+    )
 
 
 def peaks_table(peaks: Sequence[Peak], tokens: Mapping[int, str], labels: Mapping[FeatureRef, str]) -> Table:

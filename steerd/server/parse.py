@@ -74,6 +74,7 @@ class RequestParser:
             warnings=warnings,
             capture=capture,
             make_stop=self._make_stop(prompt_ids, stop) if stop else None,
+            baseline=message.baseline,
         )
 
     def steering_of(

@@ -7,6 +7,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from transformers import PreTrainedTokenizerBase
 
 from steerd.engine.events import (
+    BaselineEvent,
+    DivergenceEvent,
     FailedEvent,
     FeatureUse,
     FinishedEvent,
@@ -16,22 +18,18 @@ from steerd.engine.events import (
     TokenEvent,
     TokenReading,
 )
-from steerd.engine.request import FinishReason, GenerationRequest
+from steerd.engine.request import GenerationRequest
 from steerd.errors import Unavailable
 from steerd.host.text import IncrementalDecoder
 from steerd.pb.v1 import feature_pb2
 from steerd.pb.v1 import generation_service_pb2 as pb
+from steerd.server.reply_baseline import BaselineWriter, baseline_summary
+from steerd.server.reply_finish import FINISH_REASONS
 from steerd.server.reply_intervention import intervention_to_wire
 from steerd.server.stop_text import StopText
 
 # A message of this many activations takes about half a megabyte; the transport's limit is 4 MiB.
 _MAX_VALUES_PER_DELTA = 1 << 16
-
-_FINISH_REASONS = {
-    FinishReason.STOP: pb.FINISH_REASON_STOP,
-    FinishReason.LENGTH: pb.FINISH_REASON_LENGTH,
-    FinishReason.STOP_SEQUENCE: pb.FINISH_REASON_STOP_SEQUENCE,
-}
 
 
 class ReplyWriter:
@@ -51,6 +49,7 @@ class ReplyWriter:
         self._stop = tuple(stop)
         self._decoder = IncrementalDecoder(tokenizer, request.prompt_ids)
         self._stop_text = StopText(stop)
+        self._baseline = BaselineWriter(tokenizer, request.prompt_ids, stop)
         self._sequence = 0
         self._values = 0  # activations in the delta being written
         self.finished: FinishedEvent | None = None  # set with the last message
@@ -71,6 +70,10 @@ class ReplyWriter:
                 case TokenEvent():
                     self._add_token(delta, event)
                     yield from self._add_readings(delta, event.readings)
+                case BaselineEvent(token):
+                    self._baseline.add_token(delta, token)
+                case DivergenceEvent():
+                    self._baseline.add_divergence(delta, event)
                 case FinishedEvent() | FailedEvent():
                     yield from self._end(delta, event)
                     return
@@ -123,10 +126,11 @@ class ReplyWriter:
         if isinstance(event, FailedEvent):
             yield from self._take(delta)
             raise event.error
-        if event.reason not in _FINISH_REASONS:
+        if event.reason not in FINISH_REASONS:
             yield from self._take(delta)
             raise Unavailable("the server gave up the request", reason="GIVEN_UP")
         delta.text += self._stop_text.push(self._decoder.flush()) + self._stop_text.flush()
+        self._baseline.end(delta)
         yield from self._take(delta)
         self.finished = event
         yield self._numbered(completed=_completed(event))
@@ -155,7 +159,7 @@ class ReplyWriter:
 def _completed(event: FinishedEvent) -> pb.Completed:
     timings = event.timings
     return pb.Completed(
-        finish_reason=_FINISH_REASONS[event.reason],
+        finish_reason=FINISH_REASONS[event.reason],
         usage=pb.Usage(prompt_tokens=event.prompt_tokens, generated_tokens=event.generated_tokens),
         timings=pb.Timings(
             queue_seconds=timings.queue_seconds,
@@ -163,6 +167,7 @@ def _completed(event: FinishedEvent) -> pb.Completed:
             decode_seconds=timings.decode_seconds,
         ),
         features=[_feature_summary(use) for use in event.features],
+        baseline=None if event.baseline is None else baseline_summary(event.baseline),
     )
 
 

@@ -5,8 +5,17 @@ from __future__ import annotations
 from rich.console import Console
 from rich.table import Table
 
-from steerd.cli.tables import Peak, active, peaks, peaks_table, speed_line, summary_table, token_table
-from steerd.client_messages import Completed, FeatureUse, Reading, Token
+from steerd.cli.tables import (
+    Peak,
+    active,
+    divergence_line,
+    peaks,
+    peaks_table,
+    speed_line,
+    summary_table,
+    token_table,
+)
+from steerd.client_messages import BaselineEnd, Completed, FeatureUse, Reading, Token
 from steerd.steering.intervention import FeatureRef
 
 ONE, TWO, THREE = (FeatureRef("s", index) for index in (1, 2, 3))
@@ -54,3 +63,11 @@ def test_each_token_has_its_features() -> None:
 
 def test_the_speed_counts_the_tokens_after_the_first() -> None:
     assert speed_line(COMPLETED).endswith("first after 0.30 s, 5.0 tokens/s")
+
+
+def test_a_baseline_tells_where_the_texts_part() -> None:
+    parted, same = BaselineEnd("stop", 5, 9, 7, 0.1234), BaselineEnd("stop", 5, 9, None, 0.0)
+
+    assert "from position 7 on" in divergence_line(parted)
+    assert "0.123 nats" in divergence_line(parted)
+    assert "the same text" in divergence_line(same)

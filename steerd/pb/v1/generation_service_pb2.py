@@ -26,51 +26,55 @@ from steerd.pb.v1 import feature_pb2 as steerd_dot_pb_dot_v1_dot_feature__pb2
 from steerd.pb.v1 import steering_pb2 as steerd_dot_pb_dot_v1_dot_steering__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n%steerd/pb/v1/generation_service.proto\x12\tsteerd.v1\x1a\x1asteerd/pb/v1/feature.proto\x1a\x1bsteerd/pb/v1/steering.proto\"\xd2\x02\n\x0fGenerateRequest\x12\x1d\n\nrequest_id\x18\x01 \x01(\tR\trequestId\x12\x18\n\x06prompt\x18\x02 \x01(\tH\x00R\x06prompt\x12%\n\x04\x63hat\x18\x03 \x01(\x0b\x32\x0f.steerd.v1.ChatH\x00R\x04\x63hat\x12\x32\n\ttoken_ids\x18\x04 \x01(\x0b\x32\x13.steerd.v1.TokenIdsH\x00R\x08tokenIds\x12\x35\n\x08sampling\x18\x05 \x01(\x0b\x32\x19.steerd.v1.SamplingParamsR\x08sampling\x12=\n\rinterventions\x18\x06 \x03(\x0b\x32\x17.steerd.v1.InterventionR\rinterventions\x12,\n\x07\x63\x61pture\x18\x07 \x01(\x0b\x32\x12.steerd.v1.CaptureR\x07\x63\x61ptureB\x07\n\x05input\":\n\x04\x43hat\x12\x32\n\x08messages\x18\x01 \x03(\x0b\x32\x16.steerd.v1.ChatMessageR\x08messages\";\n\x0b\x43hatMessage\x12\x12\n\x04role\x18\x01 \x01(\tR\x04role\x12\x18\n\x07\x63ontent\x18\x02 \x01(\tR\x07\x63ontent\"\x1c\n\x08TokenIds\x12\x10\n\x03ids\x18\x01 \x03(\rR\x03ids\"\x83\x02\n\x0eSamplingParams\x12)\n\x0emax_new_tokens\x18\x01 \x01(\rH\x00R\x0cmaxNewTokens\x88\x01\x01\x12%\n\x0btemperature\x18\x02 \x01(\x01H\x01R\x0btemperature\x88\x01\x01\x12\x18\n\x05top_p\x18\x03 \x01(\x01H\x02R\x04topP\x88\x01\x01\x12\x18\n\x05top_k\x18\x04 \x01(\rH\x03R\x04topK\x88\x01\x01\x12\x17\n\x04seed\x18\x05 \x01(\x04H\x04R\x04seed\x88\x01\x01\x12\x12\n\x04stop\x18\x06 \x03(\tR\x04stopB\x11\n\x0f_max_new_tokensB\x0e\n\x0c_temperatureB\x08\n\x06_top_pB\x08\n\x06_top_kB\x07\n\x05_seed\"\x90\x01\n\x07\x43\x61pture\x12+\n\x05watch\x18\x01 \x03(\x0b\x32\x15.steerd.v1.FeatureRefR\x05watch\x12\x13\n\x05top_k\x18\x02 \x01(\rR\x04topK\x12\x1c\n\ntop_k_saes\x18\x03 \x03(\tR\x08topKSaes\x12%\n\x0einclude_prompt\x18\x04 \x01(\x08R\rincludePrompt\"\xc7\x01\n\x10GenerateResponse\x12\x1a\n\x08sequence\x18\x01 \x01(\x04R\x08sequence\x12.\n\x07started\x18\x02 \x01(\x0b\x32\x12.steerd.v1.StartedH\x00R\x07started\x12(\n\x05\x64\x65lta\x18\x03 \x01(\x0b\x32\x10.steerd.v1.DeltaH\x00R\x05\x64\x65lta\x12\x34\n\tcompleted\x18\x04 \x01(\x0b\x32\x14.steerd.v1.CompletedH\x00R\tcompletedB\x07\n\x05\x65vent\"\xc8\x02\n\x07Started\x12\x1d\n\nrequest_id\x18\x01 \x01(\tR\trequestId\x12\x14\n\x05model\x18\x02 \x01(\tR\x05model\x12#\n\rprompt_tokens\x18\x03 \x01(\rR\x0cpromptTokens\x12#\n\rqueue_seconds\x18\x04 \x01(\x01R\x0cqueueSeconds\x12\x35\n\x08sampling\x18\x05 \x01(\x0b\x32\x19.steerd.v1.SamplingParamsR\x08sampling\x12=\n\rinterventions\x18\x06 \x03(\x0b\x32\x17.steerd.v1.InterventionR\rinterventions\x12,\n\x12prompt_token_texts\x18\x07 \x03(\tR\x10promptTokenTexts\x12\x1a\n\x08warnings\x18\x0b \x03(\tR\x08warnings\"\xc8\x01\n\x05\x44\x65lta\x12\x12\n\x04text\x18\x01 \x01(\tR\x04text\x12\x1b\n\ttoken_ids\x18\x02 \x03(\rR\x08tokenIds\x12\x1c\n\tpositions\x18\x03 \x03(\rR\tpositions\x12\x1a\n\x08logprobs\x18\x04 \x03(\x02R\x08logprobs\x12\x1f\n\x0btoken_texts\x18\x05 \x03(\tR\ntokenTexts\x12\x33\n\x08readings\x18\x06 \x03(\x0b\x32\x17.steerd.v1.TokenReadingR\x08readings\"p\n\x0cTokenReading\x12\x1a\n\x08position\x18\x01 \x01(\rR\x08position\x12\x10\n\x03sae\x18\x02 \x01(\tR\x03sae\x12\x1a\n\x08\x66\x65\x61tures\x18\x03 \x03(\rR\x08\x66\x65\x61tures\x12\x16\n\x06values\x18\x04 \x03(\x02R\x06values\"\xd6\x01\n\tCompleted\x12<\n\rfinish_reason\x18\x01 \x01(\x0e\x32\x17.steerd.v1.FinishReasonR\x0c\x66inishReason\x12&\n\x05usage\x18\x02 \x01(\x0b\x32\x10.steerd.v1.UsageR\x05usage\x12,\n\x07timings\x18\x03 \x01(\x0b\x32\x12.steerd.v1.TimingsR\x07timings\x12\x35\n\x08\x66\x65\x61tures\x18\x04 \x03(\x0b\x32\x19.steerd.v1.FeatureSummaryR\x08\x66\x65\x61tures\"W\n\x05Usage\x12#\n\rprompt_tokens\x18\x01 \x01(\rR\x0cpromptTokens\x12)\n\x10generated_tokens\x18\x02 \x01(\rR\x0fgeneratedTokens\"~\n\x07Timings\x12#\n\rqueue_seconds\x18\x01 \x01(\x01R\x0cqueueSeconds\x12\'\n\x0fprefill_seconds\x18\x02 \x01(\x01R\x0eprefillSeconds\x12%\n\x0e\x64\x65\x63ode_seconds\x18\x03 \x01(\x01R\rdecodeSeconds\"\xdd\x01\n\x0e\x46\x65\x61tureSummary\x12/\n\x07\x66\x65\x61ture\x18\x01 \x01(\x0b\x32\x15.steerd.v1.FeatureRefR\x07\x66\x65\x61ture\x12%\n\x0emax_activation\x18\x02 \x01(\x02R\rmaxActivation\x12\'\n\x0fmean_activation\x18\x03 \x01(\x02R\x0emeanActivation\x12#\n\ractive_tokens\x18\x04 \x01(\rR\x0c\x61\x63tiveTokens\x12%\n\x0esteered_tokens\x18\x05 \x01(\rR\rsteeredTokens\"\xf3\x02\n\x0cScoreRequest\x12\x1d\n\nrequest_id\x18\x01 \x01(\tR\trequestId\x12\x18\n\x06prompt\x18\x02 \x01(\tH\x00R\x06prompt\x12%\n\x04\x63hat\x18\x03 \x01(\x0b\x32\x0f.steerd.v1.ChatH\x00R\x04\x63hat\x12\x32\n\ttoken_ids\x18\x04 \x01(\x0b\x32\x13.steerd.v1.TokenIdsH\x00R\x08tokenIds\x12=\n\rcontinuations\x18\x05 \x03(\x0b\x32\x17.steerd.v1.ContinuationR\rcontinuations\x12=\n\rinterventions\x18\x06 \x03(\x0b\x32\x17.steerd.v1.InterventionR\rinterventions\x12\x1a\n\x08\x62\x61seline\x18\x08 \x01(\x08R\x08\x62\x61seline\x12,\n\x07\x63\x61pture\x18\t \x01(\x0b\x32\x12.steerd.v1.CaptureR\x07\x63\x61ptureB\x07\n\x05input\"c\n\x0c\x43ontinuation\x12\x14\n\x04text\x18\x01 \x01(\tH\x00R\x04text\x12\x32\n\ttoken_ids\x18\x02 \x01(\x0b\x32\x13.steerd.v1.TokenIdsH\x00R\x08tokenIdsB\t\n\x07\x63ontent\"\xbf\x01\n\rScoreResponse\x12\x1d\n\nrequest_id\x18\x01 \x01(\tR\trequestId\x12\x34\n\x06scores\x18\x02 \x03(\x0b\x32\x1c.steerd.v1.ContinuationScoreR\x06scores\x12=\n\rinterventions\x18\x03 \x03(\x0b\x32\x17.steerd.v1.InterventionR\rinterventions\x12\x1a\n\x08warnings\x18\x06 \x03(\tR\x08warnings\"\xc8\x02\n\x11\x43ontinuationScore\x12\x1b\n\ttoken_ids\x18\x01 \x03(\rR\x08tokenIds\x12\x1f\n\x0btoken_texts\x18\x02 \x03(\tR\ntokenTexts\x12\x1a\n\x08logprobs\x18\x03 \x03(\x02R\x08logprobs\x12\x1c\n\tlikeliest\x18\x04 \x03(\x08R\tlikeliest\x12#\n\rtotal_logprob\x18\x05 \x01(\x01R\x0ctotalLogprob\x12+\n\x11\x62\x61seline_logprobs\x18\x06 \x03(\x02R\x10\x62\x61selineLogprobs\x12\x34\n\x16\x62\x61seline_total_logprob\x18\x07 \x01(\x01R\x14\x62\x61selineTotalLogprob\x12\x33\n\x08readings\x18\x08 \x03(\x0b\x32\x17.steerd.v1.TokenReadingR\x08readings*\x80\x01\n\x0c\x46inishReason\x12\x1d\n\x19\x46INISH_REASON_UNSPECIFIED\x10\x00\x12\x16\n\x12\x46INISH_REASON_STOP\x10\x01\x12\x18\n\x14\x46INISH_REASON_LENGTH\x10\x02\x12\x1f\n\x1b\x46INISH_REASON_STOP_SEQUENCE\x10\x03\x32\x96\x01\n\x11GenerationService\x12\x45\n\x08Generate\x12\x1a.steerd.v1.GenerateRequest\x1a\x1b.steerd.v1.GenerateResponse0\x01\x12:\n\x05Score\x12\x17.steerd.v1.ScoreRequest\x1a\x18.steerd.v1.ScoreResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n%steerd/pb/v1/generation_service.proto\x12\tsteerd.v1\x1a\x1asteerd/pb/v1/feature.proto\x1a\x1bsteerd/pb/v1/steering.proto\"\xee\x02\n\x0fGenerateRequest\x12\x1d\n\nrequest_id\x18\x01 \x01(\tR\trequestId\x12\x18\n\x06prompt\x18\x02 \x01(\tH\x00R\x06prompt\x12%\n\x04\x63hat\x18\x03 \x01(\x0b\x32\x0f.steerd.v1.ChatH\x00R\x04\x63hat\x12\x32\n\ttoken_ids\x18\x04 \x01(\x0b\x32\x13.steerd.v1.TokenIdsH\x00R\x08tokenIds\x12\x35\n\x08sampling\x18\x05 \x01(\x0b\x32\x19.steerd.v1.SamplingParamsR\x08sampling\x12=\n\rinterventions\x18\x06 \x03(\x0b\x32\x17.steerd.v1.InterventionR\rinterventions\x12,\n\x07\x63\x61pture\x18\x07 \x01(\x0b\x32\x12.steerd.v1.CaptureR\x07\x63\x61pture\x12\x1a\n\x08\x62\x61seline\x18\n \x01(\x08R\x08\x62\x61selineB\x07\n\x05input\":\n\x04\x43hat\x12\x32\n\x08messages\x18\x01 \x03(\x0b\x32\x16.steerd.v1.ChatMessageR\x08messages\";\n\x0b\x43hatMessage\x12\x12\n\x04role\x18\x01 \x01(\tR\x04role\x12\x18\n\x07\x63ontent\x18\x02 \x01(\tR\x07\x63ontent\"\x1c\n\x08TokenIds\x12\x10\n\x03ids\x18\x01 \x03(\rR\x03ids\"\x83\x02\n\x0eSamplingParams\x12)\n\x0emax_new_tokens\x18\x01 \x01(\rH\x00R\x0cmaxNewTokens\x88\x01\x01\x12%\n\x0btemperature\x18\x02 \x01(\x01H\x01R\x0btemperature\x88\x01\x01\x12\x18\n\x05top_p\x18\x03 \x01(\x01H\x02R\x04topP\x88\x01\x01\x12\x18\n\x05top_k\x18\x04 \x01(\rH\x03R\x04topK\x88\x01\x01\x12\x17\n\x04seed\x18\x05 \x01(\x04H\x04R\x04seed\x88\x01\x01\x12\x12\n\x04stop\x18\x06 \x03(\tR\x04stopB\x11\n\x0f_max_new_tokensB\x0e\n\x0c_temperatureB\x08\n\x06_top_pB\x08\n\x06_top_kB\x07\n\x05_seed\"\x90\x01\n\x07\x43\x61pture\x12+\n\x05watch\x18\x01 \x03(\x0b\x32\x15.steerd.v1.FeatureRefR\x05watch\x12\x13\n\x05top_k\x18\x02 \x01(\rR\x04topK\x12\x1c\n\ntop_k_saes\x18\x03 \x03(\tR\x08topKSaes\x12%\n\x0einclude_prompt\x18\x04 \x01(\x08R\rincludePrompt\"\xc7\x01\n\x10GenerateResponse\x12\x1a\n\x08sequence\x18\x01 \x01(\x04R\x08sequence\x12.\n\x07started\x18\x02 \x01(\x0b\x32\x12.steerd.v1.StartedH\x00R\x07started\x12(\n\x05\x64\x65lta\x18\x03 \x01(\x0b\x32\x10.steerd.v1.DeltaH\x00R\x05\x64\x65lta\x12\x34\n\tcompleted\x18\x04 \x01(\x0b\x32\x14.steerd.v1.CompletedH\x00R\tcompletedB\x07\n\x05\x65vent\"\xc8\x02\n\x07Started\x12\x1d\n\nrequest_id\x18\x01 \x01(\tR\trequestId\x12\x14\n\x05model\x18\x02 \x01(\tR\x05model\x12#\n\rprompt_tokens\x18\x03 \x01(\rR\x0cpromptTokens\x12#\n\rqueue_seconds\x18\x04 \x01(\x01R\x0cqueueSeconds\x12\x35\n\x08sampling\x18\x05 \x01(\x0b\x32\x19.steerd.v1.SamplingParamsR\x08sampling\x12=\n\rinterventions\x18\x06 \x03(\x0b\x32\x17.steerd.v1.InterventionR\rinterventions\x12,\n\x12prompt_token_texts\x18\x07 \x03(\tR\x10promptTokenTexts\x12\x1a\n\x08warnings\x18\x0b \x03(\tR\x08warnings\"\xfe\x01\n\x05\x44\x65lta\x12\x12\n\x04text\x18\x01 \x01(\tR\x04text\x12\x1b\n\ttoken_ids\x18\x02 \x03(\rR\x08tokenIds\x12\x1c\n\tpositions\x18\x03 \x03(\rR\tpositions\x12\x1a\n\x08logprobs\x18\x04 \x03(\x02R\x08logprobs\x12\x1f\n\x0btoken_texts\x18\x05 \x03(\tR\ntokenTexts\x12\x33\n\x08readings\x18\x06 \x03(\x0b\x32\x17.steerd.v1.TokenReadingR\x08readings\x12\x34\n\x08\x62\x61seline\x18\x07 \x01(\x0b\x32\x18.steerd.v1.BaselineDeltaR\x08\x62\x61seline\"p\n\x0cTokenReading\x12\x1a\n\x08position\x18\x01 \x01(\rR\x08position\x12\x10\n\x03sae\x18\x02 \x01(\tR\x03sae\x12\x1a\n\x08\x66\x65\x61tures\x18\x03 \x03(\rR\x08\x66\x65\x61tures\x12\x16\n\x06values\x18\x04 \x03(\x02R\x06values\"\x8e\x02\n\tCompleted\x12<\n\rfinish_reason\x18\x01 \x01(\x0e\x32\x17.steerd.v1.FinishReasonR\x0c\x66inishReason\x12&\n\x05usage\x18\x02 \x01(\x0b\x32\x10.steerd.v1.UsageR\x05usage\x12,\n\x07timings\x18\x03 \x01(\x0b\x32\x12.steerd.v1.TimingsR\x07timings\x12\x35\n\x08\x66\x65\x61tures\x18\x04 \x03(\x0b\x32\x19.steerd.v1.FeatureSummaryR\x08\x66\x65\x61tures\x12\x36\n\x08\x62\x61seline\x18\x06 \x01(\x0b\x32\x1a.steerd.v1.BaselineSummaryR\x08\x62\x61seline\"\xce\x01\n\rBaselineDelta\x12\x12\n\x04text\x18\x01 \x01(\tR\x04text\x12\x1b\n\ttoken_ids\x18\x02 \x03(\rR\x08tokenIds\x12\x1c\n\tpositions\x18\x03 \x03(\rR\tpositions\x12\x1a\n\x08logprobs\x18\x04 \x03(\x02R\x08logprobs\x12\x1f\n\x0btoken_texts\x18\x05 \x03(\tR\ntokenTexts\x12!\n\x0ckl_positions\x18\x06 \x03(\rR\x0bklPositions\x12\x0e\n\x02kl\x18\x07 \x03(\x02R\x02kl\"\xec\x01\n\x0f\x42\x61selineSummary\x12<\n\rfinish_reason\x18\x01 \x01(\x0e\x32\x17.steerd.v1.FinishReasonR\x0c\x66inishReason\x12&\n\x05usage\x18\x02 \x01(\x0b\x32\x10.steerd.v1.UsageR\x05usage\x12=\n\x18\x66irst_diverging_position\x18\x03 \x01(\rH\x00R\x16\x66irstDivergingPosition\x88\x01\x01\x12\x17\n\x07mean_kl\x18\x04 \x01(\x02R\x06meanKlB\x1b\n\x19_first_diverging_position\"W\n\x05Usage\x12#\n\rprompt_tokens\x18\x01 \x01(\rR\x0cpromptTokens\x12)\n\x10generated_tokens\x18\x02 \x01(\rR\x0fgeneratedTokens\"~\n\x07Timings\x12#\n\rqueue_seconds\x18\x01 \x01(\x01R\x0cqueueSeconds\x12\'\n\x0fprefill_seconds\x18\x02 \x01(\x01R\x0eprefillSeconds\x12%\n\x0e\x64\x65\x63ode_seconds\x18\x03 \x01(\x01R\rdecodeSeconds\"\xdd\x01\n\x0e\x46\x65\x61tureSummary\x12/\n\x07\x66\x65\x61ture\x18\x01 \x01(\x0b\x32\x15.steerd.v1.FeatureRefR\x07\x66\x65\x61ture\x12%\n\x0emax_activation\x18\x02 \x01(\x02R\rmaxActivation\x12\'\n\x0fmean_activation\x18\x03 \x01(\x02R\x0emeanActivation\x12#\n\ractive_tokens\x18\x04 \x01(\rR\x0c\x61\x63tiveTokens\x12%\n\x0esteered_tokens\x18\x05 \x01(\rR\rsteeredTokens\"\xf3\x02\n\x0cScoreRequest\x12\x1d\n\nrequest_id\x18\x01 \x01(\tR\trequestId\x12\x18\n\x06prompt\x18\x02 \x01(\tH\x00R\x06prompt\x12%\n\x04\x63hat\x18\x03 \x01(\x0b\x32\x0f.steerd.v1.ChatH\x00R\x04\x63hat\x12\x32\n\ttoken_ids\x18\x04 \x01(\x0b\x32\x13.steerd.v1.TokenIdsH\x00R\x08tokenIds\x12=\n\rcontinuations\x18\x05 \x03(\x0b\x32\x17.steerd.v1.ContinuationR\rcontinuations\x12=\n\rinterventions\x18\x06 \x03(\x0b\x32\x17.steerd.v1.InterventionR\rinterventions\x12\x1a\n\x08\x62\x61seline\x18\x08 \x01(\x08R\x08\x62\x61seline\x12,\n\x07\x63\x61pture\x18\t \x01(\x0b\x32\x12.steerd.v1.CaptureR\x07\x63\x61ptureB\x07\n\x05input\"c\n\x0c\x43ontinuation\x12\x14\n\x04text\x18\x01 \x01(\tH\x00R\x04text\x12\x32\n\ttoken_ids\x18\x02 \x01(\x0b\x32\x13.steerd.v1.TokenIdsH\x00R\x08tokenIdsB\t\n\x07\x63ontent\"\xbf\x01\n\rScoreResponse\x12\x1d\n\nrequest_id\x18\x01 \x01(\tR\trequestId\x12\x34\n\x06scores\x18\x02 \x03(\x0b\x32\x1c.steerd.v1.ContinuationScoreR\x06scores\x12=\n\rinterventions\x18\x03 \x03(\x0b\x32\x17.steerd.v1.InterventionR\rinterventions\x12\x1a\n\x08warnings\x18\x06 \x03(\tR\x08warnings\"\xc8\x02\n\x11\x43ontinuationScore\x12\x1b\n\ttoken_ids\x18\x01 \x03(\rR\x08tokenIds\x12\x1f\n\x0btoken_texts\x18\x02 \x03(\tR\ntokenTexts\x12\x1a\n\x08logprobs\x18\x03 \x03(\x02R\x08logprobs\x12\x1c\n\tlikeliest\x18\x04 \x03(\x08R\tlikeliest\x12#\n\rtotal_logprob\x18\x05 \x01(\x01R\x0ctotalLogprob\x12+\n\x11\x62\x61seline_logprobs\x18\x06 \x03(\x02R\x10\x62\x61selineLogprobs\x12\x34\n\x16\x62\x61seline_total_logprob\x18\x07 \x01(\x01R\x14\x62\x61selineTotalLogprob\x12\x33\n\x08readings\x18\x08 \x03(\x0b\x32\x17.steerd.v1.TokenReadingR\x08readings*\x80\x01\n\x0c\x46inishReason\x12\x1d\n\x19\x46INISH_REASON_UNSPECIFIED\x10\x00\x12\x16\n\x12\x46INISH_REASON_STOP\x10\x01\x12\x18\n\x14\x46INISH_REASON_LENGTH\x10\x02\x12\x1f\n\x1b\x46INISH_REASON_STOP_SEQUENCE\x10\x03\x32\x96\x01\n\x11GenerationService\x12\x45\n\x08Generate\x12\x1a.steerd.v1.GenerateRequest\x1a\x1b.steerd.v1.GenerateResponse0\x01\x12:\n\x05Score\x12\x17.steerd.v1.ScoreRequest\x1a\x18.steerd.v1.ScoreResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'steerd.pb.v1.generation_service_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_FINISHREASON']._serialized_start=3519
-  _globals['_FINISHREASON']._serialized_end=3647
+  _globals['_FINISHREASON']._serialized_start=4105
+  _globals['_FINISHREASON']._serialized_end=4233
   _globals['_GENERATEREQUEST']._serialized_start=110
-  _globals['_GENERATEREQUEST']._serialized_end=448
-  _globals['_CHAT']._serialized_start=450
-  _globals['_CHAT']._serialized_end=508
-  _globals['_CHATMESSAGE']._serialized_start=510
-  _globals['_CHATMESSAGE']._serialized_end=569
-  _globals['_TOKENIDS']._serialized_start=571
-  _globals['_TOKENIDS']._serialized_end=599
-  _globals['_SAMPLINGPARAMS']._serialized_start=602
-  _globals['_SAMPLINGPARAMS']._serialized_end=861
-  _globals['_CAPTURE']._serialized_start=864
-  _globals['_CAPTURE']._serialized_end=1008
-  _globals['_GENERATERESPONSE']._serialized_start=1011
-  _globals['_GENERATERESPONSE']._serialized_end=1210
-  _globals['_STARTED']._serialized_start=1213
-  _globals['_STARTED']._serialized_end=1541
-  _globals['_DELTA']._serialized_start=1544
-  _globals['_DELTA']._serialized_end=1744
-  _globals['_TOKENREADING']._serialized_start=1746
-  _globals['_TOKENREADING']._serialized_end=1858
-  _globals['_COMPLETED']._serialized_start=1861
-  _globals['_COMPLETED']._serialized_end=2075
-  _globals['_USAGE']._serialized_start=2077
-  _globals['_USAGE']._serialized_end=2164
-  _globals['_TIMINGS']._serialized_start=2166
-  _globals['_TIMINGS']._serialized_end=2292
-  _globals['_FEATURESUMMARY']._serialized_start=2295
-  _globals['_FEATURESUMMARY']._serialized_end=2516
-  _globals['_SCOREREQUEST']._serialized_start=2519
-  _globals['_SCOREREQUEST']._serialized_end=2890
-  _globals['_CONTINUATION']._serialized_start=2892
-  _globals['_CONTINUATION']._serialized_end=2991
-  _globals['_SCORERESPONSE']._serialized_start=2994
-  _globals['_SCORERESPONSE']._serialized_end=3185
-  _globals['_CONTINUATIONSCORE']._serialized_start=3188
-  _globals['_CONTINUATIONSCORE']._serialized_end=3516
-  _globals['_GENERATIONSERVICE']._serialized_start=3650
-  _globals['_GENERATIONSERVICE']._serialized_end=3800
+  _globals['_GENERATEREQUEST']._serialized_end=476
+  _globals['_CHAT']._serialized_start=478
+  _globals['_CHAT']._serialized_end=536
+  _globals['_CHATMESSAGE']._serialized_start=538
+  _globals['_CHATMESSAGE']._serialized_end=597
+  _globals['_TOKENIDS']._serialized_start=599
+  _globals['_TOKENIDS']._serialized_end=627
+  _globals['_SAMPLINGPARAMS']._serialized_start=630
+  _globals['_SAMPLINGPARAMS']._serialized_end=889
+  _globals['_CAPTURE']._serialized_start=892
+  _globals['_CAPTURE']._serialized_end=1036
+  _globals['_GENERATERESPONSE']._serialized_start=1039
+  _globals['_GENERATERESPONSE']._serialized_end=1238
+  _globals['_STARTED']._serialized_start=1241
+  _globals['_STARTED']._serialized_end=1569
+  _globals['_DELTA']._serialized_start=1572
+  _globals['_DELTA']._serialized_end=1826
+  _globals['_TOKENREADING']._serialized_start=1828
+  _globals['_TOKENREADING']._serialized_end=1940
+  _globals['_COMPLETED']._serialized_start=1943
+  _globals['_COMPLETED']._serialized_end=2213
+  _globals['_BASELINEDELTA']._serialized_start=2216
+  _globals['_BASELINEDELTA']._serialized_end=2422
+  _globals['_BASELINESUMMARY']._serialized_start=2425
+  _globals['_BASELINESUMMARY']._serialized_end=2661
+  _globals['_USAGE']._serialized_start=2663
+  _globals['_USAGE']._serialized_end=2750
+  _globals['_TIMINGS']._serialized_start=2752
+  _globals['_TIMINGS']._serialized_end=2878
+  _globals['_FEATURESUMMARY']._serialized_start=2881
+  _globals['_FEATURESUMMARY']._serialized_end=3102
+  _globals['_SCOREREQUEST']._serialized_start=3105
+  _globals['_SCOREREQUEST']._serialized_end=3476
+  _globals['_CONTINUATION']._serialized_start=3478
+  _globals['_CONTINUATION']._serialized_end=3577
+  _globals['_SCORERESPONSE']._serialized_start=3580
+  _globals['_SCORERESPONSE']._serialized_end=3771
+  _globals['_CONTINUATIONSCORE']._serialized_start=3774
+  _globals['_CONTINUATIONSCORE']._serialized_end=4102
+  _globals['_GENERATIONSERVICE']._serialized_start=4236
+  _globals['_GENERATIONSERVICE']._serialized_end=4386
 # @@protoc_insertion_point(module_scope)

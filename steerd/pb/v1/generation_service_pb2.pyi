@@ -62,12 +62,17 @@ class GenerateRequest(_message.Message):
     SAMPLING_FIELD_NUMBER: _builtins.int
     INTERVENTIONS_FIELD_NUMBER: _builtins.int
     CAPTURE_FIELD_NUMBER: _builtins.int
+    BASELINE_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     """Chosen by the client, of the form [A-Za-z0-9_-]{1,64}, and not in use by a running request.
     Default: empty, and the server makes one.
     """
     prompt: _builtins.str
     """Plain text, tokenized as the host does by default."""
+    baseline: _builtins.bool
+    """Also run the request without steering beside it, in the same batch and with the same random numbers, and compare.
+    It takes the place and memory of a second request. Default: false.
+    """
     @_builtins.property
     def chat(self) -> Global___Chat:
         """A conversation, put through the host's chat template, ending where the assistant speaks."""
@@ -100,10 +105,11 @@ class GenerateRequest(_message.Message):
         sampling: Global___SamplingParams | None = ...,
         interventions: _abc.Iterable[_steering_pb2.Intervention] | None = ...,
         capture: Global___Capture | None = ...,
+        baseline: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["capture", b"capture", "chat", b"chat", "input", b"input", "prompt", b"prompt", "sampling", b"sampling", "token_ids", b"token_ids"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["capture", b"capture", "chat", b"chat", "input", b"input", "interventions", b"interventions", "prompt", b"prompt", "request_id", b"request_id", "sampling", b"sampling", "token_ids", b"token_ids"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["baseline", b"baseline", "capture", b"capture", "chat", b"chat", "input", b"input", "interventions", b"interventions", "prompt", b"prompt", "request_id", b"request_id", "sampling", b"sampling", "token_ids", b"token_ids"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_input: _TypeAlias = _typing.Literal["prompt", "chat", "token_ids"]  # noqa: Y015
     _WhichOneofArgType_input: _TypeAlias = _typing.Literal["input", b"input"]  # noqa: Y015
@@ -404,6 +410,7 @@ class Delta(_message.Message):
     LOGPROBS_FIELD_NUMBER: _builtins.int
     TOKEN_TEXTS_FIELD_NUMBER: _builtins.int
     READINGS_FIELD_NUMBER: _builtins.int
+    BASELINE_FIELD_NUMBER: _builtins.int
     text: _builtins.str
     """New text: complete characters only, without stop strings. Text that is still held back when the last token
     has been made comes in a final Delta without tokens.
@@ -430,6 +437,10 @@ class Delta(_message.Message):
     def readings(self) -> _containers.RepeatedCompositeFieldContainer[Global___TokenReading]:
         """Feature activations, in order of position."""
 
+    @_builtins.property
+    def baseline(self) -> Global___BaselineDelta:
+        """New tokens of the baseline."""
+
     def __init__(
         self,
         *,
@@ -439,10 +450,11 @@ class Delta(_message.Message):
         logprobs: _abc.Iterable[_builtins.float] | None = ...,
         token_texts: _abc.Iterable[_builtins.str] | None = ...,
         readings: _abc.Iterable[Global___TokenReading] | None = ...,
+        baseline: Global___BaselineDelta | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["baseline", b"baseline"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["logprobs", b"logprobs", "positions", b"positions", "readings", b"readings", "text", b"text", "token_ids", b"token_ids", "token_texts", b"token_texts"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["baseline", b"baseline", "logprobs", b"logprobs", "positions", b"positions", "readings", b"readings", "text", b"text", "token_ids", b"token_ids", "token_texts", b"token_texts"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -500,6 +512,7 @@ class Completed(_message.Message):
     USAGE_FIELD_NUMBER: _builtins.int
     TIMINGS_FIELD_NUMBER: _builtins.int
     FEATURES_FIELD_NUMBER: _builtins.int
+    BASELINE_FIELD_NUMBER: _builtins.int
     finish_reason: Global___FinishReason.ValueType
     """Why it ended."""
     @_builtins.property
@@ -514,6 +527,10 @@ class Completed(_message.Message):
     def features(self) -> _containers.RepeatedCompositeFieldContainer[Global___FeatureSummary]:
         """One for each feature watched or steered by the request."""
 
+    @_builtins.property
+    def baseline(self) -> Global___BaselineSummary:
+        """How the baseline ended. Present if it was asked for."""
+
     def __init__(
         self,
         *,
@@ -521,14 +538,115 @@ class Completed(_message.Message):
         usage: Global___Usage | None = ...,
         timings: Global___Timings | None = ...,
         features: _abc.Iterable[Global___FeatureSummary] | None = ...,
+        baseline: Global___BaselineSummary | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["timings", b"timings", "usage", b"usage"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["baseline", b"baseline", "timings", b"timings", "usage", b"usage"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["features", b"features", "finish_reason", b"finish_reason", "timings", b"timings", "usage", b"usage"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["baseline", b"baseline", "features", b"features", "finish_reason", b"finish_reason", "timings", b"timings", "usage", b"usage"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Completed: _TypeAlias = Completed  # noqa: Y015
+
+@_typing.final
+class BaselineDelta(_message.Message):
+    """New tokens of the unsteered baseline. The arrays token_ids, positions, logprobs and token_texts run in parallel, and
+    kl_positions and kl.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TEXT_FIELD_NUMBER: _builtins.int
+    TOKEN_IDS_FIELD_NUMBER: _builtins.int
+    POSITIONS_FIELD_NUMBER: _builtins.int
+    LOGPROBS_FIELD_NUMBER: _builtins.int
+    TOKEN_TEXTS_FIELD_NUMBER: _builtins.int
+    KL_POSITIONS_FIELD_NUMBER: _builtins.int
+    KL_FIELD_NUMBER: _builtins.int
+    text: _builtins.str
+    """As Delta.text."""
+    @_builtins.property
+    def token_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """As Delta.token_ids."""
+
+    @_builtins.property
+    def positions(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """As Delta.positions."""
+
+    @_builtins.property
+    def logprobs(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
+        """As Delta.logprobs, without steering."""
+
+    @_builtins.property
+    def token_texts(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """As Delta.token_texts."""
+
+    @_builtins.property
+    def kl_positions(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Positions at which both have chosen a token."""
+
+    @_builtins.property
+    def kl(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
+        """There, how far the two distributions of the next token are apart: KL(steered || baseline), in nats, before
+        temperature and filters. From the first token on that differs they follow different texts.
+        """
+
+    def __init__(
+        self,
+        *,
+        text: _builtins.str = ...,
+        token_ids: _abc.Iterable[_builtins.int] | None = ...,
+        positions: _abc.Iterable[_builtins.int] | None = ...,
+        logprobs: _abc.Iterable[_builtins.float] | None = ...,
+        token_texts: _abc.Iterable[_builtins.str] | None = ...,
+        kl_positions: _abc.Iterable[_builtins.int] | None = ...,
+        kl: _abc.Iterable[_builtins.float] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["kl", b"kl", "kl_positions", b"kl_positions", "logprobs", b"logprobs", "positions", b"positions", "text", b"text", "token_ids", b"token_ids", "token_texts", b"token_texts"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___BaselineDelta: _TypeAlias = BaselineDelta  # noqa: Y015
+
+@_typing.final
+class BaselineSummary(_message.Message):
+    """How the unsteered baseline ended and where the steered text left it."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FINISH_REASON_FIELD_NUMBER: _builtins.int
+    USAGE_FIELD_NUMBER: _builtins.int
+    FIRST_DIVERGING_POSITION_FIELD_NUMBER: _builtins.int
+    MEAN_KL_FIELD_NUMBER: _builtins.int
+    finish_reason: Global___FinishReason.ValueType
+    """Why it ended."""
+    first_diverging_position: _builtins.int
+    """Position of the first token in which the two differ. Absent when they are the same as far as both go."""
+    mean_kl: _builtins.float
+    """Mean of kl up to and including that token."""
+    @_builtins.property
+    def usage(self) -> Global___Usage:
+        """Its tokens."""
+
+    def __init__(
+        self,
+        *,
+        finish_reason: Global___FinishReason.ValueType = ...,
+        usage: Global___Usage | None = ...,
+        first_diverging_position: _builtins.int | None = ...,
+        mean_kl: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_first_diverging_position", b"_first_diverging_position", "first_diverging_position", b"first_diverging_position", "usage", b"usage"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_first_diverging_position", b"_first_diverging_position", "finish_reason", b"finish_reason", "first_diverging_position", b"first_diverging_position", "mean_kl", b"mean_kl", "usage", b"usage"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__first_diverging_position: _TypeAlias = _typing.Literal["first_diverging_position"]  # noqa: Y015
+    _WhichOneofArgType__first_diverging_position: _TypeAlias = _typing.Literal["_first_diverging_position", b"_first_diverging_position"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__first_diverging_position) -> _WhichOneofReturnType__first_diverging_position | None: ...
+
+Global___BaselineSummary: _TypeAlias = BaselineSummary  # noqa: Y015
 
 @_typing.final
 class Usage(_message.Message):
