@@ -229,6 +229,7 @@ def test_every_served_rpc_is_announced_and_every_start_has_an_end() -> None:
     announced = {f"{rpc.service}/{rpc.method}" for rpc in counts.served}
     assert announced == {
         "steerd.v1.GenerationService/Generate",
+        "steerd.v1.GenerationService/Score",
         "steerd.v1.CatalogService/GetServerInfo",
         "steerd.v1.CatalogService/ListSaes",
         "grpc.health.v1.Health/Check",
