@@ -132,6 +132,7 @@ def test_a_late_cancel_does_not_reach_the_next_request_of_that_id() -> None:
     with serving() as engine:
         first = run_together(engine, [request])[0]
         second = submit(engine, request)
+        second.wait_for_tokens(1)
         engine.cancel(first.submission)
 
         assert second.wait().reason is FinishReason.LENGTH
