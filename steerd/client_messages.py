@@ -47,6 +47,7 @@ class GenerateCall:
     unit: Unit = Unit.ACTIVATION
     watch: tuple[FeatureRef, ...] = ()
     top_features: int = 0
+    top_features_of: tuple[str, ...] = ()  # names of SAEs; none: all
     include_prompt: bool = False
     baseline: bool = False
 
@@ -78,6 +79,7 @@ class ScoreCall:
     baseline: bool = False
     watch: tuple[FeatureRef, ...] = ()
     top_features: int = 0
+    top_features_of: tuple[str, ...] = ()  # names of SAEs; none: all
     include_prompt: bool = False
 
 

@@ -65,6 +65,7 @@ def _capture(call: GenerateCall | ScoreCall) -> pb.Capture:
     return pb.Capture(
         watch=[feature_message(feature) for feature in call.watch],
         top_k=call.top_features,
+        top_k_saes=call.top_features_of,
         include_prompt=call.include_prompt,
     )
 

@@ -50,6 +50,14 @@ def test_what_is_not_given_is_not_sent() -> None:
     assert not message.sampling.HasField("seed")
 
 
+def test_the_strongest_features_are_asked_of_the_saes_that_are_named() -> None:
+    capture = client_wire.request(
+        GenerateCall(prompt="Hi", top_features=3, top_features_of=("a", "b"))
+    ).capture
+
+    assert capture == pb.Capture(top_k=3, top_k_saes=["a", "b"])
+
+
 def test_zero_is_sent_where_it_means_something() -> None:
     sampling = client_wire.request(GenerateCall(prompt="Hi", temperature=0.0, seed=0, top_k=0)).sampling
 

@@ -117,6 +117,7 @@ def show_scene(
         unit=Unit.FEATURE_MAX,
         watch=(feature,),
         top_features=_SHOWN_FEATURES,
+        top_features_of=(_SAE,),
     )
     console.print(
         f"\nWith feature {scene.feature}, {labels.get(feature, scene.alias)!r}, added at "

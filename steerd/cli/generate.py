@@ -55,7 +55,14 @@ def _add_reading(parser: argparse.ArgumentParser) -> None:
         help="read this feature",
     )
     group.add_argument(
-        "--top-features", type=int, default=0, metavar="N", help="read the N most active per token"
+        "--top-features", type=int, default=0, metavar="N", help="read each SAE's N most active per token"
+    )
+    group.add_argument(
+        "--top-features-of",
+        action="append",
+        default=[],
+        metavar="SAE",
+        help="only of this SAE; may be repeated (default: of all that are served)",
     )
 
 
@@ -102,6 +109,7 @@ def generate_call(options: argparse.Namespace) -> GenerateCall:
         unit=steering_options.unit(options),
         watch=tuple(dict.fromkeys([*options.watch, *steering_options.steered_features(steering)])),
         top_features=options.top_features,
+        top_features_of=tuple(options.top_features_of),
         baseline=options.baseline,
     )
 

@@ -29,6 +29,14 @@ def client(server: RunningServer) -> Iterator[Client]:
         yield connected
 
 
+def test_the_strongest_features_of_one_sae_can_be_asked_for(client: Client) -> None:
+    call = GenerateCall(prompt="Hello", max_new_tokens=3, top_features=2, top_features_of=("early",))
+
+    generation = client.generate(call)
+
+    assert {reading.sae for reading in generation.readings} == {"early"}
+
+
 def test_a_generation_is_whole(client: Client) -> None:
     call = GenerateCall(
         prompt="Hello",
