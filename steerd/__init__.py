@@ -16,8 +16,8 @@ Modules:
 - `starters`: where the SAEs lie that come with the package, in starter_saes
 - `errors`: the kinds of failure that a user can act on
 - `client`: a small typed client, used by `cli` (the subcommands), the tests and the benchmarks;
-  `client_messages` is what it says and hears, as plain data, `client_wire` turns that into protobuf and back,
-  with `client_steering` for interventions
+  `client_messages` is what it says and hears, as plain data, `client_wire` turns that into protobuf and back
+- `intervention_wire`: interventions to protobuf, for the client that asks and the server that repeats them
 - `__main__`: the command `steerd`
 
 Imports point one way, `app -> server -> engine -> steering -> {sae, host}`; tests/test_architecture.py holds

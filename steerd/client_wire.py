@@ -18,11 +18,18 @@ from steerd.client_messages import (
     ServerInfo,
     Started,
     Token,
+    Unit,
 )
-from steerd.client_steering import feature_message, intervention_message
+from steerd.intervention_wire import asked_message, feature_message
 from steerd.pb.v1 import catalog_service_pb2, steering_pb2
 from steerd.pb.v1 import generation_service_pb2 as pb
 from steerd.steering.intervention import FeatureRef
+
+_UNITS = {
+    Unit.ACTIVATION: steering_pb2.UNIT_ACTIVATION,
+    Unit.FEATURE_MAX: steering_pb2.UNIT_FEATURE_MAX,
+    Unit.RESID_NORM: steering_pb2.UNIT_RESID_NORM,
+}
 
 
 def request(call: GenerateCall) -> pb.GenerateRequest:
@@ -58,7 +65,7 @@ def _continuation(continuation: str | tuple[int, ...]) -> pb.Continuation:
 
 
 def _interventions(call: GenerateCall | ScoreCall) -> list[steering_pb2.Intervention]:
-    return [intervention_message(intervention, call.unit) for intervention in call.interventions]
+    return [asked_message(intervention, _UNITS[call.unit]) for intervention in call.interventions]
 
 
 def _capture(call: GenerateCall | ScoreCall) -> pb.Capture:

@@ -32,6 +32,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     ),
     "steerd.pb": (),
     "steerd.server": (
+        "steerd.intervention_wire",
         "steerd.pb",
         "steerd.engine",
         "steerd.steering",
@@ -43,15 +44,14 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     ),
     "steerd.app": ("steerd",),
     "steerd.client_messages": ("steerd.steering.intervention",),
-    "steerd.client_steering": (
-        "steerd.client_messages",
+    "steerd.intervention_wire": (
         "steerd.pb",
         "steerd.steering.intervention",
         "steerd.steering.scope",
     ),
     "steerd.client_wire": (
         "steerd.client_messages",
-        "steerd.client_steering",
+        "steerd.intervention_wire",
         "steerd.pb",
         "steerd.steering.intervention",
     ),
@@ -74,8 +74,8 @@ ONLY_IN: dict[str, tuple[str, ...]] = {
         "steerd.pb",
         "steerd.server",
         "steerd.client",
-        "steerd.client_steering",
         "steerd.client_wire",
+        "steerd.intervention_wire",
     ),
     "prometheus_client": ("steerd.monitoring", "steerd.app"),
     # Of other people's pickles one reader reads the weights, in the trainer's import command.

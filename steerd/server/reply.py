@@ -21,11 +21,11 @@ from steerd.engine.events import (
 from steerd.engine.request import GenerationRequest
 from steerd.errors import Unavailable
 from steerd.host.text import IncrementalDecoder
+from steerd.intervention_wire import applied_message
 from steerd.pb.v1 import feature_pb2
 from steerd.pb.v1 import generation_service_pb2 as pb
 from steerd.server.reply_baseline import BaselineWriter, baseline_summary
 from steerd.server.reply_finish import FINISH_REASONS
-from steerd.server.reply_intervention import intervention_to_wire
 from steerd.server.stop_text import StopText
 
 # A message of this many activations takes about half a megabyte; the transport's limit is 4 MiB.
@@ -94,7 +94,7 @@ class ReplyWriter:
                 seed=sampling.seed,
                 stop=self._stop,
             ),
-            interventions=[intervention_to_wire(intervention) for intervention in request.interventions],
+            interventions=[applied_message(intervention) for intervention in request.interventions],
             warnings=request.warnings,
             prompt_token_texts=self._prompt_token_texts() if request.capture.include_prompt else (),
         )

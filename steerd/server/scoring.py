@@ -10,11 +10,11 @@ from steerd.engine.events import FailedEvent, FinishedEvent, ScoredEvent, Stream
 from steerd.engine.request import FinishReason, GenerationRequest
 from steerd.engine.waiting_line import Submission
 from steerd.errors import Unavailable
+from steerd.intervention_wire import applied_message
 from steerd.pb.v1 import generation_service_pb2 as pb
 from steerd.server.event_stream import EventStream
 from steerd.server.parse import RequestParser
 from steerd.server.parse_score import ScoreParser
-from steerd.server.reply_intervention import intervention_to_wire
 from steerd.server.reply_score import continuation_score
 
 _log = logging.getLogger(__name__)
@@ -69,7 +69,7 @@ class Scoring:
                 continuation_score(request, steered, baseline, self._tokenizer)
                 for request, steered, baseline in zip(parsed.steered, scored, baselines, strict=False)
             ],
-            interventions=[intervention_to_wire(each) for each in parsed.steered[0].interventions],
+            interventions=[applied_message(each) for each in parsed.steered[0].interventions],
             warnings=parsed.steered[0].warnings,
         )
 

@@ -1,11 +1,10 @@
-"""A client's interventions to protobuf."""
+"""Interventions to protobuf: as a client asks for them, and as the server says that they are applied."""
 
 from __future__ import annotations
 
 from math import isfinite
 from typing import Any
 
-from steerd.client_messages import Unit
 from steerd.pb.v1 import feature_pb2
 from steerd.pb.v1 import steering_pb2 as pb
 from steerd.steering.intervention import (
@@ -15,30 +14,36 @@ from steerd.steering.intervention import (
     FeatureRef,
     Intervention,
     Limit,
+    Operation,
     Reconstruct,
     Scale,
     Set,
+    Target,
     WholeSae,
 )
 from steerd.steering.scope import Phase, Schedule, Scope
 
-_UNITS = {
-    Unit.ACTIVATION: pb.UNIT_ACTIVATION,
-    Unit.FEATURE_MAX: pb.UNIT_FEATURE_MAX,
-    Unit.RESID_NORM: pb.UNIT_RESID_NORM,
-}
 _PHASES = {Phase.ALL: pb.PHASE_ALL, Phase.PROMPT: pb.PHASE_PROMPT, Phase.GENERATED: pb.PHASE_GENERATED}
 
 
-def intervention_message(intervention: Intervention, unit: Unit) -> pb.Intervention:
-    """The message of an intervention whose strengths, values and limits are in the unit."""
+def asked_message(intervention: Intervention, unit: pb.Unit.ValueType) -> pb.Intervention:
+    """What a client sends: strengths, values and limits are in the unit."""
     return pb.Intervention(
         scope=_scope(intervention.scope),
         schedule=None if intervention.schedule == Schedule() else _schedule(intervention.schedule),
         preserve_norm=intervention.preserve_norm,
-        **_target(intervention),
-        **_operation(intervention, unit),
+        **_target(intervention.target),
+        **_operation(intervention.operation, unit),
     )
+
+
+def applied_message(intervention: Intervention) -> pb.Intervention:
+    """What the server answers: nothing left to a default, activation units, directions by their digests."""
+    message = asked_message(intervention, pb.UNIT_ACTIVATION)
+    if isinstance(intervention.target, Direction):
+        message.direction.ClearField("values")
+        message.direction.sha256 = intervention.target.sha256
+    return message
 
 
 def feature_message(feature: FeatureRef) -> feature_pb2.FeatureRef:
@@ -46,31 +51,31 @@ def feature_message(feature: FeatureRef) -> feature_pb2.FeatureRef:
     return feature_pb2.FeatureRef(sae=feature.sae, index=feature.index)
 
 
-def _target(intervention: Intervention) -> dict[str, Any]:
+def _target(target: Target) -> dict[str, Any]:
     """The one target field that is set, whatever its type, hence Any."""
-    match intervention.target:
-        case FeatureRef() as feature:
-            return {"feature": feature_message(feature)}
+    match target:
+        case FeatureRef():
+            return {"feature": feature_message(target)}
         case Direction(hook_point, _, values):
             return {"direction": pb.Direction(hook_point=hook_point, values=values)}
         case WholeSae(sae):
             return {"sae": sae}
 
 
-def _operation(intervention: Intervention, unit: Unit) -> dict[str, Any]:
+def _operation(operation: Operation, unit: pb.Unit.ValueType) -> dict[str, Any]:
     """The one operation field that is set; its message types have nothing in common, hence Any."""
-    match intervention.operation:
+    match operation:
         case Add(strength):
-            return {"add": pb.Add(strength=strength, unit=_UNITS[unit])}
+            return {"add": pb.Add(strength=strength, unit=unit)}
         case Set(value, only_if_active):
-            return {"set": pb.Set(value=value, unit=_UNITS[unit], only_if_active=only_if_active)}
+            return {"set": pb.Set(value=value, unit=unit, only_if_active=only_if_active)}
         case Scale(factor):
             return {"scale": pb.Scale(factor=factor)}
         case Ablate():
             return {"ablate": pb.Ablate()}
         case Limit(low, high):
             low_or_none, high_or_none = (bound if isfinite(bound) else None for bound in (low, high))
-            return {"limit": pb.Limit(min=low_or_none, max=high_or_none, unit=_UNITS[unit])}
+            return {"limit": pb.Limit(min=low_or_none, max=high_or_none, unit=unit)}
         case Reconstruct():
             return {"reconstruct": pb.Reconstruct()}
 
