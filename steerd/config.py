@@ -107,7 +107,8 @@ class LimitsConfig:
 class SteeringConfig:
     """How much interventions may add at one hook point, in multiples of its median residual norm.
 
-    A larger dose is told to the client (`warn`), brought down to the limit (`clamp`) or refused (`reject`).
+    A larger dose is told to the client (`warn`), brought down to the limit by weakening what is added there
+    (`clamp`) or refused (`reject`).
     """
 
     max_dose: float = field(default=1.0, metadata=_between(0, 1e9))

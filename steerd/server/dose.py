@@ -29,7 +29,8 @@ class DoseGuard:
     """Holds the dose of every hook point against the operator's limit.
 
     The dose is the length of all that the interventions there can add, whatever their scopes, in multiples of
-    the median residual norm; what only takes away (ablate, reconstruct) has none.
+    the median residual norm. Taking away what is there (ablate, reconstruct, a scale between 0 and 1) adds
+    nothing; a set takes away, then adds its value.
     """
 
     saes: LoadedSaes
@@ -94,22 +95,8 @@ class DoseGuard:
         target = intervention.target
         if isinstance(target, WholeSae):
             return 0.0
-        return self._amount(
-            intervention.operation, self._largest(target) or 0.0
-        ) * self.saes.direction_length(target)
-
-    def _amount(self, operation: Operation, largest: float) -> float:
-        match operation:
-            case Add(strength):
-                return abs(strength)
-            case Set(value):
-                return max(abs(value), largest)
-            case Scale(factor):
-                return abs(factor - 1) * largest
-            case Limit(low, high):
-                return max([largest, *(abs(bound) for bound in (low, high) if isfinite(bound))])
-            case Ablate() | Reconstruct():
-                return 0.0
+        amount = _amount(intervention.operation, self._largest(target) or 0.0)
+        return amount * self.saes.direction_length(target)
 
     def _largest(self, target: Target) -> float | None:
         """The largest activation recorded for a feature."""
@@ -122,6 +109,19 @@ class DoseGuard:
         return recorded if isfinite(recorded) else None
 
 
+def _amount(operation: Operation, largest: float) -> float:
+    """How much an operation can add of a target whose activation is at most the largest."""
+    match operation:
+        case Add(amount) | Set(amount):
+            return abs(amount)
+        case Scale(factor):
+            return max(factor - 1, -factor, 0.0) * largest
+        case Limit(low, high):
+            return max(low, -high, 0.0)
+        case Ablate() | Reconstruct():
+            return 0.0
+
+
 def _weakened(operation: Operation, by: float) -> Operation:
     if by == 1.0:
         return operation
@@ -131,7 +131,7 @@ def _weakened(operation: Operation, by: float) -> Operation:
         case Set(value, only_if_active):
             return Set(value * by, only_if_active)
         case Scale(factor):
-            return Scale(1 + (factor - 1) * by)
+            return Scale(1 + (factor - 1) * by if factor > 1 else max(factor, factor * by))
         case Limit(low, high):
             return Limit(low * by, high * by)
         case Ablate() | Reconstruct():

@@ -68,13 +68,13 @@ def guarded(
     ("intervention", "dose"),
     [
         (on(3, Add(-5.0)), 0.5),
-        (on(3, Set(0.5)), 0.1),
+        (on(3, Set(0.5)), 0.05),
         (on(3, Set(-7.0)), 0.7),
         (on(3, Scale(3.0)), 0.2),
-        (on(3, Scale(0.0)), 0.1),
+        (on(3, Scale(-2.0)), 0.2),
         (on(3, Limit(low=4.0)), 0.4),
-        (on(3, Limit(high=0.5)), 0.1),
-        (on(3, Limit(-6.0, 0.5)), 0.6),
+        (on(3, Limit(high=-0.5)), 0.05),
+        (on(3, Limit(-6.0, -1.0)), 0.1),
         (Intervention(target=unit_direction(POINT, [7.0] * 32), operation=Add(4.0)), 0.4),
         (Intervention(target=unit_direction(POINT, [7.0] * 32), operation=Set(4.0)), 0.4),
     ],
@@ -89,7 +89,9 @@ def test_the_dose_of_one_intervention(tiny_host: HostModel, intervention: Interv
 def test_what_only_takes_away_has_no_dose(tiny_host: HostModel) -> None:
     whole = Intervention(target=WholeSae("known"), operation=Reconstruct())
 
-    assert guarded(tiny_host, [on(63, Ablate()), whole], "reject", 0.0)[1] == ()
+    weaker = [on(62, Scale(0.5)), on(61, Limit(high=0.5)), on(60, Limit(-6.0, 0.5))]
+
+    assert guarded(tiny_host, [on(63, Ablate()), whole, *weaker], "reject", 0.0)[1] == ()
 
 
 def test_the_doses_of_a_hook_point_add_up_however_they_are_split(tiny_host: HostModel) -> None:
@@ -111,7 +113,8 @@ def test_clamping_lowers_the_hook_points_strengths_to_the_limit(tiny_host: HostM
 
     assert operations == [Add(2.5), Scale(2.25), Set(-5.0), Ablate()]  # 10 + 10 + 20 are 4 times the norm
     assert "times 0.25" in warning
-    assert guarded(tiny_host, [on(3, Limit(-20.0, 5.0))], "clamp")[0] == [Limit(-10.0, 2.5)]
+    assert guarded(tiny_host, [on(3, Limit(20.0, 50.0))], "clamp")[0] == [Limit(10.0, 25.0)]
+    assert guarded(tiny_host, [on(3, Scale(-39.0))], "clamp")[0] == [Scale(-10.0)]
 
 
 def test_warnings_leave_the_interventions_as_they_are(tiny_host: HostModel) -> None:
