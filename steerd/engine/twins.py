@@ -23,7 +23,9 @@ _MARK = "~"  # no client's id has it
 
 def baseline_of(request: GenerationRequest) -> GenerationRequest:
     """The same request, seed included, without steering; nothing is read of it."""
-    return replace(request, id=request.id + _MARK, interventions=(), capture=Capture(), baseline=False)
+    return replace(
+        request, id=request.id + _MARK, interventions=(), roles=(), capture=Capture(), baseline=False
+    )
 
 
 class Twins:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
-from steerd.engine.request import Capture, GenerationRequest, SamplingParams
+from steerd.engine.request import GenerationRequest, SamplingParams
+from steerd.engine.twins import baseline_of
 from steerd.host.text import encode_continuation
 from steerd.pb.v1 import generation_service_pb2 as pb
 from steerd.server.parse import RequestParser, check_request_id
@@ -58,7 +59,7 @@ class ScoreParser:
             )
             for number, (context, scored) in enumerate(texts)
         )
-        unsteered = tuple(_unsteered(request) for request in steered) if message.baseline else ()
+        unsteered = tuple(baseline_of(request) for request in steered) if message.baseline else ()
         return ParsedScore(steered, unsteered)
 
     def _continuations(
@@ -116,7 +117,3 @@ class ScoreParser:
     def _fits(self, tokens: int, field: str, violations: Violations) -> bool:
         limit = self.requests.host.max_context
         return violations.must_be_at_most(field, tokens, limit, "tokens with the input, the host's context")
-
-
-def _unsteered(request: GenerationRequest) -> GenerationRequest:
-    return replace(request, id=f"{request.id}~", interventions=(), roles=(), capture=Capture())
