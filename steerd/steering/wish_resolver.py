@@ -49,13 +49,20 @@ class WishResolver:
         top_k_saes: Sequence[str] = (),
         include_prompt: bool = False,
     ) -> RequestWishes:
-        """Give every target of a request its column; `release` must follow when the request ends."""
+        """Give every target of a request its column; `release` must follow when the request ends.
+
+        Raises HostError, and holds nothing, for a direction at a hook point that the host does not have.
+        """
         held: _Columns = []
-        edits = self._edits(interventions, prompt_ids, roles, held)
-        by_sae = [
-            self._reads(name, interventions, watch, top_k if name in top_k_saes else 0, held)
-            for name in self._saes
-        ]
+        try:
+            edits = self._edits(interventions, prompt_ids, roles, held)
+            by_sae = [
+                self._reads(name, interventions, watch, top_k if name in top_k_saes else 0, held)
+                for name in self._saes
+            ]
+        except BaseException:
+            self._release_columns(held)
+            raise
         return RequestWishes(
             slot=self._take_slot(),
             prompt_length=len(prompt_ids),
@@ -68,8 +75,7 @@ class WishResolver:
 
     def release(self, wishes: RequestWishes) -> None:
         """Give back the slot and the columns of a request that ended."""
-        for hook_point, target, copy in wishes.columns:
-            self._points[hook_point].table.release(target, copy)
+        self._release_columns(wishes.columns)
         heapq.heappush(self._free_slots, wishes.slot)
 
     def acquire(self, feature: FeatureRef) -> int:
@@ -144,6 +150,10 @@ class WishResolver:
         if isinstance(target, Direction):
             return HookPoint.parse(target.hook_point)
         return self._saes[target.sae].hook_point
+
+    def _release_columns(self, columns: Sequence[tuple[HookPoint, ColumnTarget, int]]) -> None:
+        for hook_point, target, copy in columns:
+            self._points[hook_point].table.release(target, copy)
 
     def _take_slot(self) -> int:
         if self._free_slots:

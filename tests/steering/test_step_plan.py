@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from steerd.errors import HostError
 from steerd.host.hook_point import HookPoint
 from steerd.host.host_model import HostModel
 from steerd.steering.intervention import (
@@ -290,6 +291,20 @@ def test_released_features_cost_nothing_and_watched_ones_stay(tiny_host: HostMod
         assert columns({"a": again}) == 3
         planner.release(again)
         assert columns({"a": wish(planner)}) == 2
+
+
+def test_a_request_that_cannot_be_resolved_holds_nothing(tiny_host: HostModel) -> None:
+    saes = serve(tiny_host, {"sae": FIRST_POINT})
+    nowhere = unit_direction(str(HookPoint(99, "resid_post")), [1.0] * 32)
+    with planning(tiny_host, saes) as planner:
+        with pytest.raises(HostError, match="99"):
+            wish(planner, [edit("sae", 4, Add(1.0)), Intervention(target=nowhere, operation=Ablate())])
+        other = wish(planner, [edit("sae", 5, Add(1.0))])
+        plan = planner.plan(SPANS[:1], {"a": other})
+        host_rows = tiny_host.activations(torch.tensor(TOKENS[:1]), None, [FIRST_POINT])
+
+        assert host_rows[FIRST_POINT].shape[1] == 6
+        assert plan.points[FIRST_POINT].acts.shape[1] == 1
 
 
 def test_close_takes_the_hooks_off(tiny_host: HostModel) -> None:
