@@ -24,7 +24,8 @@ def sae_recipe(sae: SaeConfig) -> dict[str, Any]:  # Any: JSON values
     """One SAE's table as the file would hold it."""
     values = dataclasses.asdict(sae)
     values["hook_point"] = str(sae.hook_point)
-    return {**values, **values.pop("settings")}
+    settings = values.pop("settings")
+    return {**values, **settings}
 
 
 def run_identity(config: Config) -> dict[str, Any]:  # Any: JSON values
