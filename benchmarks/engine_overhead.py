@@ -35,7 +35,7 @@ from steerd.client_messages import GenerateCall
 from steerd.config import EngineConfig
 from steerd.host.default_host import default_host_folder
 from steerd.sae.sae_file import load_sae
-from steerd.starters import starter_folder
+from steerd.starters import sae_folder
 
 NAME = "engine_overhead"
 
@@ -209,7 +209,7 @@ def _ratio(ours: list[float], theirs: list[float]) -> float:
 def _options() -> argparse.Namespace:
     parser = parser_of("What steerd's engine costs next to plain transformers.")
     parser.add_argument(
-        "--sae", type=Path, default=starter_folder("starter-14"), help="the SAE folder (default: starter-14)"
+        "--sae", type=Path, default=sae_folder("starter-14"), help="the SAE folder (default: starter-14)"
     )
     parser.add_argument("--rounds", type=int, default=4, help="at least so many a point")
     parser.add_argument(

@@ -35,7 +35,7 @@ from steerd.host.loading import load_pretrained
 from steerd.host.text import encode_prompt
 from steerd.sae.autoencoder import SparseAutoencoder
 from steerd.sae.sae_file import load_sae
-from steerd.starters import starter_folder
+from steerd.starters import sae_folder
 
 NAME = "metric_agreement"
 TOLERANCE = 1e-4
@@ -232,7 +232,7 @@ def _first_id(host: HostModel) -> int:
 def _options() -> argparse.Namespace:
     parser = parser_of(__doc__ or "")
     add = parser.add_argument
-    add("--sae", type=Path, default=starter_folder("starter-14"), help="SAE folder (default: %(default)s)")
+    add("--sae", type=Path, default=sae_folder("starter-14"), help="SAE folder (default: %(default)s)")
     add("--model", help="its host, where the folder's name for it does not load")
     add("--text", type=Path, nargs="+", default=[_ROOT / "README.md", _ROOT / "LICENSE"], help="text files")
     add("--context", type=int, default=128, help="tokens a block (default: %(default)s)")

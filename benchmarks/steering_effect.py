@@ -28,7 +28,7 @@ from steerd.config import DEFAULT_MODEL
 from steerd.host.host_model import HostModel
 from steerd.host.text import ChatMessage, encode_chat
 from steerd.sae.sae_file import load_sae
-from steerd.starters import starter_folder
+from steerd.starters import sae_folder
 
 NAME = "steering_effect"
 NUM_FEATURES = 5
@@ -215,7 +215,7 @@ def _row(strength: float, steered: Effect, control: Effect) -> Row:
 def _options() -> argparse.Namespace:
     parser = parser_of("What steering by five features of a starter SAE does, and a control does not.")
     parser.add_argument(
-        "--sae", type=Path, default=starter_folder("starter-14"), help="the SAE folder (default: starter-14)"
+        "--sae", type=Path, default=sae_folder("starter-14"), help="the SAE folder (default: starter-14)"
     )
     return parser.parse_args()
 

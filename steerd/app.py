@@ -7,7 +7,6 @@ import logging
 import signal
 import time
 from importlib.metadata import version
-from pathlib import Path
 
 from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector, ProcessCollector
 
@@ -22,7 +21,7 @@ from steerd.server.catalog_service import CatalogService
 from steerd.server.generation_service import GenerationService
 from steerd.server.grpc_server import GrpcServer
 from steerd.server.parse import RequestParser
-from steerd.starters import STARTERS, starter_folder
+from steerd.starters import sae_folder
 from steerd.steering.loaded_saes import LoadedSaes
 
 _ENGINE_CHECK_SECONDS = 0.5
@@ -54,8 +53,7 @@ def load_saes(config: Config, host: HostModel) -> LoadedSaes:
     """The configured SAEs, checked against the host. Raises SaeFileError."""
     saes = LoadedSaes(host)
     for sae in config.saes:
-        folder = starter_folder(sae.path) if sae.path in STARTERS else Path(sae.path)
-        saes.add(sae.name, load_sae(folder))
+        saes.add(sae.name, load_sae(sae_folder(sae.path)))
     return saes
 
 

@@ -41,7 +41,7 @@ def limit(text: str) -> tuple[FeatureRef, Limit]:
             raise ValueError
         return feature(target), Limit(float(low or -inf), float(high or inf))
     except (ValueError, argparse.ArgumentTypeError):
-        message = f"expected SAE:FEATURE=MIN:MAX, for example starter:1234=0:8; got {text!r}"
+        message = f"expected SAE:FEATURE=MIN:MAX, for example starter-14:1234=0:8; got {text!r}"
         raise argparse.ArgumentTypeError(message) from None
 
 

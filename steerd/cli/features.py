@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
 from steerd.errors import ConfigError
-from steerd.starters import STARTERS, starter_folder
+from steerd.starters import STARTERS, sae_folder
 
 
 def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -22,7 +21,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     )
     parser.add_argument(
         "--sae",
-        type=_sae_folder,
+        type=sae_folder,
         metavar="NAME",
         help=f"one of {', '.join(STARTERS)} or an SAE folder (default: those three)",
     )
@@ -40,14 +39,10 @@ def run(options: argparse.Namespace) -> int:
     from steerd.cli import feature_pages  # costs torch, which other subcommands need not pay for
 
     if options.feature is None:
-        folders = [options.sae] if options.sae else [starter_folder(name) for name in STARTERS]
+        folders = [options.sae] if options.sae else [sae_folder(name) for name in STARTERS]
         feature_pages.print_matches(folders, options.words, options.limit)
     elif options.sae:
         feature_pages.print_feature(options.sae, options.feature)
     else:
         raise ConfigError("--feature needs --sae: which SAE's feature is to be shown")
     return 0
-
-
-def _sae_folder(text: str) -> Path:
-    return starter_folder(text) if text in STARTERS else Path(text)

@@ -10,7 +10,7 @@ from steerd.cli import arguments, steering_options
 from steerd.cli.labels import starter_labels
 from steerd.cli.stream import show_stream
 from steerd.cli.tables import divergence_line, peaks, peaks_table, speed_line, summary_table
-from steerd.cli.terminal import open_console
+from steerd.cli.terminal import open_console, print_warnings
 from steerd.client import Client
 from steerd.client_messages import ChatTurn, GenerateCall, Generation
 
@@ -116,8 +116,7 @@ def generate_call(options: argparse.Namespace) -> GenerateCall:
 
 def report(client: Client, call: GenerateCall, generation: Generation, console: Console) -> None:
     """Tables of what the features did, and the speed."""
-    for warning in generation.started.warnings:
-        console.print(f"warning: {warning}", style="yellow", markup=False, highlight=False)
+    print_warnings(generation.started.warnings)
     labels = starter_labels(client.saes()) if call.watch or call.top_features else {}
     if generation.completed.features:
         console.print(summary_table(generation.completed, labels))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from steerd.client_messages import ServedSae
-from steerd.starters import STARTERS, starter_folder
+from steerd.starters import STARTERS, sae_folder
 from steerd.steering.intervention import FeatureRef
 
 
@@ -13,9 +13,10 @@ def starter_labels(served: Sequence[ServedSae]) -> Mapping[FeatureRef, str]:
     """Labels of those served SAEs whose weights are those of this package's starter SAEs."""
     from steerd.sae.sae_file import load_sae  # costs torch, which no other part of these commands needs
 
-    labels: dict[FeatureRef, str] = {}
-    for bundle in (load_sae(starter_folder(name)) for name in STARTERS):
-        names = [sae.name for sae in served if sae.weights_sha256 == bundle.metadata.weights_sha256]
-        for note in bundle.notes or ():
-            labels |= {FeatureRef(name, note.feature): note.label for name in names}
-    return labels
+    return {
+        FeatureRef(sae.name, note.feature): note.label
+        for bundle in (load_sae(sae_folder(name)) for name in STARTERS)
+        for sae in served
+        if sae.weights_sha256 == bundle.metadata.weights_sha256
+        for note in bundle.notes or ()
+    }

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from rich.table import Table
 
 from steerd.cli import arguments, steering_options
-from steerd.cli.terminal import open_console
+from steerd.cli.terminal import open_console, print_warnings
 from steerd.client import Client
 from steerd.client_messages import ChatTurn, ScoreCall, ScoredText
 
@@ -19,7 +19,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         "score",
         help="tell how likely continuations are, steered",
         description="Tell the log-probability of each continuation of a prompt, with and without steering.",
-        epilog="example: steerd score --raw 'The sky is' ' blue' ' green' --add starter:1234=8",
+        epilog="example: steerd score --raw 'The sky is' ' blue' ' green' --add starter-14:1234=8",
     )
     parser.add_argument("prompt", metavar="PROMPT", help="what comes before")
     parser.add_argument("continuations", metavar="CONTINUATION", nargs="+", help="what may follow")
@@ -42,8 +42,7 @@ def run(options: argparse.Namespace) -> int:
     )
     with Client(options.address) as client:
         scores = client.score(call)
-    for warning in scores.warnings:
-        open_console(stderr=True).print(f"warning: {warning}", style="yellow", markup=False, highlight=False)
+    print_warnings(scores.warnings)
     open_console().print(scores_table(options.continuations, scores.texts))
     return 0
 

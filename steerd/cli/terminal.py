@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from rich.console import Console
 
 _WIDTH_WITHOUT_TERMINAL = 160  # in a file or a pipe nothing else says how wide a table may be
@@ -13,3 +15,10 @@ def open_console(*, stderr: bool = False) -> Console:
     if not console.is_terminal:
         console.width = _WIDTH_WITHOUT_TERMINAL
     return console
+
+
+def print_warnings(warnings: Iterable[str]) -> None:
+    """Print what the server warns of, apart from what was asked for."""
+    console = open_console(stderr=True)
+    for warning in warnings:
+        console.print(f"warning: {warning}", style="yellow")

@@ -99,7 +99,7 @@ def test_every_way_to_steer_can_be_typed() -> None:
 
 @pytest.mark.parametrize("text", ["s:1", "s:1=2", "s:1=:", "s:1=a:b", "s=1:2"])
 def test_a_limit_needs_a_bound(text: str) -> None:
-    with pytest.raises(argparse.ArgumentTypeError, match="starter:1234=0:8"):
+    with pytest.raises(argparse.ArgumentTypeError, match="starter-14:1234=0:8"):
         arguments.limit(text)
 
 

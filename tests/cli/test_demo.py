@@ -10,7 +10,7 @@ import pytest
 from steerd.__main__ import main
 from steerd.cli.demo import SCENES, demo_config
 from steerd.config import load_config
-from steerd.starters import STARTERS, starter_folder
+from steerd.starters import STARTERS, sae_folder
 
 
 def test_the_demo_serves_the_starter_saes_and_watches_its_features(tmp_path: Path) -> None:
@@ -26,7 +26,7 @@ def test_the_demo_serves_the_starter_saes_and_watches_its_features(tmp_path: Pat
 def test_its_features_are_alive_and_labelled() -> None:
     from steerd.sae.sae_file import load_sae
 
-    bundle = load_sae(starter_folder("starter-14"))
+    bundle = load_sae(sae_folder("starter-14"))
 
     assert SCENES
     assert bundle.statistics is not None

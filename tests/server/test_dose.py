@@ -114,7 +114,7 @@ def test_clamping_lowers_the_hook_points_strengths_to_the_limit(tiny_host: HostM
     assert operations == [Add(2.5), Scale(2.25), Set(-5.0), Ablate()]  # 10 + 10 + 20 are 4 times the norm
     assert "times 0.25" in warning
     assert guarded(tiny_host, [on(3, Limit(20.0, 50.0))], "clamp")[0] == [Limit(10.0, 25.0)]
-    assert guarded(tiny_host, [on(3, Scale(-39.0))], "clamp")[0] == [Scale(-10.0)]
+    assert guarded(tiny_host, [on(3, Scale(-40.0))], "clamp")[0] == [Scale(-10.0)]
 
 
 def test_warnings_leave_the_interventions_as_they_are(tiny_host: HostModel) -> None:
