@@ -20,6 +20,7 @@ from steerd.monitoring.metrics import Metrics
 from steerd.sae.sae_file import SaeBundle
 from steerd.steering.intervention import Add, FeatureRef, Intervention
 from steerd.steering.loaded_saes import LoadedSae, LoadedSaes
+from steerd.steering.steering import Steering
 
 TEMPERATURE = 0.7
 
@@ -80,7 +81,7 @@ class SteeredWriter:
             sampling=SamplingParams(
                 max_new_tokens=num_new, temperature=TEMPERATURE, top_p=1.0, top_k=0, seed=number
             ),
-            interventions=(intervention,) if push.strength else (),
+            steering=Steering(interventions=(intervention,) if push.strength else ()),
         )
 
 

@@ -19,6 +19,7 @@ from steerd.host.host_model import HostModel
 from steerd.monitoring.metrics import Metrics
 from steerd.sae.sae_file import load_sae
 from steerd.steering.loaded_saes import LoadedSaes
+from steerd.steering.steering import Steering
 
 
 class SteerdEngine:
@@ -64,6 +65,6 @@ class SteerdEngine:
             id=f"row-{row}",
             prompt_ids=tuple(prompt),
             sampling=SamplingParams(max_new_tokens=num_new, temperature=0.0, top_p=1.0, top_k=0, seed=0),
-            interventions=self._interventions[row : row + 1],
+            steering=Steering(interventions=self._interventions[row : row + 1]),
             capture=self._capture,
         )

@@ -98,6 +98,7 @@ TORCH_FREE = (
     "steerd.engine.request",
     "steerd.steering.intervention",
     "steerd.steering.scope",
+    "steerd.steering.steering",
 )
 HEAVY = ("torch", "transformers")
 

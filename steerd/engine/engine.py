@@ -216,8 +216,7 @@ class Engine:
         capture = request.capture
         return self._planner.resolve(
             prompt_ids=request.prompt_ids,
-            interventions=request.interventions,
-            roles=request.roles,
+            steering=request.steering,
             watch=capture.watch,
             top_k=capture.top_k,
             top_k_saes=capture.top_k_saes,

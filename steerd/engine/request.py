@@ -9,8 +9,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import Enum
 
-from steerd.steering.intervention import FeatureRef, Intervention
-from steerd.steering.scope import RoleSpan
+from steerd.steering.intervention import FeatureRef
+from steerd.steering.steering import Steering
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -41,8 +41,6 @@ class Capture:
 class GenerationRequest:
     """One request, ready to run.
 
-    `roles` says where in the prompt the messages of a chat stand, as far as interventions ask for roles;
-    `warnings` are for the client.
     With a `continuation` nothing is generated: each of its ids is scored, given the prompt and those before,
     and the rows that it takes count as generated ones. `sampling` has no meaning then.
     With `baseline` its unsteered twin runs beside it, in the same stream.
@@ -53,9 +51,7 @@ class GenerationRequest:
     id: str
     prompt_ids: tuple[int, ...]
     sampling: SamplingParams
-    interventions: tuple[Intervention, ...] = ()
-    roles: tuple[RoleSpan, ...] = ()
-    warnings: tuple[str, ...] = ()
+    steering: Steering = field(default_factory=Steering)
     capture: Capture = field(default_factory=Capture)
     make_stop: Callable[[], Callable[[int], bool]] | None = None
     continuation: tuple[int, ...] = ()

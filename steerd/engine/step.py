@@ -168,7 +168,7 @@ class Step:
 
 def _not_finite(request: GenerationRequest) -> Exception:
     """A host's logits are finite, so steering too strong for it is the likely reason."""
-    if not request.interventions:
+    if not request.steering.interventions:
         return RuntimeError(f"the host gave non-finite logits for request {request.id}")
     return InvalidRequest(
         [FieldViolation("interventions", "steered so strongly that the host's logits are no longer finite")]

@@ -24,7 +24,11 @@ _MARK = "~"  # no client's id has it
 def baseline_of(request: GenerationRequest) -> GenerationRequest:
     """The same request, seed included, without steering; nothing is read of it."""
     return replace(
-        request, id=request.id + _MARK, interventions=(), roles=(), capture=Capture(), baseline=False
+        request,
+        id=request.id + _MARK,
+        steering=request.steering.unsteered(),
+        capture=Capture(),
+        baseline=False,
     )
 
 

@@ -96,7 +96,7 @@ class GenerationService(GenerationServiceServicer):
             usage.reason.value,
             usage.prompt_tokens,
             usage.generated_tokens,
-            len(request.interventions),
+            len(request.steering.interventions),
             timings.queue_seconds,
             timings.prefill_seconds,
             timings.decode_seconds,

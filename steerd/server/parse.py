@@ -21,8 +21,8 @@ from steerd.server.parse_sampling import SamplingParser
 from steerd.server.parse_scope import ScopeParser
 from steerd.server.parse_target import TargetParser
 from steerd.server.violations import Violations
-from steerd.steering.intervention import Intervention
 from steerd.steering.loaded_saes import LoadedSaes
+from steerd.steering.steering import Steering
 
 _REQUEST_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
@@ -60,27 +60,28 @@ class RequestParser:
         sampling_parser = SamplingParser(self.host.vocab_size, self.host.max_context, self.limits, violations)
         sampling = sampling_parser.sampling(message.sampling, len(prompt_ids or ()))
         stop = sampling_parser.stop(message.sampling)
-        interventions, warnings = self.steering_of(message, violations)
+        steering = self.steering_of(message, prompts, prompt_ids, violations)
         capture = self.capture_of(message, violations)
-        roles = prompts.roles(message, prompt_ids, interventions)
         violations.raise_if_any()
         assert prompt_ids is not None  # otherwise a violation was recorded
         return GenerationRequest(
             id=request_id,
             prompt_ids=prompt_ids,
             sampling=sampling,
-            interventions=interventions,
-            roles=roles,
-            warnings=warnings,
+            steering=steering,
             capture=capture,
             make_stop=self._make_stop(prompt_ids, stop) if stop else None,
             baseline=message.baseline,
         )
 
     def steering_of(
-        self, message: InputMessage, violations: Violations
-    ) -> tuple[tuple[Intervention, ...], tuple[str, ...]]:
-        """The interventions as they will be applied, and what the client is to be told of them."""
+        self,
+        message: InputMessage,
+        prompts: PromptParser,
+        prompt_ids: tuple[int, ...] | None,
+        violations: Violations,
+    ) -> Steering:
+        """All that steers the request, as it will be applied; `prompt_ids` are None when there are none."""
         parser = InterventionParser(
             TargetParser(self.host, self.saes, violations),
             MagnitudeParser(self.saes, self.limits, violations),
@@ -88,8 +89,13 @@ class RequestParser:
             self.limits,
             violations,
         )
-        interventions = parser.interventions(message.interventions)
-        return DoseGuard(self.saes, self.steering).guard(interventions, violations)
+        asked = parser.interventions(message.interventions)
+        interventions, warnings = DoseGuard(self.saes, self.steering).guard(asked, violations)
+        return Steering(
+            interventions=interventions,
+            roles=prompts.roles(message, prompt_ids, interventions),
+            warnings=warnings,
+        )
 
     def capture_of(self, message: InputMessage, violations: Violations) -> Capture:
         """What is read, recording every broken rule."""

@@ -42,18 +42,15 @@ class ScoreParser:
         has_input = message.WhichOneof("input") is not None
         prompt_ids = prompts.prompt_ids(message) if has_input else ()
         texts = self._continuations(message.continuations, prompts, prompt_ids or (), has_input, violations)
-        interventions, warnings = self.requests.steering_of(message, violations)
+        steering = self.requests.steering_of(message, prompts, prompt_ids, violations)
         capture = self.requests.capture_of(message, violations)
-        roles = prompts.roles(message, prompt_ids, interventions)
         violations.raise_if_any()
         steered = tuple(
             GenerationRequest(
                 id=f"{request_id}.{number}",
                 prompt_ids=context,
                 sampling=_NO_SAMPLING,
-                interventions=interventions,
-                roles=roles,
-                warnings=warnings,
+                steering=steering,
                 capture=capture,
                 continuation=scored,
             )

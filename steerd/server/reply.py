@@ -80,7 +80,7 @@ class ReplyWriter:
         yield from self._take(delta)
 
     def _started(self, event: StartedEvent) -> pb.Started:
-        request, sampling = self._request, self._request.sampling
+        request, sampling, steering = self._request, self._request.sampling, self._request.steering
         return pb.Started(
             request_id=request.id,
             model=self._model,
@@ -94,8 +94,8 @@ class ReplyWriter:
                 seed=sampling.seed,
                 stop=self._stop,
             ),
-            interventions=[applied_message(intervention) for intervention in request.interventions],
-            warnings=request.warnings,
+            interventions=[applied_message(intervention) for intervention in steering.interventions],
+            warnings=steering.warnings,
             prompt_token_texts=self._prompt_token_texts() if request.capture.include_prompt else (),
         )
 

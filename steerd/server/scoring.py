@@ -62,6 +62,7 @@ class Scoring:
             len(message.interventions),
             message.baseline,
         )
+        steering = parsed.steered[0].steering
         baselines = scored[len(parsed.steered) :] or [[]] * len(parsed.steered)
         return pb.ScoreResponse(
             request_id=request_id,
@@ -69,8 +70,8 @@ class Scoring:
                 continuation_score(request, steered, baseline, self._tokenizer)
                 for request, steered, baseline in zip(parsed.steered, scored, baselines, strict=False)
             ],
-            interventions=[applied_message(each) for each in parsed.steered[0].interventions],
-            warnings=parsed.steered[0].warnings,
+            interventions=[applied_message(each) for each in steering.interventions],
+            warnings=steering.warnings,
         )
 
 

@@ -2,6 +2,7 @@
 
 - `intervention`: what a request wishes to be done to features, directions and whole SAEs, as data
 - `scope`: the rows of a request that it is for, and its strength over them, as data
+- `steering`: all that steers one request, as data
 - `loaded_saes`: the SAEs being served, each bound to its hook point
 - `coverage`: scope and schedule as a factor for each row
 - `request_wishes`: a request's interventions and readings, resolved to columns of its hook points' tables

@@ -23,7 +23,7 @@ from steerd.steering.intervention import (
 from steerd.steering.loaded_saes import LoadedSaes
 from steerd.steering.point_table import ColumnTarget
 from steerd.steering.request_wishes import ColumnEdit, RequestWishes, ResolvedEdit, SaeReads
-from steerd.steering.scope import RoleSpan
+from steerd.steering.steering import Steering
 
 _Columns = list[tuple[HookPoint, ColumnTarget, int]]
 
@@ -42,8 +42,7 @@ class WishResolver:
         self,
         *,
         prompt_ids: Sequence[int],
-        interventions: Sequence[Intervention],
-        roles: Sequence[RoleSpan] = (),
+        steering: Steering,
         watch: Sequence[FeatureRef] = (),
         top_k: int = 0,
         top_k_saes: Sequence[str] = (),
@@ -55,9 +54,9 @@ class WishResolver:
         """
         held: _Columns = []
         try:
-            edits = self._edits(interventions, prompt_ids, roles, held)
+            edits = self._edits(steering, prompt_ids, held)
             by_sae = [
-                self._reads(name, interventions, watch, top_k if name in top_k_saes else 0, held)
+                self._reads(name, steering.interventions, watch, top_k if name in top_k_saes else 0, held)
                 for name in self._saes
             ]
         except BaseException:
@@ -83,15 +82,11 @@ class WishResolver:
         return self._points[self._saes[feature.sae].hook_point].table.acquire(feature)
 
     def _edits(
-        self,
-        interventions: Sequence[Intervention],
-        prompt_ids: Sequence[int],
-        roles: Sequence[RoleSpan],
-        held: _Columns,
+        self, steering: Steering, prompt_ids: Sequence[int], held: _Columns
     ) -> tuple[ResolvedEdit, ...]:
         copies: Counter[Target] = Counter()
         edits = []
-        for intervention in interventions:
+        for intervention in steering.interventions:
             target = intervention.target
             edits.append(
                 ResolvedEdit(
@@ -102,7 +97,7 @@ class WishResolver:
                         intervention.scope,
                         intervention.schedule,
                         prompt_ids=prompt_ids,
-                        roles=roles,
+                        roles=steering.roles,
                         special_ids=self._special_ids,
                     ),
                     preserve_norm=intervention.preserve_norm,

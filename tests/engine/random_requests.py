@@ -22,6 +22,7 @@ from steerd.steering.intervention import (
     unit_direction,
 )
 from steerd.steering.scope import Phase, PositionRange, RoleSpan, Schedule, Scope
+from steerd.steering.steering import Steering
 from tests.engine.requests import sampling
 
 # A point where an SAE reads, and one where none does.
@@ -56,8 +57,10 @@ class RandomRequests:
             id=request_id,
             prompt_ids=tuple(prompt),
             sampling=sampling(num_new, temperature=temperature, seed=chance.randrange(100)),
-            interventions=(*edited.values(), *more),
-            roles=(RoleSpan("system", *cut[:2]), RoleSpan("user", *cut[2:])),
+            steering=Steering(
+                interventions=(*edited.values(), *more),
+                roles=(RoleSpan("system", *cut[:2]), RoleSpan("user", *cut[2:])),
+            ),
             capture=self._capture(),
         )
 

@@ -39,11 +39,11 @@ class PlainRows:
         self._special = host.special_token_ids
         self._request = request
         self._ids = ids
-        self._edited = [0] * len(request.interventions)  # rows so far, for at_most
+        self._edited = [0] * len(request.steering.interventions)  # rows so far, for at_most
 
     def strength(self, number: int, position: int) -> float:
         """How strong the intervention of that number is there, 0 for not at all."""
-        intervention = self._request.interventions[number]
+        intervention = self._request.steering.interventions[number]
         if not self._in_scope(intervention, position):
             return 0.0
         schedule = intervention.schedule
@@ -91,7 +91,7 @@ class PlainRows:
     def _role(self, position: int) -> str | None:
         if position >= len(self._request.prompt_ids):
             return "assistant"
-        for span in self._request.roles:
+        for span in self._request.steering.roles:
             if position in range(span.start, span.end):
                 return span.role
         return None
@@ -118,7 +118,7 @@ class PlainHook:
         self._saes = {sae.name: sae.sae for sae in saes}
         self._interventions = [
             (number, intervention)
-            for number, intervention in enumerate(request.interventions)
+            for number, intervention in enumerate(request.steering.interventions)
             if self._is_here(intervention, point)
         ]
         self._rows = rows
@@ -205,7 +205,7 @@ def plain_hooks(
 ) -> Iterator[list[PlainHook]]:
     """Inside the block the host's forwards, over the rows of `ids` in order, are steered as it says."""
     rows = PlainRows(host, request, ids)
-    targets = [intervention.target for intervention in request.interventions]
+    targets = [intervention.target for intervention in request.steering.interventions]
     points = {sae.hook_point for sae in saes}
     points |= {HookPoint.parse(target.hook_point) for target in targets if isinstance(target, Direction)}
     hooks = {

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from steerd.engine.request import Capture, GenerationRequest, SamplingParams
 from steerd.steering.intervention import Ablate, Add, FeatureRef, Intervention, Operation, Scale, Set
 from steerd.steering.scope import Phase, Scope
+from steerd.steering.steering import Steering
 
 # Prompts of the byte tokenizer: 11 and 54 tokens.
 SHORT = tuple(b"Hello there")
@@ -39,7 +40,7 @@ def greedy_request(
         id=request_id,
         prompt_ids=tuple(prompt_ids),
         sampling=sampling(max_new_tokens),
-        interventions=interventions,
+        steering=Steering(interventions=interventions),
         capture=capture or Capture(),
     )
 
@@ -70,7 +71,7 @@ def mixed_requests(
             id=f"request-{number}",
             prompt_ids=tuple(prompts[number % len(prompts)]),
             sampling=params,
-            interventions=tuple(interventions),
+            steering=Steering(interventions=tuple(interventions)),
             capture=Capture(
                 watch=(FeatureRef(first, 3), FeatureRef(second, 5)),
                 top_k=4,

@@ -27,6 +27,7 @@ from steerd.host.host_model import HostModel
 from steerd.steering.intervention import Ablate, Add
 from steerd.steering.loaded_saes import LoadedSaes
 from steerd.steering.scope import Phase
+from steerd.steering.steering import Steering
 from tests.engine.recorder import StepLog, run_together
 from tests.engine.reference import Reference
 from tests.engine.requests import edit, sampling
@@ -70,7 +71,7 @@ def three_requests(host: HostModel) -> list[GenerationRequest]:
             id=text,
             prompt_ids=tuple(host.tokenizer(text)["input_ids"]),
             sampling=sampling(20),
-            interventions=interventions,
+            steering=Steering(interventions=interventions),
         )
         for text, interventions in wishes
     ]

@@ -13,6 +13,7 @@ from steerd.engine.engine import Engine
 from steerd.engine.request import GenerationRequest
 from steerd.host.host_model import HostModel
 from steerd.steering.loaded_saes import LoadedSaes
+from steerd.steering.steering import Steering
 from tests.engine.random_requests import RandomRequests
 from tests.engine.recorder import Recorder, StepLog, run_together, submit
 from tests.engine.reference import Reference
@@ -125,7 +126,7 @@ def test_random_interventions_are_the_reference(architecture: str, seed: int, ma
     requests = [wanted.make(f"random-{number}", prompts[number % 4], 10) for number in range(12)]
     saes = serve(plain_host, (0, 1))
     references = [Reference(plain_host, saes, request) for request in requests]
-    unsteered = [replace(request, id=f"{request.id}-plain", interventions=()) for request in requests]
+    unsteered = [replace(request, id=f"{request.id}-plain", steering=Steering()) for request in requests]
 
     options = {"max_batch_tokens": max_batch_tokens, "max_running_requests": 5}
     with serving(host=make_tiny_host(architecture), **options) as engine:

@@ -156,7 +156,7 @@ def test_steered_rows_are_counted_by_sae_and_operation(run: Run) -> None:
     expected: Counter[tuple[str, str]] = Counter()
     for number, request in enumerate(run.requests):
         edited: dict[tuple[FeatureRef, str], set[int]] = {}
-        for intervention in request.interventions:
+        for intervention in request.steering.interventions:
             key = intervention.target, operation_name(intervention.operation)
             edited.setdefault(key, set()).update(run.covered(number, intervention))
         for (feature, operation), positions in edited.items():
@@ -174,12 +174,12 @@ def test_feature_use_is_that_of_all_rows_run(run: Run) -> None:
     checked = 0
     for number, (request, recorder) in enumerate(zip(run.requests, run.recorders, strict=True)):
         wanted = list(request.capture.watch)
-        wanted += [i.target for i in request.interventions if i.target not in wanted]
+        wanted += [i.target for i in request.steering.interventions if i.target not in wanted]
         uses = {use.feature: use for use in recorder.wait().features}
         assert uses.keys() == set(wanted)
         for feature, use in uses.items():
             acts = run.references[number].acts[feature.sae][run.ordinary(number), feature.index]
-            covered = [run.covered(number, i) for i in request.interventions if i.target == feature]
+            covered = [run.covered(number, i) for i in request.steering.interventions if i.target == feature]
             assert use.max_activation == pytest.approx(float(acts.max()), abs=TOLERANCE)
             assert use.mean_activation == pytest.approx(float(acts.mean()), abs=TOLERANCE)
             assert use.active_tokens == int((acts > 0).sum())

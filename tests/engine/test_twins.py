@@ -13,6 +13,7 @@ from steerd.engine.request import Capture, FinishReason, GenerationRequest
 from steerd.errors import InvalidRequest, Overloaded
 from steerd.host.host_model import HostModel
 from steerd.steering.intervention import Add, FeatureRef, Set
+from steerd.steering.steering import Steering
 from tests.engine.recorder import Recorder, StepLog, SteppedLog, run_together, submit
 from tests.engine.reference import Reference, plain_hooks
 from tests.engine.requests import LONG, SHORT, edit, greedy_request, sampling
@@ -64,7 +65,7 @@ def test_both_are_what_they_are_alone(plain_host: HostModel) -> None:
 
     for request, recorder in zip(requests, recorders, strict=True):
         steered = Reference(plain_host, tiny_saes(plain_host), request)
-        plain = Reference(plain_host, tiny_saes(plain_host), replace(request, interventions=()))
+        plain = Reference(plain_host, tiny_saes(plain_host), replace(request, steering=Steering()))
         assert recorder.token_ids == steered.token_ids
         found = baseline_tokens(recorder)
         assert [token_id for _, token_id, _ in found] == plain.token_ids
@@ -92,7 +93,7 @@ def test_the_divergence_is_that_of_two_plain_forwards(plain_host: HostModel) -> 
         prompt = list(request.prompt_ids)
         plain_ids = [token_id for _, token_id, _ in baseline_tokens(recorder)]
         p = log_softmax(plain_host, request, prompt + recorder.token_ids)
-        q = log_softmax(plain_host, replace(request, interventions=()), prompt + plain_ids)
+        q = log_softmax(plain_host, replace(request, steering=Steering()), prompt + plain_ids)
         found = divergences(recorder)
         both = min(len(recorder.token_ids), len(plain_ids))
         assert sorted(found) == list(range(len(prompt), len(prompt) + both))

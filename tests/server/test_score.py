@@ -18,6 +18,7 @@ from steerd.pb.v1.feature_pb2 import FeatureRef
 from steerd.steering.intervention import Add, Intervention
 from steerd.steering.intervention import FeatureRef as Feature
 from steerd.steering.scope import Phase, Scope
+from steerd.steering.steering import Steering
 from tests.engine.reference import acts_of, plain_hooks
 from tests.engine.requests import sampling
 from tests.server.running_server import TIMEOUT_SECONDS, RunningServer, tiny_config, tiny_parts
@@ -55,7 +56,10 @@ def expected(prompt: bytes, continuation: bytes, *, steered: bool) -> tuple[torc
     scope = Scope(phase=Phase.GENERATED)
     edits = (Intervention(target=Feature("late", 3), operation=Add(2.0), scope=scope),)
     request = GenerationRequest(
-        id="plain", prompt_ids=tuple(prompt), sampling=sampling(), interventions=edits if steered else ()
+        id="plain",
+        prompt_ids=tuple(prompt),
+        sampling=sampling(),
+        steering=Steering(interventions=edits if steered else ()),
     )
     ids = [*prompt, *continuation]
     with plain_hooks(host, saes, request, ids) as hooks, torch.inference_mode():

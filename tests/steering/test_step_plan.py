@@ -28,6 +28,7 @@ from steerd.steering.loaded_saes import LoadedSaes
 from steerd.steering.request_wishes import RequestWishes, SaeReads
 from steerd.steering.row_span import RowSpan
 from steerd.steering.scope import Phase, Schedule, Scope
+from steerd.steering.steering import Steering
 from steerd.steering.step_plan import StepPlan, StepPlanner
 from tests.engine.reference import amount
 from tests.engine.requests import edit
@@ -73,7 +74,7 @@ def wish(
 ) -> RequestWishes:
     return planner.resolve(
         prompt_ids=prompt_ids,
-        interventions=interventions,
+        steering=Steering(interventions=tuple(interventions)),
         watch=watch,
         top_k=top_k,
         top_k_saes=top_k_saes,

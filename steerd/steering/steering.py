@@ -1,0 +1,25 @@
+"""All that steers one request, as data."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from steerd.steering.intervention import Intervention
+from steerd.steering.scope import RoleSpan
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Steering:
+    """What is done to a request's rows.
+
+    `roles` says where in the prompt the messages of a chat stand, as far as interventions ask for roles;
+    `warnings` are for the client.
+    """
+
+    interventions: tuple[Intervention, ...] = ()
+    roles: tuple[RoleSpan, ...] = ()
+    warnings: tuple[str, ...] = ()
+
+    def unsteered(self) -> Steering:
+        """What is left of it where the request's own wishes are set aside: in its baseline."""
+        return Steering()
