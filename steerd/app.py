@@ -75,6 +75,7 @@ class App:
         """Start the engine and serve. Raises ConfigError for a watched feature that does not exist."""
         config = self._config
         _check_watch(config, saes)
+        saes.measure_norms()
         monitoring = config.monitoring
         engine = Engine(host, saes, config.engine, self._metrics, monitoring.watch, monitoring.sample_every)
         self.engine = engine

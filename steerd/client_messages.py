@@ -85,7 +85,7 @@ class ScoreCall:
 
 @dataclass(frozen=True, slots=True)
 class Started:
-    """The first event: the request as the server runs it."""
+    """The first event: the request as the server runs it; equal plan hashes steer equally."""
 
     request_id: str
     model: str
@@ -94,6 +94,7 @@ class Started:
     seed: int
     prompt_token_texts: tuple[str, ...]
     warnings: tuple[str, ...]
+    plan_hash: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,15 +203,19 @@ class ScoredText:
 
 @dataclass(frozen=True, slots=True)
 class Scores:
-    """The answer to a Score call: one text a continuation, and what the server warns of."""
+    """The answer to a Score call: one text a continuation, and what the server warns of.
+
+    Equal plan hashes steer equally.
+    """
 
     texts: tuple[ScoredText, ...]
     warnings: tuple[str, ...]
+    plan_hash: str
 
 
 @dataclass(frozen=True, slots=True)
 class ServedSae:
-    """One SAE that a server has loaded; `median_resid_norm` is None where it is not known."""
+    """One SAE that a server has loaded; `median_resid_norm` is that of the rows at its hook point."""
 
     name: str
     hook_point: str
@@ -220,7 +225,7 @@ class ServedSae:
     model_name: str
     weights_sha256: str
     has_statistics: bool
-    median_resid_norm: float | None
+    median_resid_norm: float
 
 
 @dataclass(frozen=True, slots=True)

@@ -88,7 +88,8 @@ def _set_input(message: pb.GenerateRequest | pb.ScoreRequest, call: GenerateCall
 
 def scores(message: pb.ScoreResponse) -> Scores:
     """The answer to a Score call."""
-    return Scores(tuple(map(_scored_text, message.scores)), tuple(message.warnings))
+    texts = tuple(map(_scored_text, message.scores))
+    return Scores(texts, tuple(message.warnings), message.plan_hash)
 
 
 def _scored_text(message: pb.ContinuationScore) -> ScoredText:
@@ -139,6 +140,7 @@ def _started(message: pb.Started) -> Started:
         seed=message.sampling.seed,
         prompt_token_texts=tuple(message.prompt_token_texts),
         warnings=tuple(message.warnings),
+        plan_hash=message.plan_hash,
     )
 
 
@@ -226,5 +228,5 @@ def served_sae(message: catalog_service_pb2.Sae) -> ServedSae:
         model_name=message.model_name,
         weights_sha256=message.weights_sha256,
         has_statistics=message.has_statistics,
-        median_resid_norm=message.median_resid_norm or None,
+        median_resid_norm=message.median_resid_norm,
     )

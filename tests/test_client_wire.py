@@ -167,6 +167,7 @@ def test_events_are_read() -> None:
         queue_seconds=0.5,
         sampling=pb.SamplingParams(seed=9),
         warnings=["careful"],
+        plan_hash="ab12",
     )
     delta = pb.Delta(
         text="ab",
@@ -186,7 +187,7 @@ def test_events_are_read() -> None:
     )
 
     assert client_wire.event(pb.GenerateResponse(started=started)) == Started(
-        "r", "m", 3, 0.5, 9, (), ("careful",)
+        "r", "m", 3, 0.5, 9, (), ("careful",), "ab12"
     )
     assert client_wire.event(pb.GenerateResponse(delta=delta)) == Delta(
         "ab", (Token(4, 3, -1.0, "a"), Token(5, 4, -0.5, "b")), (Reading(2, "s", (7,), (1.5,)),)
@@ -250,7 +251,10 @@ def test_a_score_call_is_a_request_and_its_answer_comes_back() -> None:
         baseline_total_logprob=-1.0,
         readings=[pb.TokenReading(position=2, sae="s", features=[7], values=[1.5])],
     )
-    assert client_wire.scores(pb.ScoreResponse(scores=[score], warnings=["careful"])) == Scores(
+    assert client_wire.scores(
+        pb.ScoreResponse(scores=[score], warnings=["careful"], plan_hash="ab12")
+    ) == Scores(
         (ScoredText((1,), ("a",), (-0.5,), (True,), -0.5, (-1.0,), -1.0, (Reading(2, "s", (7,), (1.5,)),)),),
         ("careful",),
+        "ab12",
     )

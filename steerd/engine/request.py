@@ -41,6 +41,7 @@ class Capture:
 class GenerationRequest:
     """One request, ready to run.
 
+    `plan_hash` is that of its steering.
     With a `continuation` nothing is generated: each of its ids is scored, given the prompt and those before,
     and the rows that it takes count as generated ones. `sampling` has no meaning then.
     With `baseline` its unsteered twin runs beside it, in the same stream.
@@ -52,6 +53,7 @@ class GenerationRequest:
     prompt_ids: tuple[int, ...]
     sampling: SamplingParams
     steering: Steering = field(default_factory=Steering)
+    plan_hash: str = ""
     capture: Capture = field(default_factory=Capture)
     make_stop: Callable[[], Callable[[int], bool]] | None = None
     continuation: tuple[int, ...] = ()

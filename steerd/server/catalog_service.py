@@ -11,6 +11,7 @@ from steerd.host.host_model import HostModel
 from steerd.pb.v1 import catalog_service_pb2 as pb
 from steerd.pb.v1 import feature_pb2, steering_pb2
 from steerd.pb.v1.catalog_service_pb2_grpc import CatalogServiceServicer
+from steerd.steering.intervention import WholeSae
 from steerd.steering.loaded_saes import LoadedSae, LoadedSaes
 
 InfoContext = grpc.aio.ServicerContext[pb.GetServerInfoRequest, pb.GetServerInfoResponse]
@@ -43,7 +44,7 @@ class CatalogService(CatalogServiceServicer):
         request: pb.ListSaesRequest,  # noqa: ARG002  # it is empty
         context: ListContext,  # noqa: ARG002
     ) -> pb.ListSaesResponse:
-        return pb.ListSaesResponse(saes=[_sae(loaded) for loaded in self._saes])
+        return pb.ListSaesResponse(saes=[_sae(loaded, self._saes) for loaded in self._saes])
 
 
 def _host_model(host: HostModel) -> pb.HostModel:
@@ -97,7 +98,7 @@ def _watched_features(config: Config) -> list[pb.WatchedFeature]:
     ]
 
 
-def _sae(loaded: LoadedSae) -> pb.Sae:
+def _sae(loaded: LoadedSae, saes: LoadedSaes) -> pb.Sae:
     return pb.Sae(
         name=loaded.name,
         hook_point=str(loaded.hook_point),
@@ -107,5 +108,5 @@ def _sae(loaded: LoadedSae) -> pb.Sae:
         model_name=loaded.metadata.model_name,
         weights_sha256=loaded.metadata.weights_sha256,
         has_statistics=loaded.statistics is not None,
-        median_resid_norm=loaded.median_resid_norm or 0.0,
+        median_resid_norm=saes.median_resid_norm(WholeSae(loaded.name)),
     )

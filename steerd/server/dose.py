@@ -68,12 +68,9 @@ class DoseGuard:
                     f"dose at {point}: no largest activation is known for a scale, it is not counted"
                 )
         length = sum(self._length(intervention) for intervention in interventions)
-        norm = self.saes.median_resid_norm(interventions[0].target)
         if not length:
             return 1.0
-        if norm is None:
-            warnings.append(f"dose at {point}: not guarded, as its median residual norm is not known")
-            return 1.0
+        norm = self.saes.median_resid_norm(interventions[0].target)
         dose, limit = length / norm, self.config.max_dose
         if dose <= limit:
             return 1.0

@@ -6,6 +6,7 @@ import re
 import secrets
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 
 from steerd.config import LimitsConfig, SteeringConfig
 from steerd.engine.request import Capture, GenerationRequest
@@ -22,6 +23,7 @@ from steerd.server.parse_scope import ScopeParser
 from steerd.server.parse_target import TargetParser
 from steerd.server.violations import Violations
 from steerd.steering.loaded_saes import LoadedSaes
+from steerd.steering.plan_hash import identities, plan_hash
 from steerd.steering.steering import Steering
 
 _REQUEST_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
@@ -39,7 +41,7 @@ def check_request_id(request_id: str, violations: Violations) -> None:
         violations.must(holds, "request_id", f"of the form {_REQUEST_ID.pattern}", request_id)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class RequestParser:
     """Parses requests for one host, its SAEs and the operator's limits and rules of steering."""
 
@@ -69,6 +71,7 @@ class RequestParser:
             prompt_ids=prompt_ids,
             sampling=sampling,
             steering=steering,
+            plan_hash=self.plan_hash(steering),
             capture=capture,
             make_stop=self._make_stop(prompt_ids, stop) if stop else None,
             baseline=message.baseline,
@@ -101,6 +104,14 @@ class RequestParser:
         """What is read, recording every broken rule."""
         targets = TargetParser(self.host, self.saes, violations)
         return CaptureParser(self.saes, targets, self.limits, violations).capture(message.capture)
+
+    def plan_hash(self, steering: Steering) -> str:
+        """The hash of all that steers a request on this host."""
+        return plan_hash(self.host.content_hash, steering, self._identities)
+
+    @cached_property
+    def _identities(self) -> dict[str, bytes]:
+        return identities(self.saes)
 
     def _make_stop(
         self, prompt_ids: tuple[int, ...], stop: tuple[str, ...]

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from steerd.config import LimitsConfig
 from steerd.pb.v1 import steering_pb2 as pb
 from steerd.server.violations import Violations, shown
-from steerd.steering.intervention import Direction, FeatureRef, Target, WholeSae
+from steerd.steering.intervention import FeatureRef, Target, WholeSae
 from steerd.steering.loaded_saes import LoadedSaes
 
 
@@ -40,7 +40,8 @@ class MagnitudeParser:
             case pb.UNIT_FEATURE_MAX:
                 return self._max_activation(target, field)
             case pb.UNIT_RESID_NORM:
-                return self._resid_norm(target, field)
+                assert not isinstance(target, WholeSae)  # it has no strength
+                return self.saes.median_resid_norm(target) / self.saes.direction_length(target)
             case _:
                 self.violations.must(False, field, f"one of {', '.join(pb.Unit.keys())}", unit)
                 return 0.0
@@ -60,13 +61,3 @@ class MagnitudeParser:
             problem = f"UNIT_FEATURE_MAX needs a recorded maximum above 0, but feature {target.index}"
             self.violations.add(field, f"{problem} of SAE {target.sae!r} has {shown(recorded)}")
         return recorded
-
-    def _resid_norm(self, target: Target, field: str) -> float:
-        norm = self.saes.median_resid_norm(target)
-        if norm is None:
-            where = target.hook_point if isinstance(target, Direction) else f"SAE {target.sae!r}"
-            problem = f"UNIT_RESID_NORM needs a median residual norm, and none is known of {where}"
-            self.violations.add(field, problem)
-            return 0.0
-        assert not isinstance(target, WholeSae)  # it has no strength
-        return norm / self.saes.direction_length(target)

@@ -45,12 +45,14 @@ class ScoreParser:
         steering = self.requests.steering_of(message, prompts, prompt_ids, violations)
         capture = self.requests.capture_of(message, violations)
         violations.raise_if_any()
+        plan_hash = self.requests.plan_hash(steering)
         steered = tuple(
             GenerationRequest(
                 id=f"{request_id}.{number}",
                 prompt_ids=context,
                 sampling=_NO_SAMPLING,
                 steering=steering,
+                plan_hash=plan_hash,
                 capture=capture,
                 continuation=scored,
             )

@@ -11,9 +11,7 @@ from steerd.host.host_model import HostModel
 from steerd.pb.v1 import feature_pb2, steering_pb2
 from steerd.server.violations import Violations
 from steerd.steering.intervention import Direction, FeatureRef, Target, WholeSae, unit_direction
-from steerd.steering.loaded_saes import LoadedSaes
-
-_EVERYWHERE = ("resid_pre", "resid_post")
+from steerd.steering.loaded_saes import EVERYWHERE, LoadedSaes
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,10 +78,10 @@ class TargetParser:
         except HostError as error:
             problem = str(error)
         else:
-            in_stream = point.site in _EVERYWHERE and point.layer < self.host.num_layers
+            in_stream = point.site in EVERYWHERE and point.layer < self.host.num_layers
             if in_stream or any(sae.hook_point == point for sae in self.saes):
                 return True
-            known = f"{' and '.join(_EVERYWHERE)} of layers 0 to {self.host.num_layers - 1}"
+            known = f"{' and '.join(EVERYWHERE)} of layers 0 to {self.host.num_layers - 1}"
             problem = f"no hook point {point} for directions; there are {known}, and those of served SAEs"
         self.violations.add_not_found(NotFound(problem, reason="HOOK_POINT_NOT_FOUND", field=field))
         return False

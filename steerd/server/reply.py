@@ -96,6 +96,7 @@ class ReplyWriter:
             ),
             interventions=[applied_message(intervention) for intervention in steering.interventions],
             warnings=steering.warnings,
+            plan_hash=request.plan_hash,
             prompt_token_texts=self._prompt_token_texts() if request.capture.include_prompt else (),
         )
 

@@ -72,6 +72,7 @@ class Scoring:
             ],
             interventions=[applied_message(each) for each in steering.interventions],
             warnings=steering.warnings,
+            plan_hash=parsed.steered[0].plan_hash,
         )
 
 

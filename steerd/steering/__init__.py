@@ -4,6 +4,8 @@
 - `scope`: the rows of a request that it is for, and its strength over them, as data
 - `steering`: all that steers one request, as data
 - `loaded_saes`: the SAEs being served, each bound to its hook point
+- `residual_norms`: how long the host's rows usually are
+- `plan_hash`: all that steers a request as bytes, and their hash
 - `coverage`: scope and schedule as a factor for each row
 - `request_wishes`: a request's interventions and readings, resolved to columns of its hook points' tables
 - `wish_resolver`: resolves them when it starts

@@ -6,12 +6,16 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from steerd.errors import HostError, NotFound, SaeFileError
-from steerd.host.hook_point import HookPoint
+from steerd.host.hook_point import HookPoint, Site
 from steerd.host.host_model import HostModel
 from steerd.sae.autoencoder import SparseAutoencoder
 from steerd.sae.feature_files import FeatureNote, FeatureStatistics
 from steerd.sae.sae_file import SaeBundle, SaeMetadata
 from steerd.steering.intervention import Direction, FeatureRef, Target
+from steerd.steering.residual_norms import median_norms
+
+EVERYWHERE: tuple[Site, ...] = ("resid_pre", "resid_post")
+"""Where directions can be edited in any layer; elsewhere only where an SAE reads."""
 
 _LARGEST_NORM = 1e30  # a file may say anything
 
@@ -42,6 +46,7 @@ class LoadedSaes:
     def __init__(self, host: HostModel) -> None:
         self._host = host
         self._by_name: dict[str, LoadedSae] = {}
+        self._measured_norms: dict[HookPoint, float] = {}
 
     def add(self, name: str, bundle: SaeBundle) -> LoadedSae:
         """Serve an SAE under a name; SaeFileError when it does not fit the host or the name is taken."""
@@ -65,14 +70,26 @@ class LoadedSaes:
             raise NotFound(f"no SAE named {name!r}; served: {served}", reason="SAE_NOT_FOUND", field=field)
         return self._by_name[name]
 
-    def median_resid_norm(self, target: Target) -> float | None:
-        """What is known of the rows at a target's hook point, from its own SAE or any that reads there."""
+    def measure_norms(self) -> None:
+        """Run the host once, to know how long its rows are where no SAE says so; before any engine does."""
+        points = {HookPoint(layer, site) for layer in range(self._host.num_layers) for site in EVERYWHERE}
+        points |= {sae.hook_point for sae in self}
+        self._measured_norms = median_norms(self._host, points)
+
+    def median_resid_norm(self, target: Target) -> float:
+        """Median length of the rows at a target's hook point.
+
+        Its own SAE's record, that of any SAE that reads there, or what was measured.
+        """
         if isinstance(target, Direction):
-            here = [sae for sae in self if str(sae.hook_point) == target.hook_point]
+            hook_point = HookPoint.parse(target.hook_point)
+            here = []
         else:
             here = [self.get(target.sae)]
-            here += [sae for sae in self if sae.hook_point == here[0].hook_point]
-        return next((sae.median_resid_norm for sae in here if sae.median_resid_norm is not None), None)
+            hook_point = here[0].hook_point
+        here += [sae for sae in self if sae.hook_point == hook_point]
+        recorded = (sae.median_resid_norm for sae in here if sae.median_resid_norm is not None)
+        return next(recorded, None) or self._measured_norms[hook_point]
 
     def printed_hook_point(self, target: Target) -> str:
         """Where a target is read and edited."""

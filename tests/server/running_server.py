@@ -47,6 +47,7 @@ def tiny_parts(**overrides: Any) -> tuple[HostModel, LoadedSaes]:
     saes = LoadedSaes(host)
     saes.add("early", tiny_sae(host, "blocks.0.hook_resid_post", seed=1))
     saes.add("late", tiny_sae(host, "blocks.2.hook_resid_post", seed=2))
+    saes.measure_norms()
     return host, saes
 
 

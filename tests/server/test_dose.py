@@ -41,12 +41,13 @@ POINT = "blocks.0.hook_resid_post"
 
 
 def known_saes(host: HostModel) -> LoadedSaes:
-    """One SAE with a median residual norm of 10, one without."""
+    """One SAE with a median residual norm of 10, one without; all others are measured."""
     saes = LoadedSaes(host)
     for name, point in (("known", POINT), ("unknown", "blocks.2.hook_resid_post")):
         bundle = tiny_sae(host, point)
         provenance = bundle.metadata.provenance | ({"median_resid_norm": NORM} if name == "known" else {})
         saes.add(name, replace(bundle, metadata=replace(bundle.metadata, provenance=provenance)))
+    saes.measure_norms()
     return saes
 
 
@@ -126,11 +127,17 @@ def test_warnings_leave_the_interventions_as_they_are(tiny_host: HostModel) -> N
     assert "above 1" in warning
 
 
+def test_where_no_sae_records_a_norm_the_measured_one_counts(tiny_host: HostModel) -> None:
+    measured = known_saes(tiny_host).median_resid_norm(FeatureRef("unknown", 3))
+    elsewhere = Intervention(target=unit_direction("blocks.1.hook_resid_pre", [1.0] * 32), operation=Add(1e5))
+
+    assert guarded(tiny_host, [on(3, Add(0.5 * measured), sae="unknown")], "reject", 0.51)[1] == ()
+    for intervention in (on(3, Add(0.5 * measured), sae="unknown"), elsewhere):
+        with pytest.raises(InvalidRequest, match="times the median residual norm"):
+            guarded(tiny_host, [intervention], "reject", 0.49)
+
+
 def test_what_is_not_known_is_told(tiny_host: HostModel) -> None:
-    for over_dose in ("warn", "clamp", "reject"):
-        operations, (warning,) = guarded(tiny_host, [on(3, Add(1e5), sae="unknown")], over_dose)
-        assert operations == [Add(1e5)]
-        assert "not guarded" in warning
     along = Intervention(target=unit_direction(POINT, [1.0] * 32), operation=Scale(9.0))
     _, (warning,) = guarded(tiny_host, [along])
     assert "no largest activation" in warning

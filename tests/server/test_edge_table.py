@@ -196,12 +196,6 @@ RULES = [
     ),
     (steered(add(strength=1), set_to(2)), INVALID, "interventions[1]", ["late:1", "must all be add"]),
     (
-        steered(add(FeatureRef(sae="early", index=1), strength=1, unit=steering.UNIT_RESID_NORM)),
-        INVALID,
-        "interventions[0].add.unit",
-        ["median residual norm", "'early'"],
-    ),
-    (
         steered(add(strength=3, unit=steering.UNIT_RESID_NORM)),
         INVALID,
         "interventions[0].add.strength",
@@ -233,12 +227,6 @@ RULES = [
         INVALID,
         "interventions[0].add.unit",
         ["nothing is recorded of a direction"],
-    ),
-    (
-        steered(along(unit=steering.UNIT_RESID_NORM)),
-        INVALID,
-        "interventions[0].add.unit",
-        ["median residual norm", EVERYWHERE],
     ),
     (
         steered(

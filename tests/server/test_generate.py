@@ -77,6 +77,37 @@ def test_started_repeats_what_will_be_done(server: RunningServer) -> None:
     assert echoed.scope.phase == steering.PHASE_ALL
 
 
+def test_equal_steering_has_an_equal_plan_hash_whatever_its_units(server: RunningServer) -> None:
+    recorded = float(server.saes.get("late").statistics.max_activation[7])  # type: ignore[union-attr]
+    late = FeatureRef(sae="late", index=7)
+    adds = [
+        steering.Add(strength=0.5, unit=steering.UNIT_FEATURE_MAX),
+        steering.Add(strength=0.5 * recorded),
+        steering.Add(strength=0.5),
+    ]
+
+    generated = [
+        server.generate(
+            request(
+                interventions=[steering.Intervention(feature=late, add=add)],
+                sampling=pb.SamplingParams(max_new_tokens=1),
+            )
+        )
+        for add in adds
+    ]
+
+    first, same, other = (each.started.plan_hash for each in generated)
+    assert len(first) == 64
+    assert first == same
+    assert first != other
+    score = pb.ScoreRequest(
+        prompt=PROMPT,
+        continuations=[pb.Continuation(text="x")],
+        interventions=[steering.Intervention(feature=late, add=adds[1])],
+    )
+    assert server.generation.Score(score).plan_hash == first
+
+
 def test_the_seed_that_was_drawn_reproduces_the_text(server: RunningServer) -> None:
     sampling = pb.SamplingParams(max_new_tokens=20, temperature=1.0)
     first = server.generate(request(sampling=sampling))

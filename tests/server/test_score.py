@@ -112,9 +112,10 @@ def test_a_baseline_is_the_score_without_steering(server: RunningServer) -> None
 
 
 def test_the_dose_is_guarded_as_in_generate(server: RunningServer) -> None:
-    told = server.generate(pb.GenerateRequest(prompt=PROMPT, interventions=[STRONG])).started.warnings
-    assert told, "the norm is not known there"
-    response = score(server, prompt=PROMPT, continuations=texts("!"), interventions=[STRONG])
+    strongest = steering.Intervention(feature=LATE, add=steering.Add(strength=900))
+    told = server.generate(pb.GenerateRequest(prompt=PROMPT, interventions=[strongest])).started.warnings
+    assert told
+    response = score(server, prompt=PROMPT, continuations=texts("!"), interventions=[strongest])
 
     assert response.warnings == told
 

@@ -338,7 +338,9 @@ class Sae(_message.Message):
     has_statistics: _builtins.bool
     """Whether statistics are recorded, which UNIT_FEATURE_MAX needs."""
     median_resid_norm: _builtins.float
-    """Median length of the residual stream's rows at its hook point, which UNIT_RESID_NORM needs. 0: unknown."""
+    """Median length of the residual stream's rows at its hook point, as the SAE's training recorded it or as it was
+    measured on an ordinary text when the server started; UNIT_RESID_NORM counts in it.
+    """
     def __init__(
         self,
         *,

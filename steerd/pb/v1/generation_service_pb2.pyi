@@ -352,6 +352,7 @@ class Started(_message.Message):
     INTERVENTIONS_FIELD_NUMBER: _builtins.int
     PROMPT_TOKEN_TEXTS_FIELD_NUMBER: _builtins.int
     WARNINGS_FIELD_NUMBER: _builtins.int
+    PLAN_HASH_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     """The request's id."""
     model: _builtins.str
@@ -360,6 +361,10 @@ class Started(_message.Message):
     """Length of the prompt in tokens, template included."""
     queue_seconds: _builtins.float
     """Seconds spent in the waiting line."""
+    plan_hash: _builtins.str
+    """SHA-256, in hexadecimal, of the host and of all that steers, SAEs by their weights and units resolved: equal
+    hashes steer equally.
+    """
     @_builtins.property
     def sampling(self) -> Global___SamplingParams:
         """The sampling parameters in force, seed included."""
@@ -387,10 +392,11 @@ class Started(_message.Message):
         interventions: _abc.Iterable[_steering_pb2.Intervention] | None = ...,
         prompt_token_texts: _abc.Iterable[_builtins.str] | None = ...,
         warnings: _abc.Iterable[_builtins.str] | None = ...,
+        plan_hash: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["sampling", b"sampling"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["interventions", b"interventions", "model", b"model", "prompt_token_texts", b"prompt_token_texts", "prompt_tokens", b"prompt_tokens", "queue_seconds", b"queue_seconds", "request_id", b"request_id", "sampling", b"sampling", "warnings", b"warnings"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["interventions", b"interventions", "model", b"model", "plan_hash", b"plan_hash", "prompt_token_texts", b"prompt_token_texts", "prompt_tokens", b"prompt_tokens", "queue_seconds", b"queue_seconds", "request_id", b"request_id", "sampling", b"sampling", "warnings", b"warnings"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -848,8 +854,11 @@ class ScoreResponse(_message.Message):
     SCORES_FIELD_NUMBER: _builtins.int
     INTERVENTIONS_FIELD_NUMBER: _builtins.int
     WARNINGS_FIELD_NUMBER: _builtins.int
+    PLAN_HASH_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     """The request's id."""
+    plan_hash: _builtins.str
+    """As Started.plan_hash."""
     @_builtins.property
     def scores(self) -> _containers.RepeatedCompositeFieldContainer[Global___ContinuationScore]:
         """One for each continuation, in their order."""
@@ -869,10 +878,11 @@ class ScoreResponse(_message.Message):
         scores: _abc.Iterable[Global___ContinuationScore] | None = ...,
         interventions: _abc.Iterable[_steering_pb2.Intervention] | None = ...,
         warnings: _abc.Iterable[_builtins.str] | None = ...,
+        plan_hash: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["interventions", b"interventions", "request_id", b"request_id", "scores", b"scores", "warnings", b"warnings"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["interventions", b"interventions", "plan_hash", b"plan_hash", "request_id", b"request_id", "scores", b"scores", "warnings", b"warnings"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -35,8 +35,8 @@ class _UnitEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Unit.ValueType],
     statistics.
     """
     UNIT_RESID_NORM: _Unit.ValueType  # 3
-    """Multiples of the hook point's median residual norm (Sae.median_resid_norm), refused where none is known. For a
-    feature it is divided by the length of its direction, so that what is added has that length.
+    """Multiples of the hook point's median residual norm (as Sae.median_resid_norm, at any hook point). For a feature
+    it is divided by the length of its direction, so that what is added has that length.
     """
 
 class Unit(_Unit, metaclass=_UnitEnumTypeWrapper):
@@ -51,8 +51,8 @@ UNIT_FEATURE_MAX: Unit.ValueType  # 2
 statistics.
 """
 UNIT_RESID_NORM: Unit.ValueType  # 3
-"""Multiples of the hook point's median residual norm (Sae.median_resid_norm), refused where none is known. For a
-feature it is divided by the length of its direction, so that what is added has that length.
+"""Multiples of the hook point's median residual norm (as Sae.median_resid_norm, at any hook point). For a feature
+it is divided by the length of its direction, so that what is added has that length.
 """
 Global___Unit: _TypeAlias = Unit  # noqa: Y015
 
