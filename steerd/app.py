@@ -21,6 +21,8 @@ from steerd.server.catalog_service import CatalogService
 from steerd.server.generation_service import GenerationService
 from steerd.server.grpc_server import GrpcServer
 from steerd.server.parse import RequestParser
+from steerd.server.parse_steering import SteeringParser
+from steerd.server.preset_book import read_presets
 from steerd.starters import sae_folder
 from steerd.steering.loaded_saes import LoadedSaes
 
@@ -72,10 +74,11 @@ class App:
         self.scrape_endpoint = ScrapeEndpoint(config.monitoring, registry)
 
     async def start(self, host: HostModel, saes: LoadedSaes) -> None:
-        """Start the engine and serve. Raises ConfigError for a watched feature that does not exist."""
+        """Start the engine and serve. Raises ConfigError for a watched feature or a preset that cannot be."""
         config = self._config
         _check_watch(config, saes)
         saes.measure_norms()
+        presets = read_presets(config.presets, host, saes, config.limits)
         monitoring = config.monitoring
         engine = Engine(host, saes, config.engine, self._metrics, monitoring.watch, monitoring.sample_every)
         self.engine = engine
@@ -83,12 +86,17 @@ class App:
         engine.start()
         generation = GenerationService(
             engine,
-            RequestParser(host, saes, config.limits, config.steering),
+            RequestParser(
+                host,
+                saes,
+                config.limits,
+                SteeringParser(host, saes, config.limits, config.steering, presets),
+            ),
             config=config.server,
             admission=self.grpc.admission,
             observer=self._metrics,
         )
-        catalog = CatalogService(host, saes, config)
+        catalog = CatalogService(host, saes, config, presets)
         await self.grpc.start(generation, catalog, is_healthy=lambda: self._makes_progress(engine))
         _log.info(
             "serving %s with SAEs %s on %s:%d, metrics on http://%s:%d/metrics",

@@ -23,6 +23,7 @@ from steerd.client_messages import (
     Generation,
     ScoreCall,
     Scores,
+    ServedPreset,
     ServedSae,
     ServerInfo,
     collect,
@@ -93,6 +94,13 @@ class Client:
         with self._failures():
             reply = self._catalog.ListSaes(catalog_service_pb2.ListSaesRequest(), timeout=self._timeout)
         return [client_wire.served_sae(sae) for sae in reply.saes]
+
+    def presets(self) -> list[ServedPreset]:
+        """The presets that requests can name; raises RemoteError."""
+        with self._failures():
+            request = catalog_service_pb2.ListPresetsRequest()
+            reply = self._catalog.ListPresets(request, timeout=self._timeout)
+        return [client_wire.served_preset(preset) for preset in reply.presets]
 
     def is_serving(self, service: str = "") -> bool:
         """Whether the server says that it serves; False when it does not answer."""

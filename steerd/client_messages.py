@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from enum import Enum
 
 from steerd.steering.intervention import FeatureRef, Intervention
+from steerd.steering.steering import NamedVersion
 
 
 class Unit(Enum):
@@ -44,6 +45,7 @@ class GenerateCall:
     seed: int | None = None
     stop: tuple[str, ...] = ()
     interventions: tuple[Intervention, ...] = ()
+    presets: tuple[str, ...] = ()  # name, or name@version
     unit: Unit = Unit.ACTIVATION
     watch: tuple[FeatureRef, ...] = ()
     top_features: int = 0
@@ -75,6 +77,7 @@ class ScoreCall:
     token_ids: tuple[int, ...] = ()
     request_id: str = ""
     interventions: tuple[Intervention, ...] = ()
+    presets: tuple[str, ...] = ()  # name, or name@version
     unit: Unit = Unit.ACTIVATION
     baseline: bool = False
     watch: tuple[FeatureRef, ...] = ()
@@ -95,6 +98,7 @@ class Started:
     prompt_token_texts: tuple[str, ...]
     warnings: tuple[str, ...]
     plan_hash: str
+    presets: tuple[NamedVersion, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -211,6 +215,7 @@ class Scores:
     texts: tuple[ScoredText, ...]
     warnings: tuple[str, ...]
     plan_hash: str
+    presets: tuple[NamedVersion, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -226,6 +231,15 @@ class ServedSae:
     weights_sha256: str
     has_statistics: bool
     median_resid_norm: float
+
+
+@dataclass(frozen=True, slots=True)
+class ServedPreset:
+    """Steering that requests can name; directions are given by hash alone."""
+
+    named: NamedVersion
+    description: str
+    interventions: tuple[Intervention, ...]
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,16 +14,18 @@ from steerd.client_messages import (
     ScoreCall,
     ScoredText,
     Scores,
+    ServedPreset,
     ServedSae,
     ServerInfo,
     Started,
     Token,
     Unit,
 )
-from steerd.intervention_wire import asked_message, feature_message
+from steerd.intervention_wire import asked_message, feature_message, intervention_of
 from steerd.pb.v1 import catalog_service_pb2, steering_pb2
 from steerd.pb.v1 import generation_service_pb2 as pb
 from steerd.steering.intervention import FeatureRef
+from steerd.steering.steering import NamedVersion
 
 _UNITS = {
     Unit.ACTIVATION: steering_pb2.UNIT_ACTIVATION,
@@ -38,6 +40,7 @@ def request(call: GenerateCall) -> pb.GenerateRequest:
         request_id=call.request_id,
         sampling=_sampling(call),
         interventions=_interventions(call),
+        presets=call.presets,
         capture=_capture(call),
         baseline=call.baseline,
     )
@@ -51,6 +54,7 @@ def score_request(call: ScoreCall) -> pb.ScoreRequest:
         request_id=call.request_id,
         continuations=[_continuation(continuation) for continuation in call.continuations],
         interventions=_interventions(call),
+        presets=call.presets,
         baseline=call.baseline,
         capture=_capture(call),
     )
@@ -88,8 +92,12 @@ def _set_input(message: pb.GenerateRequest | pb.ScoreRequest, call: GenerateCall
 
 def scores(message: pb.ScoreResponse) -> Scores:
     """The answer to a Score call."""
-    texts = tuple(map(_scored_text, message.scores))
-    return Scores(texts, tuple(message.warnings), message.plan_hash)
+    return Scores(
+        texts=tuple(map(_scored_text, message.scores)),
+        warnings=tuple(message.warnings),
+        plan_hash=message.plan_hash,
+        presets=tuple(map(_named, message.presets)),
+    )
 
 
 def _scored_text(message: pb.ContinuationScore) -> ScoredText:
@@ -141,7 +149,12 @@ def _started(message: pb.Started) -> Started:
         prompt_token_texts=tuple(message.prompt_token_texts),
         warnings=tuple(message.warnings),
         plan_hash=message.plan_hash,
+        presets=tuple(map(_named, message.presets)),
     )
+
+
+def _named(message: steering_pb2.NamedVersion) -> NamedVersion:
+    return NamedVersion(message.name, message.version)
 
 
 def _delta(message: pb.Delta) -> Delta:
@@ -229,4 +242,13 @@ def served_sae(message: catalog_service_pb2.Sae) -> ServedSae:
         weights_sha256=message.weights_sha256,
         has_statistics=message.has_statistics,
         median_resid_norm=message.median_resid_norm,
+    )
+
+
+def served_preset(message: catalog_service_pb2.Preset) -> ServedPreset:
+    """One entry of the list of presets."""
+    return ServedPreset(
+        named=NamedVersion(message.name, message.version),
+        description=message.description,
+        interventions=tuple(map(intervention_of, message.interventions)),
     )

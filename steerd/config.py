@@ -21,6 +21,7 @@ from steerd.starters import STARTERS
 
 DEFAULT_MODEL = "smollm2-135m-instruct"
 MAX_SAES = 8
+NAME = r"[A-Za-z0-9_.-]{1,64}"
 MAX_WATCHED_FEATURES = 256
 
 T = TypeVar("T")
@@ -49,7 +50,7 @@ class ModelConfig:
 class SaeConfig:
     """One SAE to serve: the name that requests use, and its folder, or a starter's name."""
 
-    name: str = field(metadata=_matching(r"[A-Za-z0-9_.-]{1,64}"))
+    name: str = field(metadata=_matching(NAME))
     path: str = field(metadata=_matching(r".+"))
 
 
@@ -101,6 +102,20 @@ class LimitsConfig:
     max_direction_values: int = field(default=65536, metadata=_between(0, 10_000_000))
     max_scope_items: int = field(default=256, metadata=_between(0, 65536))
     max_continuations: int = field(default=64, metadata=_between(1, 4096))
+    max_presets: int = field(default=8, metadata=_between(0, 64))
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PresetConfig:
+    """Steering under a name and version.
+
+    `table` is all that the file says of it, in the words of the message steerd.v1.Preset; it can only be read
+    when host and SAEs are there (`server/preset_book`).
+    """
+
+    name: str = field(metadata=_matching(NAME))
+    version: str = field(metadata=_matching(NAME))
+    table: Mapping[str, Any]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -119,7 +134,7 @@ class SteeringConfig:
 class WatchedFeature:
     """A feature exported as metrics: `alias` is its name on dashboards, `threshold` in activation units."""
 
-    sae: str = field(metadata=_matching(r"[A-Za-z0-9_.-]{1,64}"))
+    sae: str = field(metadata=_matching(NAME))
     index: int = field(metadata=_between(0, 2**31 - 1))
     alias: str = field(metadata=_matching(r"[a-z0-9_]{1,40}"))
     threshold: float = field(default=0.0, metadata=_between(0, 1e9))
@@ -149,6 +164,7 @@ class Config:
     limits: LimitsConfig = LimitsConfig()
     steering: SteeringConfig = SteeringConfig()
     monitoring: MonitoringConfig = MonitoringConfig()
+    presets: tuple[PresetConfig, ...] = ()
 
     def __post_init__(self) -> None:
         for name in ("model", "engine", "server", "limits", "steering", "monitoring"):
@@ -157,6 +173,9 @@ class Config:
             _check_bounds(sae, f"saes[{position}]")
         for position, watched in enumerate(self.monitoring.watch):
             _check_bounds(watched, f"monitoring.watch[{position}]")
+        for position, preset in enumerate(self.presets):
+            _check_bounds(preset, f"presets[{position}]")
+        _check_unique("presets", (f"{preset.name}@{preset.version}" for preset in self.presets))
         self._check_saes()
         self._check_host()
         self._check_watch()
@@ -228,6 +247,7 @@ def parse_config(tables: Mapping[str, Any], *, folder: Path) -> Config:
         limits=_read_section(LimitsConfig, tables.get("limits", {}), "limits"),
         steering=_read_section(SteeringConfig, tables.get("steering", {}), "steering"),
         monitoring=replace(_read_section(MonitoringConfig, monitoring, "monitoring"), watch=watch),
+        presets=_read_presets(tables.get("presets", []), "presets"),
     )
 
 
@@ -246,6 +266,20 @@ def _read_list(section: type[T], tables: object, key: str) -> tuple[T, ...]:
     if not isinstance(tables, list):
         _fail(key, f"an array of tables, [[{key}]]", tables)
     return tuple(_read_section(section, table, f"{key}[{position}]") for position, table in enumerate(tables))
+
+
+def _read_presets(tables: object, key: str) -> tuple[PresetConfig, ...]:
+    if not isinstance(tables, list):
+        _fail(key, f"an array of tables, [[{key}]]", tables)
+    return tuple(_read_preset(_table(table, f"{key}[{n}]"), f"{key}[{n}]") for n, table in enumerate(tables))
+
+
+def _read_preset(table: Mapping[str, Any], key: str) -> PresetConfig:
+    for name in ("name", "version"):
+        if name not in table:
+            raise ConfigError(f"{key}.{name} is missing")
+        _typed(table[name], "str", f"{key}.{name}")
+    return PresetConfig(name=table["name"], version=table["version"], table=table)
 
 
 def _read_section(section: type[T], table: object, key: str) -> T:

@@ -1,8 +1,8 @@
-"""Interventions to protobuf: as a client asks for them, and as the server says that they are applied."""
+"""Interventions to protobuf, as a client asks for them and as the server applies them, and back."""
 
 from __future__ import annotations
 
-from math import isfinite
+from math import inf, isfinite
 from typing import Any
 
 from steerd.pb.v1 import feature_pb2
@@ -21,7 +21,8 @@ from steerd.steering.intervention import (
     Target,
     WholeSae,
 )
-from steerd.steering.scope import Phase, Schedule, Scope
+from steerd.steering.scope import Phase, PositionRange, Schedule, Scope
+from steerd.steering.steering import NamedVersion
 
 _PHASES = {Phase.ALL: pb.PHASE_ALL, Phase.PROMPT: pb.PHASE_PROMPT, Phase.GENERATED: pb.PHASE_GENERATED}
 
@@ -32,6 +33,7 @@ def asked_message(intervention: Intervention, unit: pb.Unit.ValueType) -> pb.Int
         scope=_scope(intervention.scope),
         schedule=None if intervention.schedule == Schedule() else _schedule(intervention.schedule),
         preserve_norm=intervention.preserve_norm,
+        source=intervention.source,
         **_target(intervention.target),
         **_operation(intervention.operation, unit),
     )
@@ -44,6 +46,11 @@ def applied_message(intervention: Intervention) -> pb.Intervention:
         message.direction.ClearField("values")
         message.direction.sha256 = intervention.target.sha256
     return message
+
+
+def named_message(named: NamedVersion) -> pb.NamedVersion:
+    """The message that names a preset."""
+    return pb.NamedVersion(name=named.name, version=named.version)
 
 
 def feature_message(feature: FeatureRef) -> feature_pb2.FeatureRef:
@@ -99,4 +106,66 @@ def _schedule(schedule: Schedule) -> pb.Schedule:
         ramp=schedule.ramp,
         half_life=schedule.half_life,
         at_most=schedule.at_most,
+    )
+
+
+def intervention_of(message: pb.Intervention) -> Intervention:
+    """What the server answers, as data; of a direction it tells only where it is and its digest."""
+    return Intervention(
+        target=_target_of(message),
+        operation=_operation_of(message),
+        scope=_scope_of(message.scope),
+        schedule=Schedule(
+            start_after=message.schedule.start_after,
+            ramp=message.schedule.ramp,
+            half_life=message.schedule.half_life,
+            at_most=message.schedule.at_most,
+        ),
+        preserve_norm=message.preserve_norm,
+        source=message.source,
+    )
+
+
+def _target_of(message: pb.Intervention) -> Target:
+    match message.WhichOneof("target"):
+        case "feature":
+            return FeatureRef(message.feature.sae, message.feature.index)
+        case "direction":
+            direction = message.direction
+            return Direction(direction.hook_point, direction.sha256, tuple(direction.values))
+        case _:
+            return WholeSae(message.sae)
+
+
+def _operation_of(message: pb.Intervention) -> Operation:
+    match message.WhichOneof("operation"):
+        case "add":
+            return Add(message.add.strength)
+        case "set":
+            return Set(message.set.value, message.set.only_if_active)
+        case "scale":
+            return Scale(message.scale.factor)
+        case "limit":
+            low = message.limit.min if message.limit.HasField("min") else -inf
+            return Limit(low, message.limit.max if message.limit.HasField("max") else inf)
+        case "reconstruct":
+            return Reconstruct()
+        case _:
+            return Ablate()
+
+
+def _scope_of(message: pb.Scope) -> Scope:
+    phases = {wire: phase for phase, wire in _PHASES.items()}
+    return Scope(
+        phase=phases[message.phase],
+        include_special_tokens=message.include_special_tokens,
+        first_n=message.first_n,
+        last_n=message.last_n,
+        positions=tuple(
+            PositionRange(each.start, each.end if each.HasField("end") else None)
+            for each in message.positions
+        ),
+        token_ids=frozenset(message.token_ids),
+        excluded_token_ids=frozenset(message.excluded_token_ids),
+        roles=tuple(message.roles),
     )

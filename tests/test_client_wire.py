@@ -17,11 +17,13 @@ from steerd.client_messages import (
     ScoreCall,
     ScoredText,
     Scores,
+    ServedPreset,
     Started,
     Token,
     Unit,
 )
-from steerd.pb.v1 import feature_pb2
+from steerd.intervention_wire import applied_message, intervention_of
+from steerd.pb.v1 import catalog_service_pb2, feature_pb2
 from steerd.pb.v1 import generation_service_pb2 as pb
 from steerd.pb.v1 import steering_pb2 as steering
 from steerd.steering.intervention import (
@@ -38,6 +40,7 @@ from steerd.steering.intervention import (
     unit_direction,
 )
 from steerd.steering.scope import Phase, PositionRange, Schedule, Scope
+from steerd.steering.steering import NamedVersion
 
 FEATURE = FeatureRef("s", 7)
 WIRE_FEATURE = feature_pb2.FeatureRef(sae="s", index=7)
@@ -130,6 +133,41 @@ def test_each_target() -> None:
         steering.Intervention(direction=along, ablate=steering.Ablate(), scope=scope, preserve_norm=True),
         steering.Intervention(sae="s", reconstruct=steering.Reconstruct(), scope=scope),
     ]
+
+
+@pytest.mark.parametrize(
+    "intervention",
+    [
+        Intervention(target=FEATURE, operation=Set(2.0, only_if_active=True), source="preset:a@1"),
+        Intervention(target=FEATURE, operation=Add(-1.5), preserve_norm=True),
+        Intervention(target=FEATURE, operation=Scale(0.0), schedule=Schedule(ramp=2, at_most=9)),
+        Intervention(target=FEATURE, operation=Limit(low=-2.0), scope=Scope(phase=Phase.PROMPT, last_n=4)),
+        Intervention(
+            target=FEATURE,
+            operation=Limit(-2.0, 3.0),
+            scope=Scope(
+                positions=(PositionRange(-3), PositionRange(1, 9)),
+                token_ids=frozenset({4}),
+                excluded_token_ids=frozenset({5, 6}),
+                roles=("user", "system"),
+            ),
+        ),
+        Intervention(target=unit_direction("blocks.1.hook_resid_pre", [3.0, 4.0]), operation=Ablate()),
+        Intervention(target=WholeSae("s"), operation=Reconstruct()),
+    ],
+)
+def test_an_answers_interventions_are_read_back(intervention: Intervention) -> None:
+    assert intervention_of(applied_message(intervention)) == intervention
+
+
+def test_presets_are_named_and_listed() -> None:
+    assert client_wire.request(GenerateCall(prompt="Hi", presets=("a", "b@2"))).presets == ["a", "b@2"]
+    assert client_wire.score_request(ScoreCall(continuations=("a",), presets=("a",))).presets == ["a"]
+    edit = Intervention(target=FEATURE, operation=Ablate(), source="preset:a@1")
+    listed = catalog_service_pb2.Preset(
+        name="a", version="1", description="calm", interventions=[applied_message(edit)]
+    )
+    assert client_wire.served_preset(listed) == ServedPreset(NamedVersion("a", "1"), "calm", (edit,))
 
 
 def test_scopes_and_schedules() -> None:

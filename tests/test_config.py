@@ -169,3 +169,34 @@ def test_what_is_no_toml_says_so(tmp_path: Path) -> None:
         load_config(path)
     with pytest.raises(ConfigError, match="cannot read"):
         load_config(tmp_path / "lost.toml")
+
+
+def preset(**fields: Any) -> dict[str, Any]:
+    return {"presets": [{"name": "calm", "version": "1", "interventions": [], "any": 3} | fields]}
+
+
+def test_presets_keep_their_tables_for_later() -> None:
+    (read,) = parse_config(preset(), folder=Path()).presets
+
+    assert (read.name, read.version) == ("calm", "1")
+    assert read.table == preset()["presets"][0]
+
+
+@pytest.mark.parametrize(
+    ("tables", "words"),
+    [
+        ({"presets": {}}, ["presets", "array of tables"]),
+        ({"presets": [3]}, ["presets[0]", "table"]),
+        ({"presets": [{"version": "1"}]}, ["presets[0].name", "missing"]),
+        ({"presets": [{"name": "a"}]}, ["presets[0].version", "missing"]),
+        (preset(version=1), ["presets[0].version", "str"]),
+        (preset(name="a@b"), ["presets[0].name", "'a@b'"]),
+        ({"presets": preset()["presets"] * 2}, ["presets", "unique", "calm@1"]),
+    ],
+)
+def test_a_fault_of_a_presets_name_is_told(tables: dict[str, Any], words: list[str]) -> None:
+    with pytest.raises(ConfigError) as caught:
+        parse_config(tables, folder=Path())
+
+    for word in words:
+        assert word in str(caught.value)

@@ -106,6 +106,7 @@ def generate_call(options: argparse.Namespace) -> GenerateCall:
         seed=options.seed,
         stop=tuple(options.stop),
         interventions=steering,
+        presets=tuple(options.preset),
         unit=steering_options.unit(options),
         watch=tuple(dict.fromkeys([*options.watch, *steering_options.steered_features(steering)])),
         top_features=options.top_features,
@@ -116,6 +117,8 @@ def generate_call(options: argparse.Namespace) -> GenerateCall:
 
 def report(client: Client, call: GenerateCall, generation: Generation, console: Console) -> None:
     """Tables of what the features did, and the speed."""
+    if generation.started.presets:
+        console.print(f"presets: {', '.join(map(str, generation.started.presets))}", style="dim")
     print_warnings(generation.started.warnings)
     labels = starter_labels(client.saes()) if call.watch or call.top_features else {}
     if generation.completed.features:

@@ -37,8 +37,9 @@ def run(options: argparse.Namespace) -> int:
         chat=() if options.raw else (ChatTurn("user", options.prompt),),
         continuations=tuple(options.continuations),
         interventions=interventions,
+        presets=tuple(options.preset),
         unit=steering_options.unit(options),
-        baseline=bool(interventions),
+        baseline=bool(interventions or options.preset),
     )
     with Client(options.address) as client:
         scores = client.score(call)

@@ -45,6 +45,13 @@ def add_steering(parser: argparse.ArgumentParser) -> None:
         ),
     ):
         group.add_argument(name, type=read, action="append", dest="edits", metavar=metavar, help=text)
+    group.add_argument(
+        "--preset",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="apply a preset of the server (see steerd presets): NAME for its last version, or NAME@VERSION",
+    )
     how = parser.add_argument_group("how steering is done")
     how.add_argument(
         "--unit",

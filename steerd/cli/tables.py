@@ -4,13 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from math import isfinite
 
 from rich.table import Table
 from rich.text import Text
 
 from steerd.cli.token_painter import shade
 from steerd.client_messages import BaselineEnd, Completed, FeatureUse, Reading, Token
-from steerd.steering.intervention import FeatureRef
+from steerd.steering.intervention import (
+    Ablate,
+    Add,
+    Direction,
+    FeatureRef,
+    Intervention,
+    Limit,
+    Operation,
+    Reconstruct,
+    Scale,
+    Set,
+    WholeSae,
+    operation_name,
+)
 
 MARK = shade(1.0, 1.0)
 
@@ -28,6 +42,32 @@ class Peak:
 def named(feature: FeatureRef) -> str:
     """The form that the command line takes."""
     return f"{feature.sae}:{feature.index}"
+
+
+def edit_text(edit: Intervention) -> str:
+    """An intervention without its scope, in the form that the command line takes: add starter:1234=8."""
+    match edit.target:
+        case FeatureRef():
+            target = named(edit.target)
+        case Direction(hook_point, sha256):
+            target = f"{hook_point}:{sha256[:12]}"
+        case WholeSae(sae):
+            target = sae
+    return f"{operation_name(edit.operation)} {target}{_amount(edit.operation)}"
+
+
+def _amount(operation: Operation) -> str:
+    match operation:
+        case Add(number) | Set(number) | Scale(number):
+            return f"={number:.7g}"
+        case Limit(low, high):
+            return f"={_bound(low)}:{_bound(high)}"
+        case Ablate() | Reconstruct():
+            return ""
+
+
+def _bound(number: float) -> str:
+    return f"{number:.7g}" if isfinite(number) else ""
 
 
 def active(reading: Reading) -> list[tuple[FeatureRef, float]]:

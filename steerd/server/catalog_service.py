@@ -8,23 +8,27 @@ import grpc
 
 from steerd.config import Config, SteeringConfig
 from steerd.host.host_model import HostModel
+from steerd.intervention_wire import applied_message
 from steerd.pb.v1 import catalog_service_pb2 as pb
 from steerd.pb.v1 import feature_pb2, steering_pb2
 from steerd.pb.v1.catalog_service_pb2_grpc import CatalogServiceServicer
+from steerd.server.preset_book import Preset, PresetBook
 from steerd.steering.intervention import WholeSae
 from steerd.steering.loaded_saes import LoadedSae, LoadedSaes
 
 InfoContext = grpc.aio.ServicerContext[pb.GetServerInfoRequest, pb.GetServerInfoResponse]
+PresetsContext = grpc.aio.ServicerContext[pb.ListPresetsRequest, pb.ListPresetsResponse]
 ListContext = grpc.aio.ServicerContext[pb.ListSaesRequest, pb.ListSaesResponse]
 
 
 class CatalogService(CatalogServiceServicer):
     """Answers from what was loaded at the start."""
 
-    def __init__(self, host: HostModel, saes: LoadedSaes, config: Config) -> None:
+    def __init__(self, host: HostModel, saes: LoadedSaes, config: Config, presets: PresetBook) -> None:
         self._host = host
         self._saes = saes
         self._config = config
+        self._presets = presets
 
     async def GetServerInfo(
         self,
@@ -45,6 +49,13 @@ class CatalogService(CatalogServiceServicer):
         context: ListContext,  # noqa: ARG002
     ) -> pb.ListSaesResponse:
         return pb.ListSaesResponse(saes=[_sae(loaded, self._saes) for loaded in self._saes])
+
+    async def ListPresets(
+        self,
+        request: pb.ListPresetsRequest,  # noqa: ARG002  # it is empty
+        context: PresetsContext,  # noqa: ARG002
+    ) -> pb.ListPresetsResponse:
+        return pb.ListPresetsResponse(presets=[_preset(preset) for preset in self._presets])
 
 
 def _host_model(host: HostModel) -> pb.HostModel:
@@ -77,6 +88,7 @@ def _limits(config: Config) -> pb.Limits:
         max_direction_values=limits.max_direction_values,
         max_scope_items=limits.max_scope_items,
         max_continuations=limits.max_continuations,
+        max_presets=limits.max_presets,
     )
 
 
@@ -109,4 +121,13 @@ def _sae(loaded: LoadedSae, saes: LoadedSaes) -> pb.Sae:
         weights_sha256=loaded.metadata.weights_sha256,
         has_statistics=loaded.statistics is not None,
         median_resid_norm=saes.median_resid_norm(WholeSae(loaded.name)),
+    )
+
+
+def _preset(preset: Preset) -> pb.Preset:
+    return pb.Preset(
+        name=preset.named.name,
+        version=preset.named.version,
+        description=preset.description,
+        interventions=[applied_message(intervention) for intervention in preset.interventions],
     )

@@ -8,18 +8,15 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 
-from steerd.config import LimitsConfig, SteeringConfig
+from steerd.config import LimitsConfig
 from steerd.engine.request import Capture, GenerationRequest
 from steerd.host.host_model import HostModel
 from steerd.host.text import IncrementalDecoder, StopMatcher
 from steerd.pb.v1 import generation_service_pb2 as pb
-from steerd.server.dose import DoseGuard
 from steerd.server.parse_capture import CaptureParser
-from steerd.server.parse_interventions import InterventionParser
-from steerd.server.parse_magnitude import MagnitudeParser
 from steerd.server.parse_prompt import InputMessage, PromptParser
 from steerd.server.parse_sampling import SamplingParser
-from steerd.server.parse_scope import ScopeParser
+from steerd.server.parse_steering import SteeringParser
 from steerd.server.parse_target import TargetParser
 from steerd.server.violations import Violations
 from steerd.steering.loaded_saes import LoadedSaes
@@ -43,12 +40,12 @@ def check_request_id(request_id: str, violations: Violations) -> None:
 
 @dataclass(frozen=True)
 class RequestParser:
-    """Parses requests for one host, its SAEs and the operator's limits and rules of steering."""
+    """Parses requests for one host, its SAEs and the operator's limits; `steering` what steers them."""
 
     host: HostModel
     saes: LoadedSaes
     limits: LimitsConfig
-    steering: SteeringConfig
+    steering: SteeringParser
 
     def parse(self, message: pb.GenerateRequest, request_id: str) -> GenerationRequest:
         """The request under the given id, with every default filled in.
@@ -62,7 +59,7 @@ class RequestParser:
         sampling_parser = SamplingParser(self.host.vocab_size, self.host.max_context, self.limits, violations)
         sampling = sampling_parser.sampling(message.sampling, len(prompt_ids or ()))
         stop = sampling_parser.stop(message.sampling)
-        steering = self.steering_of(message, prompts, prompt_ids, violations)
+        steering = self.steering.steering(message, prompts, prompt_ids, violations)
         capture = self.capture_of(message, violations)
         violations.raise_if_any()
         assert prompt_ids is not None  # otherwise a violation was recorded
@@ -75,29 +72,6 @@ class RequestParser:
             capture=capture,
             make_stop=self._make_stop(prompt_ids, stop) if stop else None,
             baseline=message.baseline,
-        )
-
-    def steering_of(
-        self,
-        message: InputMessage,
-        prompts: PromptParser,
-        prompt_ids: tuple[int, ...] | None,
-        violations: Violations,
-    ) -> Steering:
-        """All that steers the request, as it will be applied; `prompt_ids` are None when there are none."""
-        parser = InterventionParser(
-            TargetParser(self.host, self.saes, violations),
-            MagnitudeParser(self.saes, self.limits, violations),
-            ScopeParser(self.host.vocab_size, message.HasField("chat"), self.limits, violations),
-            self.limits,
-            violations,
-        )
-        asked = parser.interventions(message.interventions)
-        interventions, warnings = DoseGuard(self.saes, self.steering).guard(asked, violations)
-        return Steering(
-            interventions=interventions,
-            roles=prompts.roles(message, prompt_ids, interventions),
-            warnings=warnings,
         )
 
     def capture_of(self, message: InputMessage, violations: Violations) -> Capture:

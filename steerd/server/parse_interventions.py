@@ -1,4 +1,4 @@
-"""Interventions of a request, checked one by one and then against each other."""
+"""Interventions of a request or of the configuration, each checked by itself."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from math import inf
 
 from steerd.config import LimitsConfig
-from steerd.host.hook_point import HookPoint
+from steerd.host.host_model import HostModel
 from steerd.pb.v1 import steering_pb2 as pb
+from steerd.server.edit_conflicts import PlacedEdit
 from steerd.server.parse_magnitude import MagnitudeParser
 from steerd.server.parse_scope import ScopeParser
 from steerd.server.parse_target import TargetParser
@@ -16,8 +17,6 @@ from steerd.server.violations import Violations
 from steerd.steering.intervention import (
     Ablate,
     Add,
-    Direction,
-    FeatureRef,
     Intervention,
     Limit,
     Operation,
@@ -27,11 +26,12 @@ from steerd.steering.intervention import (
     Target,
     WholeSae,
 )
+from steerd.steering.loaded_saes import LoadedSaes
 
 
 @dataclass(frozen=True, slots=True)
 class InterventionParser:
-    """Parses one request's interventions, recording every broken rule and unknown name."""
+    """Parses interventions, recording every broken rule and unknown name."""
 
     targets: TargetParser
     magnitudes: MagnitudeParser
@@ -39,20 +39,22 @@ class InterventionParser:
     limits: LimitsConfig
     violations: Violations
 
-    def interventions(self, messages: Sequence[pb.Intervention]) -> tuple[Intervention, ...]:
-        """The interventions, strengths and values in activation units."""
+    def interventions(self, messages: Sequence[pb.Intervention], field: str) -> list[PlacedEdit]:
+        """The interventions that break no rule by themselves, strengths and values in activation units."""
         must_be_at_most, limits = self.violations.must_be_at_most, self.limits
-        if not must_be_at_most("interventions", len(messages), limits.max_interventions, "interventions"):
-            return ()
+        if not must_be_at_most(field, len(messages), limits.max_interventions, "interventions"):
+            return []
         values = sum(len(message.direction.values) for message in messages)
-        if not must_be_at_most("interventions", values, limits.max_direction_values, "values of directions"):
-            return ()
-        parsed = [self._intervention(message, f"interventions[{i}]") for i, message in enumerate(messages)]
-        self._check_repeated(parsed)
-        self._check_reconstructions(parsed)
-        return tuple(intervention for intervention in parsed if intervention is not None)
+        if not must_be_at_most(field, values, limits.max_direction_values, "values of directions"):
+            return []
+        places = [f"{field}[{position}]" for position in range(len(messages))]
+        parsed = [self._intervention(message, place) for message, place in zip(messages, places, strict=True)]
+        return [
+            PlacedEdit(place, edit) for place, edit in zip(places, parsed, strict=True) if edit is not None
+        ]
 
     def _intervention(self, message: pb.Intervention, field: str) -> Intervention | None:
+        self.violations.must(not message.source, f"{field}.source", "left to the server", message.source)
         target = self.targets.target(message, field)
         operation = self._operation(message, target, field)
         scope = self.scopes.scope(message.scope, f"{field}.scope")
@@ -109,37 +111,15 @@ class InterventionParser:
             self.violations.add(f"{field}.operation", f"must fit its target: {problem} (reconstruct)")
         return holds
 
-    def _check_repeated(self, interventions: Sequence[Intervention | None]) -> None:
-        """Several edits of one target have a meaning only when all add."""
-        first: dict[Target, Intervention] = {}
-        for position, intervention in enumerate(interventions):
-            if intervention is None:
-                continue
-            earlier = first.setdefault(intervention.target, intervention)
-            all_add = isinstance(earlier.operation, Add) and isinstance(intervention.operation, Add)
-            if earlier is not intervention and not all_add:
-                problem = f"{_printed(intervention.target)} is edited more than once"
-                bound = "several edits of one target must all be add"
-                self.violations.add(f"interventions[{position}]", f"{problem}; {bound}")
 
-    def _check_reconstructions(self, interventions: Sequence[Intervention | None]) -> None:
-        """A row has one reconstruction, so SAEs of one hook point cannot both take its place."""
-        taken: dict[HookPoint, str] = {}
-        for position, intervention in enumerate(interventions):
-            if intervention is None or not isinstance(intervention.target, WholeSae):
-                continue
-            sae = intervention.target.sae
-            hook_point = self.targets.saes.get(sae).hook_point
-            if taken.setdefault(hook_point, sae) != sae:
-                problem = f"rows at {hook_point} are reconstructed by {taken[hook_point]!r} already"
-                self.violations.add(f"interventions[{position}].reconstruct", problem)
-
-
-def _printed(target: Target) -> str:
-    match target:
-        case FeatureRef(sae, index):
-            return f"feature {sae}:{index}"
-        case Direction(hook_point):
-            return f"the same direction at {hook_point}"
-        case WholeSae(sae):
-            return f"SAE {sae!r}"
+def intervention_parser(
+    host: HostModel, saes: LoadedSaes, limits: LimitsConfig, violations: Violations, *, has_roles: bool
+) -> InterventionParser:
+    """A parser that records into `violations`; `has_roles` says whether scopes may ask for roles."""
+    return InterventionParser(
+        TargetParser(host, saes, violations),
+        MagnitudeParser(saes, limits, violations),
+        ScopeParser(host.vocab_size, has_roles, limits, violations),
+        limits,
+        violations,
+    )

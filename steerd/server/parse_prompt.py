@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 from steerd.config import LimitsConfig
@@ -12,7 +11,6 @@ from steerd.host.host_model import HostModel
 from steerd.host.text import ChatMessage, encode_chat, encode_prompt
 from steerd.pb.v1 import generation_service_pb2 as pb
 from steerd.server.violations import Violations
-from steerd.steering.intervention import Intervention
 from steerd.steering.scope import RoleSpan
 
 InputMessage = pb.GenerateRequest | pb.ScoreRequest
@@ -39,16 +37,15 @@ class PromptParser:
         self,
         message: InputMessage,
         prompt_ids: tuple[int, ...] | None,
-        interventions: Sequence[Intervention],
+        field: str,
     ) -> tuple[RoleSpan, ...]:
-        """Where the messages of each role stand in the prompt, if an intervention asks for roles."""
-        asking = [n for n, intervention in enumerate(interventions) if intervention.scope.roles]
-        if not asking or prompt_ids is None or not message.HasField("chat"):
+        """Where the messages of each role of a chat stand in the prompt; `field` is what asks for roles."""
+        if prompt_ids is None:
             return ()
         spans = content_spans(self.host.tokenizer, _turns(message.chat), prompt_ids)
         if spans is None:
             problem = "cannot be told: the host's chat template does not show where each message stands"
-            self.violations.add(f"interventions[{asking[0]}].scope.roles", problem)
+            self.violations.add(field, problem)
             return ()
         return tuple(
             RoleSpan(turn.role, span.start, span.stop)

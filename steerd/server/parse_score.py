@@ -42,7 +42,7 @@ class ScoreParser:
         has_input = message.WhichOneof("input") is not None
         prompt_ids = prompts.prompt_ids(message) if has_input else ()
         texts = self._continuations(message.continuations, prompts, prompt_ids or (), has_input, violations)
-        steering = self.requests.steering_of(message, prompts, prompt_ids, violations)
+        steering = self.requests.steering.steering(message, prompts, prompt_ids, violations)
         capture = self.requests.capture_of(message, violations)
         violations.raise_if_any()
         plan_hash = self.requests.plan_hash(steering)

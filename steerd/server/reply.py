@@ -21,7 +21,7 @@ from steerd.engine.events import (
 from steerd.engine.request import GenerationRequest
 from steerd.errors import Unavailable
 from steerd.host.text import IncrementalDecoder
-from steerd.intervention_wire import applied_message
+from steerd.intervention_wire import applied_message, named_message
 from steerd.pb.v1 import feature_pb2
 from steerd.pb.v1 import generation_service_pb2 as pb
 from steerd.server.reply_baseline import BaselineWriter, baseline_summary
@@ -95,6 +95,7 @@ class ReplyWriter:
                 stop=self._stop,
             ),
             interventions=[applied_message(intervention) for intervention in steering.interventions],
+            presets=[named_message(preset) for preset in steering.presets],
             warnings=steering.warnings,
             plan_hash=request.plan_hash,
             prompt_token_texts=self._prompt_token_texts() if request.capture.include_prompt else (),

@@ -10,7 +10,7 @@ from steerd.engine.events import FailedEvent, FinishedEvent, ScoredEvent, Stream
 from steerd.engine.request import FinishReason, GenerationRequest
 from steerd.engine.waiting_line import Submission
 from steerd.errors import Unavailable
-from steerd.intervention_wire import applied_message
+from steerd.intervention_wire import applied_message, named_message
 from steerd.pb.v1 import generation_service_pb2 as pb
 from steerd.server.event_stream import EventStream
 from steerd.server.parse import RequestParser
@@ -71,6 +71,7 @@ class Scoring:
                 for request, steered, baseline in zip(parsed.steered, scored, baselines, strict=False)
             ],
             interventions=[applied_message(each) for each in steering.interventions],
+            presets=[named_message(preset) for preset in steering.presets],
             warnings=steering.warnings,
             plan_hash=parsed.steered[0].plan_hash,
         )

@@ -98,6 +98,8 @@ Operation = Add | Set | Scale | Ablate | Limit | Reconstruct
 class Intervention:
     """One edit of one target, over a scope, by a schedule.
 
+    `source` says who asks for it: empty for the request itself, else preset:NAME@VERSION.
+
     `preserve_norm` brings each row that it edits back to the length that it had before its hook point's
     edits. Reconstruct goes with a WholeSae and with nothing else.
     """
@@ -107,6 +109,7 @@ class Intervention:
     scope: Scope = field(default_factory=Scope)
     schedule: Schedule = field(default_factory=Schedule)
     preserve_norm: bool = False
+    source: str = ""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

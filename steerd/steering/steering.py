@@ -8,9 +8,20 @@ from steerd.steering.intervention import Intervention
 from steerd.steering.scope import RoleSpan
 
 
+@dataclass(frozen=True, slots=True)
+class NamedVersion:
+    """A preset of the server's configuration."""
+
+    name: str
+    version: str
+
+    def __str__(self) -> str:
+        return f"{self.name}@{self.version}"
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Steering:
-    """What is done to a request's rows.
+    """What is done to a request's rows: the request's own interventions, then those of its `presets`.
 
     `roles` says where in the prompt the messages of a chat stand, as far as interventions ask for roles;
     `warnings` are for the client.
@@ -19,6 +30,7 @@ class Steering:
     interventions: tuple[Intervention, ...] = ()
     roles: tuple[RoleSpan, ...] = ()
     warnings: tuple[str, ...] = ()
+    presets: tuple[NamedVersion, ...] = ()
 
     def unsteered(self) -> Steering:
         """What is left of it where the request's own wishes are set aside: in its baseline."""

@@ -11,15 +11,26 @@ import pytest
 from steerd.__main__ import main
 from steerd.client import Client, RemoteError
 from steerd.client_messages import GenerateCall, ScoreCall
+from steerd.config import PresetConfig
 from steerd.steering.intervention import Add, FeatureRef, Intervention
 from tests.server.running_server import TIMEOUT_SECONDS, RunningServer, tiny_config, tiny_parts
 
 FEATURE = FeatureRef("late", 3)
+PRESET = PresetConfig(
+    name="loud",
+    version="2",
+    table={
+        "name": "loud",
+        "version": "2",
+        "description": "more of it",
+        "interventions": [{"feature": {"sae": "late", "index": 3}, "add": {"strength": 4}}],
+    },
+)
 
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[RunningServer]:
-    with RunningServer(tiny_config(), *tiny_parts()) as running:
+    with RunningServer(tiny_config(presets=(PRESET,)), *tiny_parts()) as running:
         yield running
 
 
@@ -82,9 +93,9 @@ def test_the_score_command_prints_what_steering_changed(
     server: RunningServer, client: Client, capsys: pytest.CaptureFixture[str]
 ) -> None:
     command = ["score", "Hello", " there", "!", "--raw", "--address", server.address]
-    assert main([*command, "--add", "late:3=2"]) == 0
+    assert main([*command, "--add", "late:3=200"]) == 0
 
-    steered = Intervention(target=FEATURE, operation=Add(2.0))
+    steered = Intervention(target=FEATURE, operation=Add(200.0))
     scores = client.score(
         ScoreCall(prompt="Hello", continuations=(" there", "!"), interventions=(steered,), baseline=True)
     )
@@ -170,6 +181,21 @@ def test_saes_are_listed_whole(server: RunningServer, capsys: pytest.CaptureFixt
     output = capsys.readouterr().out
     assert "early" in output
     assert "blocks.2.hook_resid_post" in output
+
+
+def test_presets_are_listed_and_applied_by_name(
+    server: RunningServer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["presets", "--address", server.address]) == 0
+    listed = capsys.readouterr().out
+    assert main(["generate", "Hello", "--address", server.address, "--preset", "loud", "--raw"]) == 0
+    told = capsys.readouterr().err
+    assert main(["score", "Hello", " there", "--address", server.address, "--preset", "loud@2", "--raw"]) == 0
+
+    for word in ("loud", "more of it", "add late:3=4"):
+        assert word in listed
+    assert "presets: loud@2" in told
+    assert "unsteered" in capsys.readouterr().out
 
 
 def test_health_of_a_server_that_serves_is_status_0(server: RunningServer) -> None:

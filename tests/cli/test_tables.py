@@ -9,6 +9,7 @@ from steerd.cli.tables import (
     Peak,
     active,
     divergence_line,
+    edit_text,
     peaks,
     peaks_table,
     speed_line,
@@ -16,7 +17,16 @@ from steerd.cli.tables import (
     token_table,
 )
 from steerd.client_messages import BaselineEnd, Completed, FeatureUse, Reading, Token
-from steerd.steering.intervention import FeatureRef
+from steerd.steering.intervention import (
+    Ablate,
+    Add,
+    FeatureRef,
+    Intervention,
+    Limit,
+    Reconstruct,
+    WholeSae,
+    unit_direction,
+)
 
 ONE, TWO, THREE = (FeatureRef("s", index) for index in (1, 2, 3))
 COMPLETED = Completed("length", 5, 11, 0.1, 0.2, 2.0, (FeatureUse(ONE, 3.25, 0.5, 4, 9),))
@@ -27,6 +37,21 @@ def printed(table: Table) -> str:
     with console.capture() as capture:
         console.print(table)
     return capture.get()
+
+
+def test_an_edit_is_written_as_the_command_line_takes_it() -> None:
+    along = unit_direction("blocks.1.hook_resid_pre", [1.0, 0.0])
+    edits = [
+        (Intervention(target=ONE, operation=Add(-2.5)), "add s:1=-2.5"),
+        (Intervention(target=ONE, operation=Limit(high=3.0)), "limit s:1=:3"),
+        (Intervention(target=WholeSae("s"), operation=Reconstruct()), "reconstruct s"),
+        (
+            Intervention(target=along, operation=Ablate()),
+            f"ablate blocks.1.hook_resid_pre:{along.sha256[:12]}",
+        ),
+    ]
+
+    assert [edit_text(edit) for edit, _ in edits] == [text for _, text in edits]
 
 
 def test_active_features_come_strongest_first() -> None:

@@ -19,6 +19,10 @@ from steerd.server.edge_observer import Rpc
 from steerd.server.generation_service import GenerationService
 from steerd.server.grpc_server import GrpcServer
 from steerd.server.parse import RequestParser
+from steerd.server.parse_steering import SteeringParser
+from steerd.server.preset_book import Preset, PresetBook
+from steerd.steering.intervention import Ablate, FeatureRef, Intervention
+from steerd.steering.steering import NamedVersion
 from tests.server.running_server import tiny_parts
 
 
@@ -96,15 +100,18 @@ async def scripted_server(
     config = ServerConfig(port=0, **server)  # type: ignore[arg-type]
     engine, counts = ScriptedEngine(events, refusal), Counts()
     host, saes = tiny_parts()
+    calm = Intervention(target=FeatureRef("late", 5), operation=Ablate(), source="preset:calm@1")
+    limits, presets = LimitsConfig(), PresetBook([Preset(NamedVersion("calm", "1"), "", (calm,))])
     grpc_server = GrpcServer(config, counts)
     generation = GenerationService(
         engine,
-        RequestParser(host, saes, LimitsConfig(), SteeringConfig()),
+        RequestParser(host, saes, limits, SteeringParser(host, saes, limits, SteeringConfig(), presets)),
         config=config,
         admission=grpc_server.admission,
         observer=counts,
     )
-    await grpc_server.start(generation, CatalogService(host, saes, Config()), is_healthy=lambda: True)
+    catalog = CatalogService(host, saes, Config(), presets)
+    await grpc_server.start(generation, catalog, is_healthy=lambda: True)
     address = f"127.0.0.1:{grpc_server.port}"
     try:
         async with grpc.aio.insecure_channel(address) as channel:

@@ -45,6 +45,7 @@ WHOLE = pb.GenerateRequest(
         steering.Intervention(sae="late", reconstruct=steering.Reconstruct()),
     ],
     capture=pb.Capture(watch=[LATE], top_k=2, top_k_saes=["early"], include_prompt=True),
+    presets=["calm@1"],
     baseline=True,
 ).SerializeToString()
 CLIENT_FAULTS = {"OK", "INVALID_ARGUMENT", "NOT_FOUND"}

@@ -182,6 +182,7 @@ class Limits(_message.Message):
     MAX_DIRECTION_VALUES_FIELD_NUMBER: _builtins.int
     MAX_SCOPE_ITEMS_FIELD_NUMBER: _builtins.int
     MAX_CONTINUATIONS_FIELD_NUMBER: _builtins.int
+    MAX_PRESETS_FIELD_NUMBER: _builtins.int
     max_new_tokens: _builtins.int
     """Largest sampling.max_new_tokens."""
     default_max_new_tokens: _builtins.int
@@ -208,6 +209,8 @@ class Limits(_message.Message):
     """Most token ids, positions and roles of one scope together."""
     max_continuations: _builtins.int
     """Most continuations of a ScoreRequest."""
+    max_presets: _builtins.int
+    """Most presets."""
     def __init__(
         self,
         *,
@@ -224,10 +227,11 @@ class Limits(_message.Message):
         max_direction_values: _builtins.int = ...,
         max_scope_items: _builtins.int = ...,
         max_continuations: _builtins.int = ...,
+        max_presets: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["default_max_new_tokens", b"default_max_new_tokens", "max_continuations", b"max_continuations", "max_direction_values", b"max_direction_values", "max_interventions", b"max_interventions", "max_magnitude", b"max_magnitude", "max_new_tokens", b"max_new_tokens", "max_prompt_characters", b"max_prompt_characters", "max_request_seconds", b"max_request_seconds", "max_scope_items", b"max_scope_items", "max_stop_characters", b"max_stop_characters", "max_stop_strings", b"max_stop_strings", "max_top_k", b"max_top_k", "max_watched_features", b"max_watched_features"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["default_max_new_tokens", b"default_max_new_tokens", "max_continuations", b"max_continuations", "max_direction_values", b"max_direction_values", "max_interventions", b"max_interventions", "max_magnitude", b"max_magnitude", "max_new_tokens", b"max_new_tokens", "max_presets", b"max_presets", "max_prompt_characters", b"max_prompt_characters", "max_request_seconds", b"max_request_seconds", "max_scope_items", b"max_scope_items", "max_stop_characters", b"max_stop_characters", "max_stop_strings", b"max_stop_strings", "max_top_k", b"max_top_k", "max_watched_features", b"max_watched_features"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -361,3 +365,80 @@ class Sae(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Sae: _TypeAlias = Sae  # noqa: Y015
+
+@_typing.final
+class ListPresetsRequest(_message.Message):
+    """Nothing to say."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListPresetsRequest: _TypeAlias = ListPresetsRequest  # noqa: Y015
+
+@_typing.final
+class ListPresetsResponse(_message.Message):
+    """What the operator has prepared."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PRESETS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def presets(self) -> _containers.RepeatedCompositeFieldContainer[Global___Preset]:
+        """In the order of the configuration; of several versions of a name the last is the one taken by default."""
+
+    def __init__(
+        self,
+        *,
+        presets: _abc.Iterable[Global___Preset] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["presets", b"presets"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListPresetsResponse: _TypeAlias = ListPresetsResponse  # noqa: Y015
+
+@_typing.final
+class Preset(_message.Message):
+    """Steering under a name."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    VERSION_FIELD_NUMBER: _builtins.int
+    DESCRIPTION_FIELD_NUMBER: _builtins.int
+    INTERVENTIONS_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """The name that requests use."""
+    version: _builtins.str
+    """Its version, as the operator wrote it."""
+    description: _builtins.str
+    """What it is for."""
+    @_builtins.property
+    def interventions(self) -> _containers.RepeatedCompositeFieldContainer[_steering_pb2.Intervention]:
+        """What it does, as in a request. In answers, units are resolved to activations and directions are given by hash."""
+
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        version: _builtins.str = ...,
+        description: _builtins.str = ...,
+        interventions: _abc.Iterable[_steering_pb2.Intervention] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["description", b"description", "interventions", b"interventions", "name", b"name", "version", b"version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Preset: _TypeAlias = Preset  # noqa: Y015

@@ -45,6 +45,11 @@ class CatalogServiceStub:
                 request_serializer=steerd_dot_pb_dot_v1_dot_catalog__service__pb2.ListSaesRequest.SerializeToString,
                 response_deserializer=steerd_dot_pb_dot_v1_dot_catalog__service__pb2.ListSaesResponse.FromString,
                 _registered_method=True)
+        self.ListPresets = channel.unary_unary(
+                '/steerd.v1.CatalogService/ListPresets',
+                request_serializer=steerd_dot_pb_dot_v1_dot_catalog__service__pb2.ListPresetsRequest.SerializeToString,
+                response_deserializer=steerd_dot_pb_dot_v1_dot_catalog__service__pb2.ListPresetsResponse.FromString,
+                _registered_method=True)
 
 
 class CatalogServiceServicer:
@@ -65,6 +70,13 @@ class CatalogServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ListPresets(self, request, context):
+        """The presets that requests may name, in the order of the configuration.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_CatalogServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -77,6 +89,11 @@ def add_CatalogServiceServicer_to_server(servicer, server):
                     servicer.ListSaes,
                     request_deserializer=steerd_dot_pb_dot_v1_dot_catalog__service__pb2.ListSaesRequest.FromString,
                     response_serializer=steerd_dot_pb_dot_v1_dot_catalog__service__pb2.ListSaesResponse.SerializeToString,
+            ),
+            'ListPresets': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListPresets,
+                    request_deserializer=steerd_dot_pb_dot_v1_dot_catalog__service__pb2.ListPresetsRequest.FromString,
+                    response_serializer=steerd_dot_pb_dot_v1_dot_catalog__service__pb2.ListPresetsResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -134,6 +151,33 @@ class CatalogService:
             '/steerd.v1.CatalogService/ListSaes',
             steerd_dot_pb_dot_v1_dot_catalog__service__pb2.ListSaesRequest.SerializeToString,
             steerd_dot_pb_dot_v1_dot_catalog__service__pb2.ListSaesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListPresets(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/steerd.v1.CatalogService/ListPresets',
+            steerd_dot_pb_dot_v1_dot_catalog__service__pb2.ListPresetsRequest.SerializeToString,
+            steerd_dot_pb_dot_v1_dot_catalog__service__pb2.ListPresetsResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -37,6 +37,8 @@ class CatalogServiceStub:
     """The server's version, host model, limits and watch list."""
     ListSaes: _grpc.UnaryUnaryMultiCallable[_catalog_service_pb2.ListSaesRequest, _catalog_service_pb2.ListSaesResponse]
     """Every SAE that is served, in the order of the configuration."""
+    ListPresets: _grpc.UnaryUnaryMultiCallable[_catalog_service_pb2.ListPresetsRequest, _catalog_service_pb2.ListPresetsResponse]
+    """The presets that requests may name, in the order of the configuration."""
 
 @_typing.type_check_only
 class CatalogServiceAsyncStub(CatalogServiceStub):
@@ -47,6 +49,8 @@ class CatalogServiceAsyncStub(CatalogServiceStub):
     """The server's version, host model, limits and watch list."""
     ListSaes: _aio.UnaryUnaryMultiCallable[_catalog_service_pb2.ListSaesRequest, _catalog_service_pb2.ListSaesResponse]  # type: ignore[assignment]
     """Every SAE that is served, in the order of the configuration."""
+    ListPresets: _aio.UnaryUnaryMultiCallable[_catalog_service_pb2.ListPresetsRequest, _catalog_service_pb2.ListPresetsResponse]  # type: ignore[assignment]
+    """The presets that requests may name, in the order of the configuration."""
 
 class CatalogServiceServicer(metaclass=_abc_1.ABCMeta):
     """Tells what is served here."""
@@ -66,5 +70,13 @@ class CatalogServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_catalog_service_pb2.ListSaesResponse, _abc.Awaitable[_catalog_service_pb2.ListSaesResponse]]:
         """Every SAE that is served, in the order of the configuration."""
+
+    @_abc_1.abstractmethod
+    def ListPresets(
+        self,
+        request: _catalog_service_pb2.ListPresetsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_catalog_service_pb2.ListPresetsResponse, _abc.Awaitable[_catalog_service_pb2.ListPresetsResponse]]:
+        """The presets that requests may name, in the order of the configuration."""
 
 def add_CatalogServiceServicer_to_server(servicer: CatalogServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

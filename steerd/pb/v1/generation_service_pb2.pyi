@@ -62,6 +62,7 @@ class GenerateRequest(_message.Message):
     SAMPLING_FIELD_NUMBER: _builtins.int
     INTERVENTIONS_FIELD_NUMBER: _builtins.int
     CAPTURE_FIELD_NUMBER: _builtins.int
+    PRESETS_FIELD_NUMBER: _builtins.int
     BASELINE_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     """Chosen by the client, of the form [A-Za-z0-9_-]{1,64}, and not in use by a running request.
@@ -88,12 +89,19 @@ class GenerateRequest(_message.Message):
     @_builtins.property
     def interventions(self) -> _containers.RepeatedCompositeFieldContainer[_steering_pb2.Intervention]:
         """Edits of features and directions, all computed from the same row and then added; at different hook points, in
-        layer order. Several edits of one target are refused unless all are `add`, which sum. Default: none.
+        layer order. Several edits of one target, those of presets included, are refused unless all are `add`, which sum.
+        Default: none.
         """
 
     @_builtins.property
     def capture(self) -> Global___Capture:
         """What is read and sent back. Default: nothing."""
+
+    @_builtins.property
+    def presets(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Presets of the server to apply besides (see ListPresets): `name`, of which the version listed last is taken, or
+        `name@version`. Each may be named once. Default: none.
+        """
 
     def __init__(
         self,
@@ -105,11 +113,12 @@ class GenerateRequest(_message.Message):
         sampling: Global___SamplingParams | None = ...,
         interventions: _abc.Iterable[_steering_pb2.Intervention] | None = ...,
         capture: Global___Capture | None = ...,
+        presets: _abc.Iterable[_builtins.str] | None = ...,
         baseline: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["capture", b"capture", "chat", b"chat", "input", b"input", "prompt", b"prompt", "sampling", b"sampling", "token_ids", b"token_ids"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["baseline", b"baseline", "capture", b"capture", "chat", b"chat", "input", b"input", "interventions", b"interventions", "prompt", b"prompt", "request_id", b"request_id", "sampling", b"sampling", "token_ids", b"token_ids"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["baseline", b"baseline", "capture", b"capture", "chat", b"chat", "input", b"input", "interventions", b"interventions", "presets", b"presets", "prompt", b"prompt", "request_id", b"request_id", "sampling", b"sampling", "token_ids", b"token_ids"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_input: _TypeAlias = _typing.Literal["prompt", "chat", "token_ids"]  # noqa: Y015
     _WhichOneofArgType_input: _TypeAlias = _typing.Literal["input", b"input"]  # noqa: Y015
@@ -351,6 +360,7 @@ class Started(_message.Message):
     SAMPLING_FIELD_NUMBER: _builtins.int
     INTERVENTIONS_FIELD_NUMBER: _builtins.int
     PROMPT_TOKEN_TEXTS_FIELD_NUMBER: _builtins.int
+    PRESETS_FIELD_NUMBER: _builtins.int
     WARNINGS_FIELD_NUMBER: _builtins.int
     PLAN_HASH_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
@@ -371,11 +381,17 @@ class Started(_message.Message):
 
     @_builtins.property
     def interventions(self) -> _containers.RepeatedCompositeFieldContainer[_steering_pb2.Intervention]:
-        """The interventions that will be applied; strengths, values and limits in UNIT_ACTIVATION, directions by hash."""
+        """The interventions that will be applied, those of presets included; strengths, values and limits in
+        UNIT_ACTIVATION, directions by hash.
+        """
 
     @_builtins.property
     def prompt_token_texts(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """The text of each prompt token, in order. Present only with capture.include_prompt."""
+
+    @_builtins.property
+    def presets(self) -> _containers.RepeatedCompositeFieldContainer[_steering_pb2.NamedVersion]:
+        """The presets that are applied."""
 
     @_builtins.property
     def warnings(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
@@ -391,12 +407,13 @@ class Started(_message.Message):
         sampling: Global___SamplingParams | None = ...,
         interventions: _abc.Iterable[_steering_pb2.Intervention] | None = ...,
         prompt_token_texts: _abc.Iterable[_builtins.str] | None = ...,
+        presets: _abc.Iterable[_steering_pb2.NamedVersion] | None = ...,
         warnings: _abc.Iterable[_builtins.str] | None = ...,
         plan_hash: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["sampling", b"sampling"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["interventions", b"interventions", "model", b"model", "plan_hash", b"plan_hash", "prompt_token_texts", b"prompt_token_texts", "prompt_tokens", b"prompt_tokens", "queue_seconds", b"queue_seconds", "request_id", b"request_id", "sampling", b"sampling", "warnings", b"warnings"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["interventions", b"interventions", "model", b"model", "plan_hash", b"plan_hash", "presets", b"presets", "prompt_token_texts", b"prompt_token_texts", "prompt_tokens", b"prompt_tokens", "queue_seconds", b"queue_seconds", "request_id", b"request_id", "sampling", b"sampling", "warnings", b"warnings"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -764,6 +781,7 @@ class ScoreRequest(_message.Message):
     TOKEN_IDS_FIELD_NUMBER: _builtins.int
     CONTINUATIONS_FIELD_NUMBER: _builtins.int
     INTERVENTIONS_FIELD_NUMBER: _builtins.int
+    PRESETS_FIELD_NUMBER: _builtins.int
     BASELINE_FIELD_NUMBER: _builtins.int
     CAPTURE_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
@@ -789,6 +807,10 @@ class ScoreRequest(_message.Message):
         """As GenerateRequest.interventions; the tokens of a continuation count as generated ones."""
 
     @_builtins.property
+    def presets(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """As GenerateRequest.presets."""
+
+    @_builtins.property
     def capture(self) -> Global___Capture:
         """What is read and sent back. Default: nothing."""
 
@@ -801,12 +823,13 @@ class ScoreRequest(_message.Message):
         token_ids: Global___TokenIds | None = ...,
         continuations: _abc.Iterable[Global___Continuation] | None = ...,
         interventions: _abc.Iterable[_steering_pb2.Intervention] | None = ...,
+        presets: _abc.Iterable[_builtins.str] | None = ...,
         baseline: _builtins.bool = ...,
         capture: Global___Capture | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["capture", b"capture", "chat", b"chat", "input", b"input", "prompt", b"prompt", "token_ids", b"token_ids"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["baseline", b"baseline", "capture", b"capture", "chat", b"chat", "continuations", b"continuations", "input", b"input", "interventions", b"interventions", "prompt", b"prompt", "request_id", b"request_id", "token_ids", b"token_ids"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["baseline", b"baseline", "capture", b"capture", "chat", b"chat", "continuations", b"continuations", "input", b"input", "interventions", b"interventions", "presets", b"presets", "prompt", b"prompt", "request_id", b"request_id", "token_ids", b"token_ids"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_input: _TypeAlias = _typing.Literal["prompt", "chat", "token_ids"]  # noqa: Y015
     _WhichOneofArgType_input: _TypeAlias = _typing.Literal["input", b"input"]  # noqa: Y015
@@ -853,6 +876,7 @@ class ScoreResponse(_message.Message):
     REQUEST_ID_FIELD_NUMBER: _builtins.int
     SCORES_FIELD_NUMBER: _builtins.int
     INTERVENTIONS_FIELD_NUMBER: _builtins.int
+    PRESETS_FIELD_NUMBER: _builtins.int
     WARNINGS_FIELD_NUMBER: _builtins.int
     PLAN_HASH_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
@@ -865,7 +889,11 @@ class ScoreResponse(_message.Message):
 
     @_builtins.property
     def interventions(self) -> _containers.RepeatedCompositeFieldContainer[_steering_pb2.Intervention]:
-        """The interventions as they were applied, in the order of the request, units resolved to activations."""
+        """As Started.interventions."""
+
+    @_builtins.property
+    def presets(self) -> _containers.RepeatedCompositeFieldContainer[_steering_pb2.NamedVersion]:
+        """As Started.presets."""
 
     @_builtins.property
     def warnings(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
@@ -877,12 +905,13 @@ class ScoreResponse(_message.Message):
         request_id: _builtins.str = ...,
         scores: _abc.Iterable[Global___ContinuationScore] | None = ...,
         interventions: _abc.Iterable[_steering_pb2.Intervention] | None = ...,
+        presets: _abc.Iterable[_steering_pb2.NamedVersion] | None = ...,
         warnings: _abc.Iterable[_builtins.str] | None = ...,
         plan_hash: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["interventions", b"interventions", "plan_hash", b"plan_hash", "request_id", b"request_id", "scores", b"scores", "warnings", b"warnings"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["interventions", b"interventions", "plan_hash", b"plan_hash", "presets", b"presets", "request_id", b"request_id", "scores", b"scores", "warnings", b"warnings"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

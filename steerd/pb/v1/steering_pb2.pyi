@@ -133,10 +133,15 @@ class Intervention(_message.Message):
     SCOPE_FIELD_NUMBER: _builtins.int
     SCHEDULE_FIELD_NUMBER: _builtins.int
     PRESERVE_NORM_FIELD_NUMBER: _builtins.int
+    SOURCE_FIELD_NUMBER: _builtins.int
     sae: _builtins.str
     """A whole SAE, by its name; the only operation is `reconstruct`."""
     preserve_norm: _builtins.bool
     """Bring every row that this edits back to the length that it had before the edits of its hook point. Default: false."""
+    source: _builtins.str
+    """Who asks for it: empty for the request itself, else preset:NAME@VERSION. Set by the server in answers; must be
+    empty in a request.
+    """
     @_builtins.property
     def feature(self) -> _feature_pb2.FeatureRef:
         """One feature: z is its activation, d its decoder direction (W_dec[feature])."""
@@ -194,10 +199,11 @@ class Intervention(_message.Message):
         scope: Global___Scope | None = ...,
         schedule: Global___Schedule | None = ...,
         preserve_norm: _builtins.bool = ...,
+        source: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["ablate", b"ablate", "add", b"add", "direction", b"direction", "feature", b"feature", "limit", b"limit", "operation", b"operation", "reconstruct", b"reconstruct", "sae", b"sae", "scale", b"scale", "schedule", b"schedule", "scope", b"scope", "set", b"set", "target", b"target"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["ablate", b"ablate", "add", b"add", "direction", b"direction", "feature", b"feature", "limit", b"limit", "operation", b"operation", "preserve_norm", b"preserve_norm", "reconstruct", b"reconstruct", "sae", b"sae", "scale", b"scale", "schedule", b"schedule", "scope", b"scope", "set", b"set", "target", b"target"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["ablate", b"ablate", "add", b"add", "direction", b"direction", "feature", b"feature", "limit", b"limit", "operation", b"operation", "preserve_norm", b"preserve_norm", "reconstruct", b"reconstruct", "sae", b"sae", "scale", b"scale", "schedule", b"schedule", "scope", b"scope", "set", b"set", "source", b"source", "target", b"target"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_operation: _TypeAlias = _typing.Literal["add", "set", "scale", "ablate", "limit", "reconstruct"]  # noqa: Y015
     _WhichOneofArgType_operation: _TypeAlias = _typing.Literal["operation", b"operation"]  # noqa: Y015
@@ -512,3 +518,29 @@ class Schedule(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Schedule: _TypeAlias = Schedule  # noqa: Y015
+
+@_typing.final
+class NamedVersion(_message.Message):
+    """A preset of the server's configuration."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    VERSION_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """Its name."""
+    version: _builtins.str
+    """Its version, as the operator wrote it."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        version: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "version", b"version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___NamedVersion: _TypeAlias = NamedVersion  # noqa: Y015
