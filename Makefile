@@ -1,17 +1,26 @@
 # make demo    watch a chat model being steered          make test    lint, types and the whole suite
 # make serve   the server with its defaults              make lint    lint only
 # make proto   regenerate steerd/pb from protos/         make venv    .venv with exact versions
+#
+# make monitoring   Prometheus and Alertmanager beside a server that runs, until Ctrl-C; deploy/ holds their files.
+#                   `make monitoring METRICS=HOST:PORT` for a server whose metrics are not at 127.0.0.1:9464.
+# make prometheus   where they are not installed: Debian's packages, unpacked into .tools. (Installed by apt-get they
+#                   run as services on the same ports; systemctl stops those.)
 PYTHON ?= python3
 # Extra pip options for the torch line, e.g. a CPU-only index: TORCH_ARGS="--index-url URL".
 TORCH_ARGS ?=
 
 BIN := .venv/bin
 INSTALLED := .venv/.installed
+METRICS ?= 127.0.0.1:9464
+DEBIAN_PACKAGES := prometheus prometheus-alertmanager
+# Debian's Alertmanager looks for its templates here and nowhere else: the one thing that needs root.
+TEMPLATES := /usr/share/prometheus/alertmanager
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
 
 export HF_HUB_DISABLE_TELEMETRY := 1
 
-.PHONY: venv demo serve test lint types unit proto clean
+.PHONY: venv demo serve monitoring prometheus test lint types unit proto clean
 
 venv: $(INSTALLED)
 
@@ -32,6 +41,17 @@ demo: venv
 
 serve: venv
 	@$(BIN)/steerd serve
+
+monitoring:
+	@$(PYTHON) -m deploy.monitoring --metrics $(METRICS)
+
+prometheus:
+	@mkdir -p .tools/prometheus
+	@cd .tools && { apt-get download --quiet $(DEBIAN_PACKAGES) \
+		|| { apt-get update --quiet && apt-get download --quiet $(DEBIAN_PACKAGES); }; }
+	@for package in .tools/prometheus*.deb; do dpkg --extract $$package .tools/prometheus; done
+	@test -d $(TEMPLATES) || { mkdir -p $(dir $(TEMPLATES)) && cp -r .tools/prometheus$(TEMPLATES) $(TEMPLATES); } \
+		|| { rm .tools/prometheus/usr/bin/prometheus-alertmanager; echo "Alertmanager is left out: it needs $(TEMPLATES)"; }
 
 test: lint types unit
 

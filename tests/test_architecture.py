@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-PRODUCTS = ("steerd", "sae_train", "benchmarks")
+PRODUCTS = ("steerd", "sae_train", "benchmarks", "deploy")
 
 # Part -> what of this project it may import. A part is a module or a package; the longest match wins.
 MAY_IMPORT: dict[str, tuple[str, ...]] = {
@@ -62,7 +62,8 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "steerd.__main__": ("steerd",),
     "sae_train": ("steerd.sae", "steerd.host", "steerd.errors"),
     "sae_train.formats": ("steerd.sae", "steerd.host.hook_point", "steerd.errors"),
-    "benchmarks": ("steerd", "sae_train"),
+    "benchmarks": ("steerd", "sae_train", "deploy"),
+    "deploy": (),
 }
 
 # Outside package -> the only parts of the two products that may import it.

@@ -3,26 +3,23 @@
 from __future__ import annotations
 
 import json
-import os
-import shutil
-import subprocess
 from collections.abc import Iterator
-from pathlib import Path
-from urllib.error import URLError
 from urllib.parse import quote
 from urllib.request import urlopen
 
 import grpc
 import pytest
 
+from deploy.monitoring import Addresses, watchers
 from steerd.cli.server_process import free_ports
 from steerd.config import MonitoringConfig, WatchedFeature
 from steerd.pb.v1 import generation_service_pb2 as pb
 from steerd.pb.v1 import steering_pb2 as steering
 from steerd.pb.v1.feature_pb2 import FeatureRef
-from tests.server.running_server import RunningServer, tiny_config, tiny_parts, wait_until
+from tests.debian_tools import complaints, debian_tool
+from tests.server.running_server import RunningServer, tiny_config, tiny_parts
+from tests.waiting import wait_until
 
-ROOT = Path(__file__).parent.parent.parent
 WATCHED = WatchedFeature(sae="late", index=3, alias="third", threshold=0.5)
 THIRD = FeatureRef(sae="late", index=3)
 MONITORED = ("steerd_monitored_tokens_total", frozenset({("sae", "late")}))
@@ -109,56 +106,22 @@ def test_the_process_and_the_build_are_told(used_server: RunningServer) -> None:
 
 
 def test_promtool_finds_nothing_to_complain_about(used_server: RunningServer) -> None:
-    check = subprocess.run(
-        [debian_tool("promtool"), "check", "metrics"],
-        input=used_server.scrape(),
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-
-    assert (check.returncode, check.stdout + check.stderr) == (0, "")
+    assert complaints(debian_tool("promtool"), "check", "metrics", text=used_server.scrape()) == ""
 
 
-def test_prometheus_scrapes_and_answers(used_server: RunningServer, tmp_path: Path) -> None:
-    prometheus = debian_tool("prometheus")
-    (port,) = free_ports(1)
-    target = f"127.0.0.1:{used_server.app.scrape_endpoint.port}"
-    shipped = (ROOT / "deploy/prometheus/prometheus.yml").read_text()
-    config = shipped.replace("127.0.0.1:9464", target).replace("scrape_interval: 15s", "scrape_interval: 1s")
-    (tmp_path / "prometheus.yml").write_text(config)
-    arguments = [
-        f"--config.file={tmp_path / 'prometheus.yml'}",
-        f"--storage.tsdb.path={tmp_path / 'data'}",
-        f"--web.listen-address=127.0.0.1:{port}",
-    ]
+def test_prometheus_scrapes_and_answers(used_server: RunningServer) -> None:
+    debian_tool("prometheus")
+    ports = (used_server.app.scrape_endpoint.port, *free_ports(2))
+    addresses = Addresses(*(f"127.0.0.1:{port}" for port in ports))
 
-    with (tmp_path / "log").open("wb") as log:
-        process = subprocess.Popen([prometheus, *arguments], stdout=log, stderr=log)
-    try:
-        wait_until(lambda: process.poll() is not None or query(port, 'up{job="steerd"}') == [1.0])
-        assert query(port, "steerd_build_info") == [1.0]
-        assert query(port, 'steerd_feature_active_tokens_total{alias="third"}') != []
-    finally:
-        process.terminate()
-        process.wait()
+    with watchers(addresses, hurry=15):
+        wait_until(lambda: query(addresses, 'up{job="steerd"}') == [1.0])
+        assert query(addresses, "steerd_build_info") == [1.0]
+        assert query(addresses, 'steerd_feature_active_tokens_total{alias="third"}') != []
 
 
-def query(port: int, expression: str) -> list[float]:
-    """The values of an instant query; none while Prometheus is not there yet."""
-    url = f"http://127.0.0.1:{port}/api/v1/query?query={quote(expression)}"
-    try:
-        with urlopen(url, timeout=10) as reply:
-            return [float(series["value"][1]) for series in json.load(reply)["data"]["result"]]
-    except URLError:
-        return []
-
-
-def debian_tool(name: str) -> str:
-    """A program of Debian's package prometheus, on PATH or where the package was unpacked; else skips."""
-    folder = os.environ.get("STEERD_PROMETHEUS")
-    unpacked = (Path(folder) / name, Path(folder) / "usr" / "bin" / name) if folder else ()
-    found = next((str(path) for path in unpacked if path.is_file()), shutil.which(name))
-    if found is None:
-        pytest.skip(f"{name} is neither on PATH nor in the folder that STEERD_PROMETHEUS names")
-    return found
+def query(addresses: Addresses, expression: str) -> list[float]:
+    """The values of an instant query."""
+    url = f"http://{addresses.prometheus}/api/v1/query?query={quote(expression)}"
+    with urlopen(url, timeout=10) as reply:
+        return [float(series["value"][1]) for series in json.load(reply)["data"]["result"]]

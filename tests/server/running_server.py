@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-import time
 import urllib.request
-from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass
 from types import TracebackType
@@ -49,14 +47,6 @@ def tiny_parts(**overrides: Any) -> tuple[HostModel, LoadedSaes]:
     saes.add("late", tiny_sae(host, "blocks.2.hook_resid_post", seed=2))
     saes.measure_norms()
     return host, saes
-
-
-def wait_until(condition: Callable[[], bool]) -> None:
-    """Ask again and again: nothing tells a client what the engine does after its last message."""
-    pause, give_up = threading.Event(), time.monotonic() + TIMEOUT_SECONDS
-    while not condition():
-        assert time.monotonic() < give_up, "waited in vain"
-        pause.wait(0.05)
 
 
 class RunningServer:

@@ -20,8 +20,8 @@ from tests.server.running_server import (
     RunningServer,
     tiny_config,
     tiny_parts,
-    wait_until,
 )
+from tests.waiting import wait_until
 
 # Greedily, the tiny host goes on from this prompt for thousands of tokens.
 ENDLESS = pb.GenerateRequest(prompt="xyz", sampling=pb.SamplingParams(max_new_tokens=50_000))
