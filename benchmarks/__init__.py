@@ -1,6 +1,7 @@
 """Side-by-side measurements. Each is a command: `python -m benchmarks.NAME [--quick] [--out FILE]`.
 
 - `engine_overhead`: what serving, steering and watching cost next to plain transformers
+- `k_sweep`: what a decode step costs by how much is steered, watched and read
 - `steering_effect`: whether steering by a feature does what the feature's label says
 - `sae_step`: what a training step of an SAE costs, next to other libraries
 - `train_run`: what a whole run costs, text to SAE, next to SAELens's runner
@@ -17,8 +18,11 @@ What they are made of:
 - `decode_rate`: tokens a second, from the arrival times of tokens
 - `generation_systems`: plain transformers, two ways
 - `steerd_system`: steerd's engine in the benchmark's process
+- `turns`, `paced_systems`: the same systems side by side, a step each in turn
+- `layer_saes`, `whole_encoding`: what k_sweep asks of them, and the arithmetic alone
 - `many_wishes`: the steering and watching that it is put under
 - `serving_process`: a `steerd serve` process: its start, its memory under load
+- `line_process`: a process that answers line by line
 - `step_systems`: ours and another library's trainer, taking steps when asked; `sae_step_peer` is the other's
 - `known_truth_search`, `known_truth_sides`: what known_truth tries on either side, and how it chooses
 - `frontier_trials`, `cached_rows`: one SAE trained by either side on a cache's rows, and measured

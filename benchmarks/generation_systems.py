@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cached_property, partial
 from typing import Any
 
@@ -37,6 +38,14 @@ def load_endless_host() -> EndlessHost:
     generation_config: Any = host.model.generation_config  # Any: None is allowed, says the library's loader
     generation_config.eos_token_id = None
     return host
+
+
+def sharing_weights(host: HostModel) -> EndlessHost:
+    """Another instance of a host, with modules and hooks of its own but the same tensors."""
+    shared: dict[int, Any] = {
+        id(tensor): tensor for tensor in (*host.model.parameters(), *host.model.buffers())
+    }
+    return EndlessHost(copy.deepcopy(host.model, shared), host.tokenizer, name=host.name)
 
 
 class _ArrivalStreamer(BaseStreamer):
@@ -78,21 +87,13 @@ class PlainContinuousBatching:
     """(b) transformers' continuous batching as it comes, sdpa, with the memory that steerd's engine has."""
 
     def __init__(self, host: HostModel, engine: EngineConfig) -> None:
-        config = host.model.config
-        bytes_per_token = 2 * config.num_hidden_layers * config.num_key_value_heads * config.head_dim * 4
         self._host = host
-        self._make_config = partial(
-            ContinuousBatchingConfig,
-            page_size=engine.page_size,
-            num_blocks=int(engine.kv_cache_gib * GIB) // bytes_per_token // engine.page_size,
-            max_batch_tokens=engine.max_batch_tokens,
-            allow_block_sharing=False,  # the same prompts come again every round
-        )
+        self._make_config = batching_config(host, engine)
 
     def __call__(self, prompts: Prompts, num_new: int) -> Arrivals:
         model: Any = self._host.model  # Any: as above
         with model.continuous_batching_context_manager(
-            generation_config=_greedy(num_new),
+            generation_config=greedy(num_new),
             continuous_batching_config=self._make_config(),
             warmup=False,  # it captures CUDA graphs, of which there are none
         ) as manager:
@@ -103,7 +104,25 @@ class PlainContinuousBatching:
         return Arrivals(started, [result.timestamps for result in results])
 
 
-def _greedy(num_new: int) -> GenerationConfig:
+def batching_config(host: HostModel, engine: EngineConfig) -> Callable[[], ContinuousBatchingConfig]:
+    """What makes a configuration of transformers' batching with the memory of steerd's engine."""
+    return partial(
+        ContinuousBatchingConfig,
+        page_size=engine.page_size,
+        num_blocks=int(engine.kv_cache_gib * GIB) // bytes_per_token(host) // engine.page_size,
+        max_batch_tokens=engine.max_batch_tokens,
+        allow_block_sharing=False,  # the same prompts may come again every round
+    )
+
+
+def bytes_per_token(host: HostModel) -> int:
+    """Bytes of one token's keys and values in float32."""
+    config = host.model.config
+    return 2 * int(config.num_hidden_layers * config.num_key_value_heads * config.head_dim) * 4
+
+
+def greedy(num_new: int) -> GenerationConfig:
+    """Always the likeliest token, to the end of the budget."""
     create: Any = GenerationConfig  # Any: its constructor has no annotations
     config: GenerationConfig = create(do_sample=False, eos_token_id=-1, max_new_tokens=num_new)
     return config

@@ -32,12 +32,17 @@ def server_watch_list(d_sae: int) -> tuple[WatchedFeature, ...]:
     )
 
 
+def operation(number: int) -> Operation:
+    """The four operations in turn, of growing strength over sixteen numbers."""
+    return _OPERATIONS[number % len(_OPERATIONS)](number % NUM_INTERVENTIONS + 1)
+
+
 def sixteen_interventions(d_sae: int) -> tuple[Intervention, ...]:
-    """One a request: sixteen features that nobody watches, the four operations in turn, growing strengths."""
+    """One a request: sixteen features that nobody watches."""
     return tuple(
         Intervention(
             target=FeatureRef(SAE_NAME, row * d_sae // NUM_INTERVENTIONS + 1),
-            operation=_OPERATIONS[row % len(_OPERATIONS)](row + 1),
+            operation=operation(row),
         )
         for row in range(NUM_INTERVENTIONS)
     )

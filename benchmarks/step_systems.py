@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
-import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -17,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from benchmarks.line_process import LineProcess, line_process
 from sae_train.architectures.batch_topk import BatchTopKSettings
 from sae_train.architectures.catalogue import Settings, build_sae
 from sae_train.architectures.gated import GatedSettings
@@ -130,30 +127,16 @@ def start_sparse(sae: TrainableSae, sample: Tensor, wish: Wish) -> None:
 
 
 class PeerProcess:
-    """A library in a process of its own, which answers line by line."""
+    """A library in a process of its own."""
 
-    def __init__(self, process: subprocess.Popen[str]) -> None:
-        self._process = process
+    def __init__(self, process: LineProcess) -> None:
+        self.ask = process.ask
         self.versions: dict[str, str] = {}
 
     def build(self, name: str, wish: Wish) -> PeerSteps:
         """Make a system there."""
         self.versions |= self.ask({"build": name, **asdict(wish)})["versions"]
         return PeerSteps(self, name)
-
-    def ask(self, request: dict[str, Any]) -> dict[str, Any]:
-        """Send a line and return the answer; RuntimeError when the process has ended."""
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
-        line = ""
-        with suppress(BrokenPipeError):
-            self._process.stdin.write(json.dumps(request) + "\n")
-            self._process.stdin.flush()
-            line = self._process.stdout.readline()
-        if not line:
-            raise RuntimeError(f"the peer's process ended when it was asked for {request}")
-        answer: dict[str, Any] = json.loads(line)
-        return answer
 
 
 class PeerSteps:
@@ -180,26 +163,5 @@ class PeerSteps:
 @contextmanager
 def peer_process(library: str, python: Path, *, threads: int) -> Iterator[PeerProcess]:
     """Run `sae_step_peer.py` for a library; what it complains of is shown when it fails."""
-    environment = os.environ | {"OMP_NUM_THREADS": str(threads), "HF_HUB_OFFLINE": "1"}
-    with (
-        tempfile.TemporaryFile("w+") as complaints,
-        subprocess.Popen(
-            [str(python), str(PEER_SCRIPT), library],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=complaints,
-            env=environment,
-            text=True,
-        ) as process,
-    ):
-        try:
-            yield PeerProcess(process)
-        except RuntimeError:
-            complaints.seek(0)
-            print(complaints.read()[-4000:])
-            raise
-        finally:
-            process.kill()
-            assert process.stdin is not None
-            with suppress(BrokenPipeError):  # what a process that had ended never read
-                process.stdin.close()
+    with line_process([str(python), str(PEER_SCRIPT), library], threads=threads) as process:
+        yield PeerProcess(process)
