@@ -102,6 +102,7 @@ TORCH_FREE = (
     "steerd.steering.intervention",
     "steerd.steering.scope",
     "steerd.steering.steering",
+    "steerd.steering.trigger",
 )
 HEAVY = ("torch", "transformers")
 

@@ -10,6 +10,7 @@
 - `guarded_observer`: an observer that may fail
 - `readings`: what a step read from the SAEs, on its way to events
 - `tally`: what the features of the running requests did so far
+- `triggers`: which features fired, and what is to come of it
 - `twins`: a steered request and its unsteered baseline in one stream
 - `scored`: how likely given tokens are
 - `sampler`: logits to next tokens, every request with its own temperature, filters and seed

@@ -60,6 +60,14 @@ class ScoredEvent:
 
 
 @dataclass(frozen=True, slots=True)
+class FiredEvent:
+    """A trigger's condition came to hold on the row at a position; the token there was told before."""
+
+    trigger: str
+    position: int
+
+
+@dataclass(frozen=True, slots=True)
 class BaselineEvent:
     """A token of the request's unsteered twin."""
 
@@ -137,7 +145,14 @@ class FailedEvent:
 
 LastEvent = FinishedEvent | FailedEvent
 StreamEvent = (
-    StartedEvent | PromptEvent | TokenEvent | ScoredEvent | BaselineEvent | DivergenceEvent | LastEvent
+    StartedEvent
+    | PromptEvent
+    | TokenEvent
+    | ScoredEvent
+    | FiredEvent
+    | BaselineEvent
+    | DivergenceEvent
+    | LastEvent
 )
 
 

@@ -42,6 +42,7 @@ class StepReadings:
         self.acts: dict[HookPoint, Floats] = {
             hook_point: step.acts.cpu().numpy() for hook_point, step in plan.points.items()
         }
+        self.steered = plan.steered()
         self._top = {
             encoding.name: TopReadings(encoding)
             for step in plan.points.values()

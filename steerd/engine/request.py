@@ -71,10 +71,12 @@ class GenerationRequest:
 
 
 class FinishReason(Enum):
-    """Why a request ended: an end-of-text token, the token budget, a stop string, a cancel; or all scored."""
+    """Why a request ended: an end-of-text token, the token budget, a stop string, a feature, a cancel; or all
+    is scored."""
 
     STOP = "stop"
     LENGTH = "length"
     STOP_SEQUENCE = "stop_sequence"
+    FEATURE = "feature"
     CANCELLED = "cancelled"
     SCORED = "scored"

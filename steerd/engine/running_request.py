@@ -17,6 +17,7 @@ from steerd.engine.events import (
 from steerd.engine.request import FinishReason
 from steerd.engine.scored import Scores
 from steerd.engine.tally import Tallies
+from steerd.engine.triggers import Triggers
 from steerd.engine.waiting_line import Submission
 from steerd.steering.request_wishes import RequestWishes
 from steerd.steering.row_span import RowSpan
@@ -46,6 +47,7 @@ class RunningRequest:
         self.first_token: float | None = None
         self.token_ids = list(submission.request.given_ids)
         self._num_given = len(self.token_ids)
+        self.triggers = Triggers(wishes.triggers)
         self._eos_token_ids = eos_token_ids
         self._stops_at = stops_at
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 from steerd.engine.continuous_batching import ContinuousBatch
 from steerd.engine.events import EngineObserver, FailedEvent, LastEvent
@@ -12,6 +13,7 @@ from steerd.engine.tally import Tallies
 from steerd.engine.waiting_line import Submission, WaitingLine
 from steerd.steering.request_wishes import RequestWishes
 from steerd.steering.step_plan import StepPlanner
+from steerd.steering.trigger import Switch
 
 
 class RunningRequests:
@@ -43,6 +45,16 @@ class RunningRequests:
     def add(self, running: RunningRequest) -> None:
         """Take one in whose memory and columns are there."""
         self._by_id[running.request.id] = running
+
+    def switch(self, running: RunningRequest, switch: Switch, first_position: int) -> None:
+        """From a position on, let a switch's interventions be what one wants."""
+        request = running.request
+        running.wishes = self._planner.switch(
+            running.wishes,
+            replace(request.steering, interventions=switch.interventions),
+            prompt_ids=request.prompt_ids,
+            first_position=first_position,
+        )
 
     def free(self, running: RunningRequest) -> None:
         """Give back all that one holds; its end is not told yet."""

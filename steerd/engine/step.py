@@ -11,9 +11,16 @@ from torch import Tensor
 
 from steerd.config import WatchedFeature
 from steerd.engine.continuous_batching import ContinuousBatch, NewToken, PackedRows
-from steerd.engine.events import EngineObserver, FailedEvent, LastEvent, StepReport, TokenReading
+from steerd.engine.events import (
+    EngineObserver,
+    FailedEvent,
+    FiredEvent,
+    LastEvent,
+    StepReport,
+    TokenReading,
+)
 from steerd.engine.readings import StepReadings
-from steerd.engine.request import GenerationRequest
+from steerd.engine.request import FinishReason, GenerationRequest
 from steerd.engine.running_request import RunningRequest
 from steerd.engine.running_requests import RunningRequests
 from steerd.engine.sampler import Draw, sample
@@ -22,7 +29,7 @@ from steerd.engine.waiting_line import WaitingLine
 from steerd.errors import FieldViolation, InvalidRequest
 from steerd.steering.intervention import FeatureRef
 from steerd.steering.row_span import RowSpan
-from steerd.steering.step_plan import StepPlanner
+from steerd.steering.step_plan import StepPlan, StepPlanner
 
 _log = logging.getLogger(__name__)
 
@@ -46,6 +53,8 @@ class Step:
         self._line = line
         self._observer = observer
         self._watch = [(FeatureRef(feature.sae, feature.index), feature.threshold) for feature in watch]
+        self._under_way: tuple[StepPlan, Sequence[RowSpan]] | None = None
+        self._fired: dict[str, list[FiredEvent]] = {}  # by id, in the step under way
 
     def run(self, packed: Sequence[PackedRows]) -> None:
         """Run one step and tell its streams; when it raises, its requests fail and the next step can run."""
@@ -53,6 +62,7 @@ class Step:
         try:
             spans = self._spans(packed)
             plan = self._planner.plan(spans, self._running.wishes())
+            self._under_way = plan, spans
             scored = self._scored_rows(spans)
             output = self._batch.run([row for part in scored for row in part.rows])
             scores = dict(score(output.scored, scored))
@@ -64,7 +74,9 @@ class Step:
             return
         given_rows = sum(self._running[span.request_id].num_given_rows(span) for span in spans)
         new_tokens = {
-            token.request_id: token for token in output.new_tokens if token.request_id not in scores
+            token.request_id: token
+            for token in output.new_tokens
+            if token.request_id not in scores and not self._running[token.request_id].triggers.is_stopped
         }
         self._running.tallies.add(readings)
         ended = self._tell(spans, new_tokens, scores, readings)
@@ -90,13 +102,28 @@ class Step:
 
     def sample(self, logits: Tensor, request_ids: Sequence[str]) -> tuple[Tensor, Tensor]:
         """The next tokens and their log-probabilities, each request by its own parameters."""
+        self._see_triggers()
         running = [self._running[request_id] for request_id in request_ids]
         for row, request in zip(logits, running, strict=True):
-            if (twins := request.submission.twins) is not None:
+            if (twins := request.submission.twins) is not None and not request.triggers.is_stopped:
                 is_baseline = request.submission.steered is not None
                 twins.compare(row, len(request.token_ids), is_baseline=is_baseline)
         draws = [Draw(request.request.sampling, len(request.token_ids)) for request in running]
         return sample(logits, draws)
+
+    def _see_triggers(self) -> None:
+        """After the forward, before anything is made of it: what fired on its rows."""
+        self._fired = {}
+        assert self._under_way is not None  # the batch samples only in the midst of `run`
+        plan, spans = self._under_way
+        bits = plan.bits()
+        if bits is None:
+            return
+        for span in spans:
+            triggers = self._running[span.request_id].triggers
+            self._fired[span.request_id] = triggers.see(
+                bits[span.rows.start : span.rows.stop], span.first_position
+            )
 
     def _spans(self, packed: Sequence[PackedRows]) -> list[RowSpan]:
         spans, first_row = [], 0
@@ -126,10 +153,26 @@ class Step:
                 event = self._take_scores(running, scores[span.request_id], by_row)
             else:
                 event = self._take_rows(running, span, new_tokens.get(span.request_id), by_row)
+            if event is None:
+                event = self._switch(running, span.first_position + len(span.token_ids))
             if event is not None:
                 self._running.free(running)
                 ended.append((running, event))
         return ended
+
+    def _switch(self, running: RunningRequest, next_position: int) -> LastEvent | None:
+        """Before its next row, but not in the prompt: let what a trigger switched to be what it wants."""
+        if next_position < len(running.request.prompt_ids):
+            return None
+        switch = running.triggers.take_switch()
+        if switch is None:
+            return None
+        try:
+            self._running.switch(running, switch, next_position)
+        except Exception as error:
+            _log.exception("request %s cannot switch", running.request.id)
+            return FailedEvent(error)
+        return None
 
     def _take_scores(
         self, running: RunningRequest, scores: Scores, by_row: Mapping[int, tuple[TokenReading, ...]]
@@ -148,6 +191,10 @@ class Step:
     ) -> LastEvent | None:
         last = by_row.pop(span.rows[-1], ()) if token else ()
         running.tell_prompt(list(by_row.values()))
+        for fired in self._fired.get(span.request_id, ()):
+            running.deliver(fired)
+        if running.triggers.is_stopped:
+            return running.finished(FinishReason.FEATURE)
         return self._take_token(running, token, last) if token else None
 
     def _take_token(

@@ -78,7 +78,7 @@ class Tallies:
             self._num_rows[slot] += num_rows
         for hook_point in layout.points & self._points.keys():
             self._points[hook_point].add(readings.acts[hook_point], layout)
-        for count in layout.steered:
+        for count in readings.steered:
             if isinstance(count.target, FeatureRef):
                 steered = self._steered[count.slot]
                 steered[count.target] = steered.get(count.target, 0) + count.num_rows

@@ -11,6 +11,8 @@ from steerd.errors import HostError
 Site = Literal["resid_pre", "resid_post", "mlp_out", "attn_out"]
 SITES: tuple[Site, ...] = get_args(Site)
 
+_PLACES: dict[Site, int] = {"resid_pre": 0, "attn_out": 1, "mlp_out": 1, "resid_post": 2}
+
 _PRINTED = re.compile(rf"blocks\.(\d+)\.hook_({'|'.join(SITES)})")
 
 
@@ -27,6 +29,14 @@ class HookPoint:
 
     def __str__(self) -> str:
         return f"blocks.{self.layer}.hook_{self.site}"
+
+    def follows(self, other: HookPoint) -> bool:
+        """Whether a forward comes here at `other` or after it.
+
+        attn_out and mlp_out of one layer have no order.
+        """
+        here, there = (self.layer, _PLACES[self.site]), (other.layer, _PLACES[other.site])
+        return self == other or there < here
 
     @classmethod
     def parse(cls, text: str) -> HookPoint:

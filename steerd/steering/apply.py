@@ -42,6 +42,47 @@ class AffineTables:
     limits: Limits | None
 
 
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """Whose the rows of a step are.
+
+    By row, each [rows]: the slot of its request, the first row of its request, its own number, and whether it
+    is neither a special token nor the very first. By request, each [requests]: its slot and its last row.
+    """
+
+    slots: Tensor
+    starts: Tensor
+    numbers: Tensor
+    ordinary: Tensor
+    request_slots: Tensor
+    request_lasts: Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class Tests:
+    """The tests of each slot at one hook point, each tensor [slots, tests].
+
+    The column that is tested, the bounds of turning on and off, whether rows that are not ordinary count.
+    """
+
+    column: Tensor
+    above: Tensor
+    release_below: Tensor
+    every_row: Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class Lanes:
+    """The lanes of each slot at one hook point.
+
+    Open where a row's bits hold all of `needs` [slots, lanes, clauses] of any clause, on `budget`
+    [slots, lanes] rows at most.
+    """
+
+    needs: Tensor
+    budget: Tensor
+
+
 def read_columns(x: Tensor, enc: Tensor, b_enc: Tensor, threshold: Tensor) -> Tensor:
     """Activations [rows, columns] of features whose encoder vectors are the rows of enc [columns, d_model].
 
@@ -50,6 +91,46 @@ def read_columns(x: Tensor, enc: Tensor, b_enc: Tensor, threshold: Tensor) -> Te
     """
     pre_acts = torch.addmm(b_enc, x, enc.T)  # [rows, columns]
     return torch.where(pre_acts > threshold, pre_acts, 0.0)
+
+
+def run_tests(acts: Tensor, tests: Tests, on: Tensor, rows: Rows) -> Tensor:
+    """Whether each test is on, [rows, tests]; `on` [slots, tests] is how the step before left them.
+
+    What turned a test on or off last holds, and a request's first row in the step follows on `on`: cut where
+    it may be, a text comes out as it does a row at a time.
+    """
+    slots = rows.slots
+    z = acts.gather(1, tests.column[slots])  # [rows, tests]
+    rises = z > tests.above[slots]
+    falls = z <= tests.release_below[slots]
+    turns = (rises | falls) & (rows.ordinary.unsqueeze(1) | tests.every_row[slots])
+    last = torch.where(turns, rows.numbers.unsqueeze(1), -1).cummax(dim=0).values
+    return torch.where(last >= rows.starts.unsqueeze(1), rises.gather(0, last.clamp(min=0)), on[slots])
+
+
+def open_lanes(
+    bits: Tensor, lanes: Lanes, used: Tensor, covered: Tensor, rows: Rows
+) -> tuple[Tensor, Tensor]:
+    """Whether each lane is open [rows, lanes], and how many rows it was wanted on by then [rows, lanes].
+
+    `bits` [rows] has one for each test that is on; `covered` [rows, lanes] are the rows that an edit is for;
+    `used` [slots, lanes] counts the rows of the steps before.
+    """
+    needs = lanes.needs[rows.slots]  # [rows, lanes, clauses]
+    wanted = ((bits[:, None, None] & needs) == needs).any(dim=2) & covered
+    so_far = wanted.cumsum(dim=0)
+    before = (so_far - wanted.long())[rows.starts]  # of the requests packed before
+    counted = used[rows.slots] + so_far - before
+    return wanted & (counted <= lanes.budget[rows.slots]), counted
+
+
+def gates(is_open: Tensor, columns: Tensor, num_columns: int) -> Tensor:
+    """Whether the edit in each column is made [rows, num_columns]: always, unless its lane is shut.
+
+    `columns` [rows, lanes] is one more than the column that a lane is for, 0 for none.
+    """
+    made = is_open.new_ones(len(is_open), 1 + num_columns)
+    return made.scatter(1, columns, is_open)[:, 1:]
 
 
 def amounts(acts: Tensor, tables: AffineTables) -> Tensor:

@@ -1,11 +1,13 @@
 """How strong an intervention is on each row of one request: its scope and its schedule, as factors.
 
 A factor depends on a row's position and token alone, so where a prompt is cut into steps does not matter.
+What depends on the rows themselves, conditions and `Schedule.at_most`, is for the forward to judge.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,8 +24,7 @@ _AHEAD = 64  # generated rows whose positions are judged at once
 class Coverage:
     """The factors of one intervention over one request's rows: 0 outside of its scope.
 
-    `is_steady` says that on generated rows they depend on nothing but whether the token is special. Rows must
-    be asked for in their order, each once: `Schedule.at_most` counts them.
+    `is_steady` says that on generated rows they depend on nothing but whether the token is special.
     """
 
     def __init__(
@@ -34,18 +35,20 @@ class Coverage:
         prompt_ids: Sequence[int],
         roles: Sequence[RoleSpan],
         special_ids: frozenset[int],
+        origin: int = 0,
     ) -> None:
+        """Only rows from position `origin` on are asked for, and no schedule's time begins before it."""
         self._scope = scope
         self._schedule = schedule
         self._prompt_length = len(prompt_ids)
         self._roles = [span for span in roles if span.role in scope.roles]
         self._special_ids = frozenset() if scope.include_special_tokens else special_ids
         self.is_steady = scope.phase is Phase.PROMPT or _is_steady(scope, schedule)
-        self._left = schedule.at_most
-        self._ahead_from = self._prompt_length
+        self._origin = origin
+        self._ahead_from = max(self._prompt_length, origin)
         self._ahead = self._by_position(self._ahead_from, _AHEAD)
         tokens = np.fromiter(map(self._takes, prompt_ids), dtype=np.bool_, count=len(prompt_ids))
-        self._prompt = self._first_rows(np.where(tokens, self._by_position(0, len(prompt_ids)), 0))
+        self._prompt = np.where(tokens, self._by_position(0, len(prompt_ids)), 0).astype(np.float32)
 
     def factors(self, first_position: int, token_ids: Sequence[int]) -> Floats:
         """The factors of consecutive rows, [rows]."""
@@ -56,15 +59,6 @@ class Coverage:
         ]
         return np.concatenate([prompt, np.array(generated, dtype=np.float32)])
 
-    def _first_rows(self, factors: Floats) -> Floats:
-        """The prompt's factors without those past `at_most`; what is left is for generated rows."""
-        if not self._schedule.at_most:
-            return factors
-        counted = np.cumsum(factors > 0)
-        allowed = np.where(counted <= self._left, factors, 0)
-        self._left -= int(counted[-1])
-        return allowed
-
     def _generated(self, position: int, token_id: int) -> float:
         if not self._takes(token_id):
             return 0.0
@@ -72,11 +66,7 @@ class Coverage:
             return float(self._ahead[0])
         if position >= self._ahead_from + _AHEAD:
             self._ahead_from, self._ahead = position, self._by_position(position, _AHEAD)
-        factor = float(self._ahead[position - self._ahead_from])
-        if self._schedule.at_most and factor > 0:
-            self._left -= 1
-            return factor if self._left >= 0 else 0.0
-        return factor
+        return float(self._ahead[position - self._ahead_from])
 
     def _takes(self, token_id: int) -> bool:
         scope = self._scope
@@ -91,19 +81,20 @@ class Coverage:
         scope, prompt_length = self._scope, self._prompt_length
         positions = np.arange(first, first + count, dtype=np.int64)
         in_prompt = positions < prompt_length
-        since = positions - (prompt_length if scope.phase is Phase.GENERATED else 0)
+        start = prompt_length if scope.phase is Phase.GENERATED else 0
         covered = np.ones(count, dtype=np.bool_)
         if scope.phase is not Phase.ALL:
             covered &= in_prompt if scope.phase is Phase.PROMPT else ~in_prompt
         if scope.first_n:
-            covered &= since < scope.first_n
+            covered &= positions - start < scope.first_n
         if scope.last_n:
             covered &= in_prompt & (positions >= prompt_length - scope.last_n)
         if scope.positions:
             covered &= np.any([_within(r, positions, prompt_length) for r in scope.positions], axis=0)
         if scope.roles:
             covered &= self._spoken(positions, in_prompt)
-        return np.where(covered, strength(self._schedule, since), 0).astype(np.float32)
+        strengths = strength(self._schedule, positions - max(start, self._origin))
+        return np.where(covered, strengths, 0).astype(np.float32)
 
     def _spoken(self, positions: Ints, in_prompt: Bools) -> Bools:
         """Whether rows belong to a message of the scope's roles."""
@@ -125,7 +116,7 @@ def strength(schedule: Schedule, since: Ints) -> NDArray[np.float64]:
 
 def _is_steady(scope: Scope, schedule: Schedule) -> bool:
     by_row = scope.first_n or scope.positions or scope.token_ids or scope.excluded_token_ids
-    return not by_row and schedule == Schedule()
+    return not by_row and replace(schedule, at_most=0) == Schedule()
 
 
 def _within(positions: PositionRange, rows: Ints, prompt_length: int) -> Bools:

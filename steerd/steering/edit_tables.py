@@ -6,13 +6,11 @@ from math import inf
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from steerd.steering.apply import ActiveTables, AffineTables, Limits
+from steerd.steering.coverage import Bools, Floats
 from steerd.steering.intervention import Affine
-
-Floats = NDArray[np.float32]
 
 INITIAL_ROWS = 16
 
@@ -56,9 +54,9 @@ class EditTables:
             cells[_LOW], cells[_HIGH] = form.low, form.high
             self._has_limits = True
 
-    def preserve(self, first_row: int, factors: Floats) -> None:
-        """Rows whose factor is above 0 are to keep their length."""
-        self._staged_preserve[first_row : first_row + len(factors)] |= factors > 0
+    def preserve(self, first_row: int, rows: Bools) -> None:
+        """Some of these consecutive rows are to keep their length, whether it is known yet or not."""
+        self._staged_preserve[first_row : first_row + len(rows)] |= rows
         self._has_preserve = True
 
     def finish(self) -> tuple[AffineTables, Tensor | None]:

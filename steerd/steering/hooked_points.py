@@ -9,6 +9,7 @@ from steerd.host.hook_point import HookPoint
 from steerd.host.host_model import Handle, HostModel
 from steerd.sae.autoencoder import SparseAutoencoder
 from steerd.steering.edit_tables import EditTables
+from steerd.steering.lane_tables import LaneTables
 from steerd.steering.loaded_saes import LoadedSaes
 from steerd.steering.point_table import PointTable
 from steerd.steering.steered_point import SteeredPoint
@@ -16,11 +17,12 @@ from steerd.steering.steered_point import SteeredPoint
 
 @dataclass(frozen=True, slots=True)
 class HookedPoint:
-    """What belongs to one hook point: the SAEs that read it, its columns, its edits, its hook."""
+    """What belongs to one hook point: the SAEs that read it, its columns, edits, lanes and hook."""
 
     saes: dict[str, SparseAutoencoder]
     table: PointTable
     edits: EditTables
+    lanes: LaneTables
     hook: SteeredPoint = field(default_factory=SteeredPoint)
 
 
@@ -52,6 +54,7 @@ class HookedPoints:
 
     def _attached(self, hook_point: HookPoint) -> HookedPoint:
         device, saes = self._host.device, self._saes.get(hook_point, {})
-        point = HookedPoint(saes, PointTable(saes, self._host.d_model, device), EditTables(device))
+        table = PointTable(saes, self._host.d_model, device)
+        point = HookedPoint(saes, table, EditTables(device), LaneTables(device))
         self._handles.append(self._host.attach(hook_point, point.hook))
         return point

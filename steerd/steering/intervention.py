@@ -95,19 +95,47 @@ Operation = Add | Set | Scale | Ablate | Limit | Reconstruct
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class FeatureTest:
+    """Is on or off on each row by z there, before any edit of its hook point.
+
+    Turns on where z is above `above` and off where it is at or below `release_below`, which is at most
+    `above` (-inf: never off again); between them it stays as it was, off at the start. Special tokens and the
+    very first token leave it as it was too, unless `include_special_tokens`.
+    """
+
+    target: FeatureRef | Direction
+    above: float
+    release_below: float
+    include_special_tokens: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Condition:
+    """Holds on a row where all tests of any clause are on."""
+
+    any_of: tuple[tuple[FeatureTest, ...], ...]
+
+    @property
+    def tests(self) -> tuple[FeatureTest, ...]:
+        """Those of all clauses, in their order."""
+        return tuple(test for all_of in self.any_of for test in all_of)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Intervention:
-    """One edit of one target, over a scope, by a schedule.
+    """One edit of one target, over a scope, by a schedule, where its condition holds if it has one.
 
-    `source` says who asks for it: empty for the request itself, else preset:NAME@VERSION.
-
-    `preserve_norm` brings each row that it edits back to the length that it had before its hook point's
-    edits. Reconstruct goes with a WholeSae and with nothing else.
+    The condition's tests are at the hook point of the target or at ones that come before it. `preserve_norm`
+    brings each row that it edits back to the length that it had before its hook point's edits. Reconstruct
+    goes with a WholeSae and with nothing else. `source` says who asks for it: empty for the request itself,
+    else preset:NAME@VERSION.
     """
 
     target: Target
     operation: Operation
     scope: Scope = field(default_factory=Scope)
     schedule: Schedule = field(default_factory=Schedule)
+    condition: Condition | None = None
     preserve_norm: bool = False
     source: str = ""
 

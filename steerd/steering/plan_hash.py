@@ -32,8 +32,12 @@ def plan_hash(host_hash: str, steering: Steering, known: Identities) -> str:
 
 
 def edit_bytes(intervention: Intervention, known: Identities) -> bytes:
-    """What an intervention does to a row; on which rows and how strongly there, its factors say."""
-    return canonical_bytes(replace(intervention, scope=Scope(), schedule=Schedule()), known)
+    """What an intervention does to a row; on which rows and how strongly there, its factors say.
+
+    Its condition and how many rows it edits at most are no part of the factors.
+    """
+    bounded = Schedule(at_most=intervention.schedule.at_most)
+    return canonical_bytes(replace(intervention, scope=Scope(), schedule=bounded), known)
 
 
 def canonical_bytes(value: object, known: Identities) -> bytes:

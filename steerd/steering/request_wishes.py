@@ -9,7 +9,12 @@ from steerd.host.hook_point import HookPoint
 from steerd.sae.autoencoder import SparseAutoencoder
 from steerd.steering.coverage import Coverage, Floats
 from steerd.steering.intervention import Affine, Target
+from steerd.steering.lanes import Lane, ResolvedTest
 from steerd.steering.point_table import ColumnTarget
+from steerd.steering.trigger import Trigger
+
+HeldColumn = tuple[HookPoint, ColumnTarget, int]
+"""A column of a hook point's table, by the target and which copy of it stands there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +29,7 @@ class ColumnEdit:
 class ResolvedEdit:
     """One intervention at its hook point; `does` is an SAE where its reconstruction takes the row's place.
 
-    `source` is its SAE's name, or DIRECTIONS.
+    `source` is its SAE's name, or DIRECTIONS. `lane` is the number of the one that it waits for, if any.
     """
 
     hook_point: HookPoint
@@ -34,6 +39,7 @@ class ResolvedEdit:
     preserve_norm: bool
     source: str
     operation: str
+    lane: int | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,12 +58,21 @@ class SaeReads:
     top_k: int
 
 
+@dataclass(frozen=True, slots=True)
+class ResolvedTrigger:
+    """A trigger and what it needs: all bits of any of `needs` on a row."""
+
+    trigger: Trigger
+    needs: tuple[int, ...]
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class RequestWishes:
     """What one request wants, and what is needed to find its rows.
 
     `slot` is a number that no other running request has, `columns` all that it holds. `is_steady` says that
-    on generated rows nothing but a special token changes what is done.
+    on generated rows nothing but a special token changes what is done. Of `tests` and `lanes`, those of one
+    hook point are numbered in their order; the tests of `triggers` come first.
     """
 
     slot: int
@@ -65,7 +80,10 @@ class RequestWishes:
     include_prompt: bool
     edits: tuple[ResolvedEdit, ...]
     by_sae: tuple[SaeReads, ...]
-    columns: tuple[tuple[HookPoint, ColumnTarget, int], ...]
+    triggers: tuple[ResolvedTrigger, ...]
+    tests: tuple[ResolvedTest, ...]
+    lanes: tuple[Lane, ...]
+    columns: tuple[HeldColumn, ...]
     is_steady: bool
 
     def factors(self, first_position: int, token_ids: Sequence[int]) -> list[Floats]:

@@ -45,7 +45,8 @@ class Schedule:
     """How strong an intervention is on row t of its phase, 0 the first: full strength when all is 0.
 
     Nothing while t < start_after; then 1/ramp, 2/ramp .. 1 over `ramp` rows; then halved every `half_life`
-    rows, 0 for never. `at_most` rows are edited, 0 for no bound: rows of the scope with a strength above 0.
+    rows, 0 for never. `at_most` rows are edited, 0 for no bound: rows of the scope with a strength above 0
+    where the condition holds.
     """
 
     start_after: int = 0

@@ -8,11 +8,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+import torch
 from torch import Tensor
 
 from steerd.sae.autoencoder import SparseAutoencoder
 from steerd.steering.apply import AffineTables, add_directions, amounts, keep_lengths, reconstruct_rows
+from steerd.steering.lane_tables import LaneTables
 from steerd.steering.point_table import PointTable
+from steerd.steering.step_rows import StepRows
 
 
 @dataclass(slots=True)
@@ -41,11 +44,15 @@ class SaeEncoding:
 
 @dataclass(frozen=True, slots=True)
 class Reconstruction:
-    """The rows [reconstructed] of a step that become what an SAE makes of them, each by a factor."""
+    """The rows [reconstructed] of a step that become what an SAE makes of them, each by a factor.
+
+    `lane` is the one that they wait for, if any.
+    """
 
     sae: SparseAutoencoder
     rows: Tensor
     factors: Tensor
+    lane: int | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,30 +66,69 @@ class PointEdits:
     preserve: Tensor | None
 
 
+@dataclass(frozen=True, slots=True)
+class PointLanes:
+    """The tests that are run at a hook point in a step, and the lanes that edits there wait for."""
+
+    tables: LaneTables
+    rows: StepRows
+    has_tests: bool
+    has_lanes: bool
+
+    def run(self, acts: Tensor) -> Tensor | None:
+        """Run the tests on acts [rows, columns]; whether each lane is open [rows, lanes], if any is there."""
+        if self.has_tests:
+            self.tables.run_tests(acts, self.rows.rows, self.rows.bits)
+        return self.tables.open(self.rows.bits, self.rows.rows) if self.has_lanes else None
+
+
 @dataclass(slots=True)
 class PointStep:
-    """One hook point's part of a step. `acts` [rows, columns] is filled by the hook."""
+    """One hook point's part of a step.
+
+    Filled by the hook: `acts` [rows, columns], and `is_open` [rows, lanes] where edits wait for lanes.
+    """
 
     table: PointTable
     edits: PointEdits | None
+    lanes: PointLanes | None
     encodings: tuple[SaeEncoding, ...] = ()
     acts: Tensor = field(init=False)
+    is_open: Tensor | None = field(init=False, default=None)
 
     def read(self, x: Tensor) -> None:
         """Take the planned readings of rows x [rows, d_model], float32."""
         self.acts = self.table.read(x)
         for encoding in self.encodings:
             encoding.read(x)
+        if self.lanes is not None:
+            self.is_open = self.lanes.run(self.acts)
 
     def edited(self, x: Tensor, edits: PointEdits) -> Tensor:
         """The rows with the planned edits, all computed from x [rows, d_model]."""
         result = x
         for part in edits.reconstructions:
-            result = reconstruct_rows(result, part.sae, part.rows, part.factors)
+            result = reconstruct_rows(result, part.sae, part.rows, self._factors(part))
         if edits.tables is not None:
             amount = amounts(self.acts[:, edits.window], edits.tables)
+            if self.is_open is not None and self.lanes is not None:
+                made = self.lanes.tables.gates(self.is_open, self.lanes.rows.rows, self.acts.shape[1])
+                amount = torch.where(made[:, edits.window], amount, 0.0)
             result = add_directions(result, amount, self.table.directions[edits.window])
-        return result if edits.preserve is None else keep_lengths(result, x, edits.preserve)
+        preserve = self._preserve(edits)
+        return result if preserve is None else keep_lengths(result, x, preserve)
+
+    def _factors(self, part: Reconstruction) -> Tensor:
+        """How far each of the rows is reconstructed, [reconstructed]."""
+        if part.lane is None or self.is_open is None:
+            return part.factors
+        return torch.where(self.is_open[part.rows, part.lane], part.factors, 0.0)
+
+    def _preserve(self, edits: PointEdits) -> Tensor | None:
+        """The rows that keep their length [rows], if any may."""
+        if edits.preserve is None or self.is_open is None or self.lanes is None:
+            return edits.preserve
+        return edits.preserve | self.lanes.tables.keeps_length(self.is_open, self.lanes.rows.rows)
 
 
 class SteeredPoint:

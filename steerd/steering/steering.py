@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from steerd.steering.intervention import Intervention
 from steerd.steering.scope import RoleSpan
+from steerd.steering.trigger import Trigger
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,13 +22,15 @@ class NamedVersion:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Steering:
-    """What is done to a request's rows: the request's own interventions, then those of its `presets`.
+    """What is done to a request's rows, its own interventions and then those of its `presets`, and what
+    happens when features fire.
 
     `roles` says where in the prompt the messages of a chat stand, as far as interventions ask for roles;
     `warnings` are for the client.
     """
 
     interventions: tuple[Intervention, ...] = ()
+    triggers: tuple[Trigger, ...] = ()
     roles: tuple[RoleSpan, ...] = ()
     warnings: tuple[str, ...] = ()
     presets: tuple[NamedVersion, ...] = ()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,7 +16,8 @@ from steerd.steering.hooked_points import HookedPoints
 from steerd.steering.intervention import Target
 from steerd.steering.request_wishes import ColumnEdit, RequestWishes, ResolvedEdit
 from steerd.steering.row_span import RowSpan, reported_rows
-from steerd.steering.steered_point import PointEdits, Reconstruction
+from steerd.steering.steered_point import PointEdits, PointLanes, Reconstruction
+from steerd.steering.step_rows import StepRows
 
 Ints = NDArray[np.int64]
 
@@ -33,6 +34,42 @@ class SteeredCount:
 
 
 @dataclass(frozen=True, slots=True)
+class GatedRows:
+    """Rows of a step from `first_row` on, those that one edit is for where its lane is open.
+
+    `covered` [rows] says which; `lane` is None where the edit waits for none.
+    """
+
+    hook_point: HookPoint
+    first_row: int
+    covered: Bools
+    lane: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class GatedCount:
+    """A SteeredCount that only the forward can tell: its rows are those of any of `parts`."""
+
+    slot: int
+    target: Target
+    source: str
+    operation: str
+    parts: tuple[GatedRows, ...]
+
+    def counted(self, is_open: Mapping[HookPoint, Bools]) -> SteeredCount:
+        """The count, by which lanes were open [rows, lanes]."""
+        steered = np.zeros(len(self.parts[0].covered), dtype=np.bool_)
+        for part in self.parts:
+            rows = slice(part.first_row, part.first_row + len(part.covered))
+            # Where no row is covered its point may have run no lanes.
+            if part.lane is None or not part.covered.any():
+                steered |= part.covered
+            else:
+                steered |= is_open[part.hook_point][rows, part.lane]
+        return SteeredCount(self.slot, self.target, self.source, self.operation, int(steered.sum()))
+
+
+@dataclass(frozen=True, slots=True)
 class TopRows:
     """The rows of a step for which an SAE's strongest features are wanted, at most `top_k` of them."""
 
@@ -45,18 +82,23 @@ class StepLayout:
     """What stays the same while the rows of a step are the same requests' and the same is done to them.
 
     By span: `slots` and first rows `starts` [spans]. By row: `ordinary` [rows], whether it is neither a
-    special token nor the very first, whose row is unlike all others whatever its token. `points` have edits
-    or readings of a request, `saes` are read; `top_rows` are by SAE.
+    special token nor the very first, whose row is unlike all others whatever its token. `points` have edits,
+    tests or readings of a request, `saes` are read; `top_rows` are by SAE. `rows` is there where some point
+    has `lanes`, and `has_triggers` says whether somebody wants to know how the tests went.
     """
 
     slots: Ints
     starts: Ints
     ordinary: Bools
     edits: dict[HookPoint, PointEdits]
+    lanes: dict[HookPoint, PointLanes]
+    rows: StepRows | None
+    has_triggers: bool
     points: frozenset[HookPoint]
     saes: frozenset[str]
     top_rows: dict[str, TopRows]
     steered: tuple[SteeredCount, ...]
+    gated: tuple[GatedCount, ...]
 
 
 Strengths = Sequence[Sequence[Floats]]
@@ -68,28 +110,43 @@ def lay_out(
     wishes: Sequence[RequestWishes],
     strengths: Strengths,
     points: HookedPoints,
+    rows: StepRows,
     special_ids: frozenset[int],
 ) -> StepLayout:
     """Write the edits of a step into the tables of their points; `wishes` and `strengths` are by span."""
-    ordinary = [
+    slots = np.array([request.slot for request in wishes], dtype=np.int64)
+    starts = np.array([span.first_row for span in spans], dtype=np.int64)
+    ordinary = np.array(_ordinary(spans, special_ids), dtype=np.bool_)
+    edits = _edits_by_point(spans, wishes, strengths)
+    lanes = _lanes_by_point(edits, wishes, points, rows, len(ordinary))
+    if lanes:
+        rows.write(slots, starts, ordinary)
+    reads = [reads for request in wishes for reads in request.by_sae]
+    steered, gated = _counts(spans, wishes, strengths)
+    return StepLayout(
+        slots=slots,
+        starts=starts,
+        ordinary=ordinary,
+        edits={
+            point: _point_edits(found, points[point].edits, len(ordinary)) for point, found in edits.items()
+        },
+        lanes=lanes,
+        rows=rows if lanes else None,
+        has_triggers=any(request.triggers for request in wishes),
+        points=frozenset(edits) | frozenset(lanes) | {read.hook_point for read in reads},
+        saes=frozenset(read.sae for read in reads),
+        top_rows=_top_rows(spans, wishes),
+        steered=tuple(steered),
+        gated=tuple(gated),
+    )
+
+
+def _ordinary(spans: Sequence[RowSpan], special_ids: frozenset[int]) -> list[bool]:
+    return [
         position > 0 and token_id not in special_ids
         for span in spans
         for position, token_id in enumerate(span.token_ids, span.first_position)
     ]
-    edits = _edits_by_point(spans, wishes, strengths)
-    reads = [reads for request in wishes for reads in request.by_sae]
-    return StepLayout(
-        slots=np.array([request.slot for request in wishes], dtype=np.int64),
-        starts=np.array([span.first_row for span in spans], dtype=np.int64),
-        ordinary=np.array(ordinary, dtype=np.bool_),
-        edits={
-            point: _point_edits(found, points[point].edits, len(ordinary)) for point, found in edits.items()
-        },
-        points=frozenset(edits) | {read.hook_point for read in reads},
-        saes=frozenset(read.sae for read in reads),
-        top_rows=_top_rows(spans, wishes),
-        steered=tuple(_counts(wishes, strengths)),
-    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,6 +168,27 @@ def _edits_by_point(
     return found
 
 
+def _lanes_by_point(
+    edits: Mapping[HookPoint, Sequence[_SpanEdit]],
+    wishes: Sequence[RequestWishes],
+    points: HookedPoints,
+    rows: StepRows,
+    num_rows: int,
+) -> dict[HookPoint, PointLanes]:
+    """Where tests are run and where edits wait for them; tells the tables which rows these edits are for."""
+    tested = {resolved.hook_point for request in wishes for resolved in request.tests}
+    waiting = {point for point, found in edits.items() if any(part.edit.lane is not None for part in found)}
+    lanes = {}
+    for point in tested | waiting:
+        tables = points[point].lanes
+        tables.begin(1 + max(request.slot for request in wishes), num_rows)
+        for part in edits.get(point, ()):
+            if part.edit.lane is not None:
+                tables.cover(part.first_row, part.factors > 0, part.edit.lane)
+        lanes[point] = PointLanes(tables, rows, has_tests=point in tested, has_lanes=point in waiting)
+    return lanes
+
+
 def _point_edits(found: Sequence[_SpanEdit], tables: EditTables, num_rows: int) -> PointEdits:
     columns = [part.edit.does.column for part in found if isinstance(part.edit.does, ColumnEdit)]
     window = range(min(columns, default=0), max(columns, default=-1) + 1)
@@ -119,7 +197,8 @@ def _point_edits(found: Sequence[_SpanEdit], tables: EditTables, num_rows: int) 
         if isinstance(part.edit.does, ColumnEdit):
             tables.write(part.first_row, part.factors, part.edit.does.column, part.edit.does.form)
         if part.edit.preserve_norm:
-            tables.preserve(part.first_row, part.factors)
+            # What a lane lets through is known in the forward only.
+            tables.preserve(part.first_row, (part.factors > 0) & (part.edit.lane is None))
     numbers, preserve = tables.finish()
     return PointEdits(
         window=slice(window.start, window.stop),
@@ -139,24 +218,30 @@ def _reconstructions(found: Sequence[_SpanEdit], device: torch.device) -> list[R
                     sae=part.edit.does,
                     rows=torch.from_numpy(rows + part.first_row).to(device),
                     factors=torch.from_numpy(part.factors[rows]).to(device),
+                    lane=part.edit.lane,
                 )
             )
     return reconstructions
 
 
-def _counts(wishes: Sequence[RequestWishes], strengths: Strengths) -> list[SteeredCount]:
+def _counts(
+    spans: Sequence[RowSpan], wishes: Sequence[RequestWishes], strengths: Strengths
+) -> tuple[list[SteeredCount], list[GatedCount]]:
     """A row that several edits of one target are for is one steered row."""
-    counts = []
-    for request, by_edit in zip(wishes, strengths, strict=True):
-        covered: dict[Target, Bools] = {}
+    steered, gated = [], []
+    for span, request, by_edit in zip(spans, wishes, strengths, strict=True):
+        by_target: dict[Target, list[tuple[ResolvedEdit, Bools]]] = {}
         for edit, factors in zip(request.edits, by_edit, strict=True):
-            steered = factors > 0
-            covered[edit.target] = covered[edit.target] | steered if edit.target in covered else steered
-        first = {edit.target: edit for edit in reversed(request.edits)}
-        for target, rows in covered.items():
-            edit, num_rows = first[target], int(rows.sum())
-            counts.append(SteeredCount(request.slot, target, edit.source, edit.operation, num_rows))
-    return counts
+            by_target.setdefault(edit.target, []).append((edit, factors > 0))
+        for target, parts in by_target.items():
+            first, _ = parts[0]
+            named = request.slot, target, first.source, first.operation
+            if all(edit.lane is None for edit, _ in parts):
+                steered.append(SteeredCount(*named, int(np.any([rows for _, rows in parts], axis=0).sum())))
+            else:
+                rows = [GatedRows(edit.hook_point, span.first_row, here, edit.lane) for edit, here in parts]
+                gated.append(GatedCount(*named, tuple(rows)))
+    return steered, gated
 
 
 def _top_rows(spans: Sequence[RowSpan], wishes: Sequence[RequestWishes]) -> dict[str, TopRows]:

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from steerd.host.hook_point import HookPoint
 from steerd.host.host_model import HostModel
@@ -21,7 +22,8 @@ from steerd.steering.loaded_saes import LoadedSaes
 from steerd.steering.request_wishes import RequestWishes
 from steerd.steering.row_span import RowSpan
 from steerd.steering.steered_point import PointStep, SaeEncoding
-from steerd.steering.step_layout import StepLayout, TopRows, lay_out
+from steerd.steering.step_layout import SteeredCount, StepLayout, TopRows, lay_out
+from steerd.steering.step_rows import StepRows
 from steerd.steering.wish_resolver import WishResolver
 
 
@@ -36,10 +38,25 @@ class StepPlan:
     points: dict[HookPoint, PointStep]
     saes: dict[str, HookPoint]
 
+    def bits(self) -> NDArray[np.int64] | None:
+        """Which tests are on, by row and bit, after the forward; None when no request has triggers."""
+        rows = self.layout.rows
+        return rows.bits.cpu().numpy() if rows is not None and self.layout.has_triggers else None
+
+    def steered(self) -> list[SteeredCount]:
+        """How many rows each edited target had edited; after the forward, where lanes are open or not."""
+        layout = self.layout
+        is_open = {
+            hook_point: step.is_open.cpu().numpy()
+            for hook_point, step in self.points.items()
+            if layout.gated and step.is_open is not None
+        }
+        return [*layout.steered, *(count.counted(is_open) for count in layout.gated)]
+
     def steered_rows(self) -> dict[tuple[str, str], int]:
-        """Edited rows by SAE and operation."""
+        """Edited rows by SAE and operation, after the forward."""
         counts: dict[tuple[str, str], int] = {}
-        for steered in self.layout.steered:
+        for steered in self.steered():
             key = steered.source, steered.operation
             counts[key] = counts.get(key, 0) + steered.num_rows
         return counts
@@ -58,8 +75,10 @@ class StepPlanner:
         self._rows_seen = 0
         self._hook_points = {sae.name: sae.hook_point for sae in saes}
         self._points = HookedPoints(host, saes)
+        self._rows = StepRows(host.device)
         self._resolver = WishResolver(self._points, saes, host.special_token_ids)
         self.resolve, self.release = self._resolver.resolve, self._resolver.release
+        self.switch = self._resolver.switch
         self.watched_columns = self._acquire_watched(watch)
         self._key: list[Any] | None = None
         self._layout: StepLayout | None = None
@@ -68,6 +87,8 @@ class StepPlanner:
     def plan(self, spans: Sequence[RowSpan], wishes: Mapping[str, RequestWishes]) -> StepPlan:
         """Put the plan of the coming forward in place; the hooks will fill its readings."""
         layout = self._laid_out(spans, [wishes[span.request_id] for span in spans])
+        if layout.rows is not None:
+            layout.rows.begin()
         sampled_rows = self._sampled_rows(layout)
         if self._standing is None or sampled_rows or layout is not self._standing.layout:
             plan = self._put_in_place(layout, sampled_rows)
@@ -89,7 +110,8 @@ class StepPlanner:
         for hook_point in active:
             point = self._points[hook_point]
             encodings = self._encodings(point, layout, sampled_rows)
-            step = PointStep(point.table, layout.edits.get(hook_point), encodings)
+            lanes = layout.lanes.get(hook_point)
+            step = PointStep(point.table, layout.edits.get(hook_point), lanes, encodings)
             point.hook.step = steps[hook_point] = step
         return StepPlan(layout, steps, {name: self._hook_points[name] for name in read})
 
@@ -113,7 +135,7 @@ class StepPlanner:
                 if strengths[index] is None:
                     strengths[index] = request.factors(span.first_position, span.token_ids)
             self._key = key
-            self._layout = lay_out(spans, wishes, strengths, self._points, self._special)
+            self._layout = lay_out(spans, wishes, strengths, self._points, self._rows, self._special)
         return self._layout
 
     def _encodings(

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import heapq
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
 
 from steerd.host.hook_point import HookPoint
 from steerd.sae.autoencoder import SparseAutoencoder
@@ -14,18 +16,27 @@ from steerd.steering.intervention import (
     DIRECTIONS,
     Direction,
     FeatureRef,
+    FeatureTest,
     Intervention,
     Target,
     WholeSae,
     affine,
     operation_name,
 )
+from steerd.steering.lanes import ALWAYS, Lane, LaneBook
 from steerd.steering.loaded_saes import LoadedSaes
 from steerd.steering.point_table import ColumnTarget
-from steerd.steering.request_wishes import ColumnEdit, RequestWishes, ResolvedEdit, SaeReads
+from steerd.steering.request_wishes import (
+    ColumnEdit,
+    HeldColumn,
+    RequestWishes,
+    ResolvedEdit,
+    ResolvedTrigger,
+    SaeReads,
+)
 from steerd.steering.steering import Steering
 
-_Columns = list[tuple[HookPoint, ColumnTarget, int]]
+_Columns = list[HeldColumn]
 
 
 class WishResolver:
@@ -52,28 +63,72 @@ class WishResolver:
 
         Raises HostError, and holds nothing, for a direction at a hook point that the host does not have.
         """
-        held: _Columns = []
-        try:
-            edits = self._edits(steering, prompt_ids, held)
+        with self._holding() as held:
+            book = LaneBook(lambda test: self._read(test, held))
+            # First, so that their tests keep their numbers whatever a switch makes of the rest.
+            triggers = [
+                ResolvedTrigger(trigger, book.needs(trigger.condition)) for trigger in steering.triggers
+            ]
+            edits = self._edits(steering, prompt_ids, 0, book, held)
+            steered = [*steering.interventions, *(e for trigger in steering.triggers for e in trigger.brings)]
             by_sae = [
-                self._reads(name, steering.interventions, watch, top_k if name in top_k_saes else 0, held)
+                self._reads(name, steered, watch, top_k if name in top_k_saes else 0, held)
                 for name in self._saes
             ]
-        except BaseException:
-            self._release_columns(held)
-            raise
-        return RequestWishes(
+        wishes = RequestWishes(
             slot=self._take_slot(),
             prompt_length=len(prompt_ids),
             include_prompt=include_prompt,
             edits=edits,
             by_sae=tuple(reads for reads in by_sae if reads.features or reads.top_k),
+            triggers=tuple(triggers),
+            tests=tuple(book.tests),
+            lanes=tuple(book.lanes),
             columns=tuple(held),
             is_steady=all(edit.coverage.is_steady for edit in edits),
         )
+        self._put(wishes)
+        return wishes
+
+    def switch(
+        self,
+        wishes: RequestWishes,
+        steering: Steering,
+        *,
+        prompt_ids: Sequence[int],
+        first_position: int,
+    ) -> RequestWishes:
+        """The wishes of a request whose rows from a position on are edited otherwise; the old ones are void.
+
+        Slot, readings and triggers stay, the tests of these in the state in which they are.
+        """
+        with self._holding() as held:
+            for reads in wishes.by_sae:
+                for feature in reads.features:
+                    self._hold(FeatureRef(reads.sae, feature), 0, held)
+            book = LaneBook(lambda test: self._read(test, held))
+            for resolved in wishes.triggers:
+                book.needs(resolved.trigger.condition)
+            num_kept = len(book.tests)
+            edits = self._edits(steering, prompt_ids, first_position, book, held)
+        switched = replace(
+            wishes,
+            edits=edits,
+            tests=tuple(book.tests),
+            lanes=tuple(book.lanes),
+            columns=tuple(held),
+            is_steady=all(edit.coverage.is_steady for edit in edits),
+        )
+        for point in _points(wishes) - _points(switched):
+            self._points[point].lanes.clear(wishes.slot)
+        self._put(switched, num_kept)
+        self._release_columns(wishes.columns)
+        return switched
 
     def release(self, wishes: RequestWishes) -> None:
         """Give back the slot and the columns of a request that ended."""
+        for point in _points(wishes):
+            self._points[point].lanes.clear(wishes.slot)
         self._release_columns(wishes.columns)
         heapq.heappush(self._free_slots, wishes.slot)
 
@@ -81,28 +136,46 @@ class WishResolver:
         """A feature's column for good: the server's own readings."""
         return self._points[self._saes[feature.sae].hook_point].table.acquire(feature)
 
+    @contextmanager
+    def _holding(self) -> Iterator[_Columns]:
+        """A list of columns that are given back should the block fail."""
+        held: _Columns = []
+        try:
+            yield held
+        except BaseException:
+            self._release_columns(held)
+            raise
+
     def _edits(
-        self, steering: Steering, prompt_ids: Sequence[int], held: _Columns
+        self,
+        steering: Steering,
+        prompt_ids: Sequence[int],
+        first_position: int,
+        book: LaneBook,
+        held: _Columns,
     ) -> tuple[ResolvedEdit, ...]:
         copies: Counter[Target] = Counter()
         edits = []
         for intervention in steering.interventions:
             target = intervention.target
+            does = self._does(intervention, copies[target], held)
             edits.append(
                 ResolvedEdit(
                     hook_point=self._hook_point(target),
                     target=target,
-                    does=self._does(intervention, copies[target], held),
+                    does=does,
                     coverage=Coverage(
                         intervention.scope,
                         intervention.schedule,
                         prompt_ids=prompt_ids,
                         roles=steering.roles,
                         special_ids=self._special_ids,
+                        origin=first_position,
                     ),
                     preserve_norm=intervention.preserve_norm,
                     source=DIRECTIONS if isinstance(target, Direction) else target.sae,
                     operation=operation_name(intervention.operation),
+                    lane=self._lane(intervention, does, book),
                 )
             )
             copies[target] += 1
@@ -113,6 +186,34 @@ class WishResolver:
         if isinstance(target, WholeSae):
             return self._saes[target.sae].sae
         return ColumnEdit(self._hold(target, copy, held), affine(intervention.operation))
+
+    def _lane(
+        self, intervention: Intervention, does: ColumnEdit | SparseAutoencoder, book: LaneBook
+    ) -> int | None:
+        condition, budget = intervention.condition, intervention.schedule.at_most
+        if condition is None and not budget:
+            return None
+        hook_point = self._hook_point(intervention.target)
+        return book.add(
+            Lane(
+                hook_point=hook_point,
+                needs=ALWAYS if condition is None else book.needs(condition),
+                budget=budget,
+                column=does.column if isinstance(does, ColumnEdit) else None,
+                keeps_length=intervention.preserve_norm,
+            )
+        )
+
+    def _read(self, test: FeatureTest, held: _Columns) -> tuple[HookPoint, int]:
+        return self._hook_point(test.target), self._hold(test.target, 0, held)
+
+    def _put(self, wishes: RequestWishes, num_kept: int = 0) -> None:
+        """Put tests and lanes in place, all at their start but the first `num_kept` tests."""
+        for point in _points(wishes):
+            tests = [test for test in wishes.tests if test.hook_point == point]
+            lanes = [lane for lane in wishes.lanes if lane.hook_point == point]
+            kept = sum(test.bit < num_kept for test in tests)
+            self._points[point].lanes.put(wishes.slot, tests, lanes, num_kept=kept)
 
     def _reads(
         self,
@@ -155,3 +256,8 @@ class WishResolver:
             return heapq.heappop(self._free_slots)
         self._num_slots += 1
         return self._num_slots - 1
+
+
+def _points(wishes: RequestWishes) -> set[HookPoint]:
+    """Where a request has tests or lanes."""
+    return {test.hook_point for test in wishes.tests} | {lane.hook_point for lane in wishes.lanes}

@@ -1,16 +1,21 @@
-"""Random requests over all that an intervention can be: operations, targets, scopes, schedules."""
+"""Random requests over all that an intervention can be: operations, targets, scopes, conditions and so on."""
 
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from math import inf
 from typing import Any
 
 from steerd.engine.request import Capture, GenerationRequest
+from steerd.host.hook_point import HookPoint
 from steerd.steering.intervention import (
     Ablate,
     Add,
+    Condition,
+    Direction,
     FeatureRef,
+    FeatureTest,
     Intervention,
     Limit,
     Operation,
@@ -23,6 +28,7 @@ from steerd.steering.intervention import (
 )
 from steerd.steering.scope import Phase, PositionRange, RoleSpan, Schedule, Scope
 from steerd.steering.steering import Steering
+from steerd.steering.trigger import Flag, Stop, Switch, Trigger
 from tests.engine.requests import sampling
 
 # A point where an SAE reads, and one where none does.
@@ -30,9 +36,11 @@ DIRECTION_POINTS = ("blocks.0.hook_resid_post", "blocks.1.hook_resid_pre")
 
 
 class RandomRequests:
-    """Requests for a host of this width and these SAEs, the same for the same seed."""
+    """Requests for a host of this width and SAEs at these hook points, the same for the same seed."""
 
-    def __init__(self, seed: int, saes: Sequence[str], d_sae: int, d_model: int, strength: float) -> None:
+    def __init__(
+        self, seed: int, saes: Mapping[str, HookPoint], d_sae: int, d_model: int, strength: float
+    ) -> None:
         self._chance = random.Random(seed)
         self._saes = saes
         self._d_sae = d_sae
@@ -41,6 +49,22 @@ class RandomRequests:
 
     def make(self, request_id: str, prompt: Sequence[int], num_new: int) -> GenerationRequest:
         """One request, with up to six interventions."""
+        chance = self._chance
+        cut = sorted(chance.randrange(len(prompt) + 1) for _ in range(4))
+        temperature = chance.choice([0.0, 0.0, 1.0])
+        return GenerationRequest(
+            id=request_id,
+            prompt_ids=tuple(prompt),
+            sampling=sampling(num_new, temperature=temperature, seed=chance.randrange(100)),
+            steering=Steering(
+                interventions=self._interventions(prompt),
+                triggers=self._triggers(prompt),
+                roles=(RoleSpan("system", *cut[:2]), RoleSpan("user", *cut[2:])),
+            ),
+            capture=self._capture(),
+        )
+
+    def _interventions(self, prompt: Sequence[int]) -> tuple[Intervention, ...]:
         chance = self._chance
         edited: dict[Target, Intervention] = {}
         for _ in range(chance.randint(0, 6)):
@@ -51,27 +75,24 @@ class RandomRequests:
             for edit in edited.values()
             if isinstance(edit.operation, Add) and chance.random() < 0.5
         ]
-        cut = sorted(chance.randrange(len(prompt) + 1) for _ in range(4))
-        temperature = chance.choice([0.0, 0.0, 1.0])
-        return GenerationRequest(
-            id=request_id,
-            prompt_ids=tuple(prompt),
-            sampling=sampling(num_new, temperature=temperature, seed=chance.randrange(100)),
-            steering=Steering(
-                interventions=(*edited.values(), *more),
-                roles=(RoleSpan("system", *cut[:2]), RoleSpan("user", *cut[2:])),
-            ),
-            capture=self._capture(),
-        )
+        return (*edited.values(), *more)
+
+    def _triggers(self, prompt: Sequence[int]) -> tuple[Trigger, ...]:
+        chance, triggers = self._chance, []
+        for number in range(chance.choice([0, 0, 1, 3])):
+            action: Stop | Flag | Switch = Flag()
+            if chance.random() < 0.2:
+                action = Stop()
+            elif chance.random() < 0.6:
+                action = Switch(self._interventions(prompt))
+            triggers.append(Trigger(f"trigger-{number}", self._condition(), action))
+        return tuple(triggers)
 
     def _intervention(self, prompt: Sequence[int]) -> Intervention:
         chance, strength = self._chance, self._strength
         if chance.random() < 0.1:
-            return self._with_scope(WholeSae(chance.choice(self._saes)), Reconstruct(), prompt)
-        target: Target = FeatureRef(chance.choice(self._saes), chance.randrange(self._d_sae))
-        if chance.random() < 0.3:
-            values = [chance.gauss(0, 1) for _ in range(self._d_model)]
-            target = unit_direction(chance.choice(DIRECTION_POINTS), values)
+            return self._with_scope(WholeSae(chance.choice(list(self._saes))), Reconstruct(), prompt)
+        target = self._target()
         operations: list[Operation] = [
             Add(chance.uniform(-1, 1) * strength),
             Set(chance.uniform(0, 2) * strength, only_if_active=chance.random() < 0.5),
@@ -89,8 +110,39 @@ class RandomRequests:
             operation=operation,
             scope=self._scope(prompt),
             schedule=self._schedule(),
+            condition=self._condition(target) if self._chance.random() < 0.4 else None,
             preserve_norm=self._chance.random() < 0.2,
         )
+
+    def _condition(self, target: Target | None = None) -> Condition:
+        """Tests at the hook point of the target or before it; anywhere without a target."""
+        sizes = [self._chance.randint(1, 2) for _ in range(self._chance.randint(1, 3))]
+        return Condition(tuple(tuple(self._test(target) for _ in range(size)) for size in sizes))
+
+    def _test(self, target: Target | None) -> FeatureTest:
+        chance = self._chance
+        tested = self._target()
+        while target is not None and not self._hook_point(target).follows(self._hook_point(tested)):
+            tested = self._target()
+        above = chance.uniform(-0.4, 0.4) * self._strength
+        return FeatureTest(
+            target=tested,
+            above=above,
+            release_below=chance.choice([above, above - self._strength, -inf]),
+            include_special_tokens=chance.random() < 0.3,
+        )
+
+    def _target(self) -> FeatureRef | Direction:
+        chance = self._chance
+        if chance.random() < 0.3:
+            values = [chance.gauss(0, 1) for _ in range(self._d_model)]
+            return unit_direction(chance.choice(DIRECTION_POINTS), values)
+        return FeatureRef(chance.choice(list(self._saes)), chance.randrange(self._d_sae))
+
+    def _hook_point(self, target: Target) -> HookPoint:
+        if isinstance(target, Direction):
+            return HookPoint.parse(target.hook_point)
+        return self._saes[target.sae]
 
     def _scope(self, prompt: Sequence[int]) -> Scope:
         chance = self._chance

@@ -10,6 +10,7 @@ from steerd.engine.engine import Engine
 from steerd.engine.events import (
     FailedEvent,
     FinishedEvent,
+    FiredEvent,
     LastEvent,
     PromptEvent,
     StepReport,
@@ -58,6 +59,10 @@ class Recorder:
     @property
     def tokens(self) -> list[TokenEvent]:
         return [event for event in self.events if isinstance(event, TokenEvent)]
+
+    @property
+    def fired(self) -> list[FiredEvent]:
+        return [event for event in self.events if isinstance(event, FiredEvent)]
 
     @property
     def token_ids(self) -> list[int]:

@@ -5,6 +5,7 @@ Written from the words of the wire contract, sharing no code with steerd.steerin
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from math import isfinite
@@ -21,15 +22,18 @@ from steerd.steering.intervention import (
     Ablate,
     Add,
     Direction,
+    FeatureRef,
     Intervention,
     Limit,
     Reconstruct,
     Scale,
     Set,
+    Target,
     WholeSae,
 )
 from steerd.steering.loaded_saes import LoadedSae, LoadedSaes
 from steerd.steering.scope import Phase
+from tests.engine.plain_conditions import PlainConditions
 
 
 class PlainRows:
@@ -39,20 +43,25 @@ class PlainRows:
         self._special = host.special_token_ids
         self._request = request
         self._ids = ids
-        self._edited = [0] * len(request.steering.interventions)  # rows so far, for at_most
+        self._edited: Counter[tuple[int, int]] = Counter()  # rows so far, for at_most
+        self.conditions = PlainConditions(host, request, ids)
 
-    def strength(self, number: int, position: int) -> float:
-        """How strong the intervention of that number is there, 0 for not at all."""
-        intervention = self._request.steering.interventions[number]
+    def in_force(self, position: int) -> list[tuple[Intervention, int]]:
+        """What is done there, each with since when it is."""
+        interventions, since = self.conditions.in_force(position)
+        return [(intervention, since) for intervention in interventions]
+
+    def strength(self, key: tuple[int, int], intervention: Intervention, position: int) -> float:
+        """How strong an intervention is there, 0 for not at all; `key` is its number and since when it is."""
+        _, since = key
         if not self._in_scope(intervention, position):
             return 0.0
-        schedule = intervention.schedule
-        strength = self._by_schedule(intervention, position)
-        if strength > 0 and schedule.at_most:
-            self._edited[number] += 1
-            if self._edited[number] > schedule.at_most:
-                return 0.0
-        return strength
+        strength = self._by_schedule(intervention, position, since)
+        if strength == 0 or not self.conditions.holds(intervention.condition, position, is_brought=since > 0):
+            return 0.0
+        self._edited[key] += 1
+        at_most = intervention.schedule.at_most
+        return 0.0 if at_most and self._edited[key] > at_most else strength
 
     def _since(self, intervention: Intervention, position: int) -> int:
         """Rows from the first of the phase."""
@@ -96,9 +105,9 @@ class PlainRows:
                 return span.role
         return None
 
-    def _by_schedule(self, intervention: Intervention, position: int) -> float:
+    def _by_schedule(self, intervention: Intervention, position: int, since: int) -> float:
         schedule = intervention.schedule
-        step = self._since(intervention, position) - schedule.start_after
+        step = min(self._since(intervention, position), position - since) - schedule.start_after
         if step < 0:
             return 0.0
         if step < schedule.ramp:
@@ -116,12 +125,12 @@ class PlainHook:
         self, saes: Sequence[LoadedSae], request: GenerationRequest, rows: PlainRows, point: HookPoint
     ) -> None:
         self._saes = {sae.name: sae.sae for sae in saes}
-        self._interventions = [
-            (number, intervention)
-            for number, intervention in enumerate(request.steering.interventions)
-            if self._is_here(intervention, point)
-        ]
+        self._point = point
+        self._tests = [test for test in rows.conditions.tests if self._is_here(test.target)]
+        edits = (*request.steering.interventions, *_brought(request))
+        self._edits_here = any(self._is_here(intervention.target) for intervention in edits)
         self._rows = rows
+        self.conditions = rows.conditions
         self._position = 0
         self.acts: dict[str, list[Tensor]] = {sae.name: [] for sae in saes}
 
@@ -131,14 +140,18 @@ class PlainHook:
             feature_acts = {name: sae.encode(x.unsqueeze(0))[0] for name, sae in self._saes.items()}
             for name, acts in feature_acts.items():
                 self.acts[name].append(acts)
+            for test in self._tests:
+                self._rows.conditions.see(test, float(self._z(test.target, x, feature_acts)))
             edited[offset] = self._edited(x, feature_acts)
             self._position += 1
-        return edited if self._interventions else None
+        return edited if self._edits_here else None
 
     def _edited(self, x: Tensor, feature_acts: dict[str, Tensor]) -> Tensor:
         result, keeps_length = x.clone(), False
-        for number, intervention in self._interventions:
-            strength = self._rows.strength(number, self._position)
+        for number, (intervention, since) in enumerate(self._rows.in_force(self._position)):
+            if not self._is_here(intervention.target):
+                continue
+            strength = self._rows.strength((number, since), intervention, self._position)
             if strength == 0:
                 continue
             keeps_length |= intervention.preserve_norm
@@ -147,19 +160,30 @@ class PlainHook:
                 assert isinstance(intervention.operation, Reconstruct)
                 reconstruction = self._saes[target.sae].decode(feature_acts[target.sae])
                 result = result + strength * (reconstruction - x)
-            elif isinstance(target, Direction):
-                d = torch.tensor(target.values)
-                result = result + strength * amount(intervention, x @ d) * d
             else:
-                z, d = feature_acts[target.sae][target.index], self._saes[target.sae].W_dec[target.index]
-                result = result + strength * amount(intervention, z) * d
+                z = self._z(target, x, feature_acts)
+                result = result + strength * amount(intervention, z) * self._d(target)
         return result * (x.norm() / result.norm()) if keeps_length else result
 
-    def _is_here(self, intervention: Intervention, point: HookPoint) -> bool:
-        target = intervention.target
+    def _z(self, target: FeatureRef | Direction, x: Tensor, feature_acts: dict[str, Tensor]) -> Tensor:
         if isinstance(target, Direction):
-            return target.hook_point == str(point)
+            return x @ self._d(target)
+        return feature_acts[target.sae][target.index]
+
+    def _d(self, target: FeatureRef | Direction) -> Tensor:
+        if isinstance(target, Direction):
+            return torch.tensor(target.values)
+        return self._saes[target.sae].W_dec[target.index]
+
+    def _is_here(self, target: Target) -> bool:
+        if isinstance(target, Direction):
+            return target.hook_point == str(self._point)
         return target.sae in self._saes
+
+
+def _brought(request: GenerationRequest) -> list[Intervention]:
+    """What switches may bring."""
+    return [intervention for trigger in request.steering.triggers for intervention in trigger.brings]
 
 
 def amount(intervention: Intervention, z: Tensor) -> Tensor:
@@ -205,7 +229,8 @@ def plain_hooks(
 ) -> Iterator[list[PlainHook]]:
     """Inside the block the host's forwards, over the rows of `ids` in order, are steered as it says."""
     rows = PlainRows(host, request, ids)
-    targets = [intervention.target for intervention in request.steering.interventions]
+    edits = (*request.steering.interventions, *_brought(request))
+    targets = [edit.target for edit in edits] + [test.target for test in rows.conditions.tests]
     points = {sae.hook_point for sae in saes}
     points |= {HookPoint.parse(target.hook_point) for target in targets if isinstance(target, Direction)}
     hooks = {
@@ -226,7 +251,10 @@ def acts_of(hooks: Sequence[PlainHook]) -> dict[str, Tensor]:
 
 
 class Reference:
-    """What a request gives alone: generated ids, log-probabilities, and by SAE acts [positions, d_sae]."""
+    """What a request gives alone: generated ids, log-probabilities, and by SAE acts [positions, d_sae].
+
+    `fired` are the triggers that did, each with the position, and `is_stopped` says whether one ended it.
+    """
 
     def __init__(self, host: HostModel, saes: LoadedSaes, request: GenerationRequest) -> None:
         prompt = list(request.prompt_ids)
@@ -242,6 +270,14 @@ class Reference:
                 pad_token_id=0,
                 logits_processor=LogitsProcessorList([sampler]),
             )
-        self.token_ids = ids[len(prompt) :]
-        self.logprobs = sampler.logprobs
+        num_rows = len(ids) - 1
+        conditions = hooks[0].conditions
+        stops_at = conditions.stops_at(num_rows)
+        self.is_stopped = stops_at is not None
+        num_tokens = len(ids) - len(prompt) if stops_at is None else max(stops_at + 1 - len(prompt), 0)
+        self.token_ids = ids[len(prompt) : len(prompt) + num_tokens]
+        self.logprobs = sampler.logprobs[:num_tokens]
+        self.fired = [
+            fired for fired in conditions.fired(num_rows) if stops_at is None or fired[1] <= stops_at
+        ]
         self.acts = acts_of(hooks)

@@ -10,7 +10,8 @@ import torch
 
 from steerd.config import EngineConfig
 from steerd.engine.engine import Engine
-from steerd.engine.request import GenerationRequest
+from steerd.engine.request import FinishReason, GenerationRequest
+from steerd.host.hook_point import HookPoint
 from steerd.host.host_model import HostModel
 from steerd.steering.loaded_saes import LoadedSaes
 from steerd.steering.steering import Steering
@@ -38,6 +39,8 @@ def serve(host: HostModel, layers: tuple[int, int], scale: float = 1.0) -> Loade
 
 def assert_same(got: Recorder, request: GenerationRequest, reference: Reference) -> None:
     assert got.token_ids == reference.token_ids, request
+    assert [(event.trigger, event.position) for event in got.fired] == reference.fired, request
+    assert (got.wait().reason is FinishReason.FEATURE) == reference.is_stopped
     torch.testing.assert_close(
         torch.tensor(got.logprobs), torch.tensor(reference.logprobs), atol=LOGPROB_TOLERANCE, rtol=0
     )
@@ -122,7 +125,8 @@ def test_random_interventions_are_the_reference(architecture: str, seed: int, ma
     plain_host = make_tiny_host(architecture)
     texts = ["Hello there", "a", "The sea, the sea! " * 3, "<|im_start|>user\nHi<|im_end|>\n"]
     prompts = [plain_host.tokenizer(text)["input_ids"] for text in texts]
-    wanted = RandomRequests(seed, ("sae-0", "sae-1"), d_sae=64, d_model=plain_host.d_model, strength=0.5)
+    points = {f"sae-{layer}": HookPoint(layer, "resid_post") for layer in (0, 1)}
+    wanted = RandomRequests(seed, points, d_sae=64, d_model=plain_host.d_model, strength=0.5)
     requests = [wanted.make(f"random-{number}", prompts[number % 4], 10) for number in range(12)]
     saes = serve(plain_host, (0, 1))
     references = [Reference(plain_host, saes, request) for request in requests]
@@ -135,7 +139,7 @@ def test_random_interventions_are_the_reference(architecture: str, seed: int, ma
     for recorder, request, reference in zip(recorders, requests, references, strict=False):
         assert_same(recorder, request, reference)
     changed = [r.token_ids != plain.token_ids for r, plain in zip(references, recorders[12:], strict=True)]
-    assert sum(changed) > len(requests) // 3
+    assert sum(changed) > len(requests) // 4
 
 
 @pytest.mark.real_host

@@ -29,3 +29,16 @@ def test_anything_else_is_refused_with_the_form(text):
         HookPoint.parse(text)
 
     assert repr(text) in str(refused.value)
+
+
+def test_points_follow_each_other_in_the_order_of_a_forward():
+    order = ["resid_pre", "attn_out", "resid_post"]
+    points = [HookPoint(layer, site) for layer in (0, 1) for site in order]
+    for place, point in enumerate(points):
+        assert [point.follows(other) for other in points] == [i <= place for i in range(len(points))]
+    attn, mlp = HookPoint(1, "attn_out"), HookPoint(1, "mlp_out")
+    assert not attn.follows(mlp)
+    assert not mlp.follows(attn)
+    assert mlp.follows(mlp)
+    assert mlp.follows(HookPoint(1, "resid_pre"))
+    assert HookPoint(1, "resid_post").follows(mlp)

@@ -64,13 +64,12 @@ def strength(schedule: Schedule, since: int) -> float:
 def expected(
     scope: Scope, schedule: Schedule, ids: Sequence[int], prompt_length: int, roles: Sequence[RoleSpan]
 ) -> list[float]:
-    factors, edited = [], 0
+    factors = []
     for position, token_id in enumerate(ids):
         since = position - prompt_length if scope.phase is Phase.GENERATED else position
         here = covered(scope, position, token_id, prompt_length, roles)
         factor = strength(schedule, since) if here and since >= 0 else 0.0
-        edited += factor > 0
-        factors.append(0.0 if schedule.at_most and edited > schedule.at_most else factor)
+        factors.append(factor)
     return factors
 
 
@@ -114,7 +113,6 @@ def random_schedule(chance: random.Random) -> Schedule:
         start_after=chance.choice([0, 0, 1, 6]),
         ramp=chance.choice([0, 1, 2, 5]),
         half_life=chance.choice([0.0, 0.5, 3.0]),
-        at_most=chance.choice([0, 0, 1, 4]),
     )
 
 
@@ -185,7 +183,6 @@ def test_a_scope_by_hand(scope: Scope, wanted: list[float]) -> None:
         (Schedule(start_after=1, ramp=2), [0, 0.5, 1, 1, 1]),
         (Schedule(half_life=1), [1, 0.5, 0.25, 0.125, 0.0625]),
         (Schedule(ramp=2, half_life=2), [0.5, 1, 0.5**0.5, 0.5, 0.5**1.5]),
-        (Schedule(start_after=1, at_most=2), [0, 1, 1, 0, 0]),
     ],
     ids=str,
 )
@@ -195,11 +192,30 @@ def test_a_schedule_by_hand(schedule: Schedule, wanted: list[float]) -> None:
     assert factors(scope, schedule, generated=[1, 2, 3, 4, 5])[5:] == pytest.approx(wanted)
 
 
-def test_special_rows_pass_time_but_are_not_counted() -> None:
-    """The schedule's rows are those of the phase, at_most's those that are edited."""
-    found = factors(Scope(phase=Phase.GENERATED), Schedule(ramp=4, at_most=2), generated=[1, 9, 2, 3])
+def test_special_rows_pass_time() -> None:
+    found = factors(Scope(phase=Phase.GENERATED), Schedule(ramp=4), generated=[1, 9, 2, 3])
 
-    assert found[5:] == pytest.approx([0.25, 0, 0.75, 0])
+    assert found[5:] == pytest.approx([0.25, 0, 0.75, 1])
+
+
+@pytest.mark.parametrize("origin", [5, 8, 100])
+def test_time_begins_at_the_origin(origin: int) -> None:
+    def coverage(scope: Scope, schedule: Schedule) -> Coverage:
+        return Coverage(scope, schedule, prompt_ids=PROMPT, roles=[], special_ids=SPECIAL, origin=origin)
+
+    ids = [1, 2, 9, 3, 4]
+    for phase in (Phase.ALL, Phase.GENERATED):
+        assert coverage(Scope(phase=phase), Schedule(ramp=4)).factors(origin, ids).tolist() == [
+            0.25,
+            0.5,
+            0,
+            1,
+            1,
+        ]
+        assert coverage(Scope(phase=phase), NO_SCHEDULE).factors(origin, ids).tolist() == [1, 1, 0, 1, 1]
+    assert coverage(Scope(phase=Phase.PROMPT), NO_SCHEDULE).factors(origin, ids).tolist() == [0] * 5
+    first = coverage(Scope(phase=Phase.GENERATED, first_n=2), NO_SCHEDULE).factors(origin, ids)
+    assert first.tolist() == ([1, 1, 0, 0, 0] if origin == 5 else [0] * 5), "a scope counts from its phase"
 
 
 def test_only_what_a_special_token_decides_is_steady() -> None:
@@ -211,4 +227,5 @@ def test_only_what_a_special_token_decides_is_steady() -> None:
     assert is_steady(replace(Scope(phase=Phase.PROMPT), last_n=2), Schedule(ramp=3))
     for scope in (Scope(first_n=9), Scope(token_ids=frozenset({1})), Scope(positions=(PositionRange(0),))):
         assert not is_steady(scope)
-    assert not is_steady(Scope(), Schedule(at_most=1))
+    assert not is_steady(Scope(), Schedule(start_after=1))
+    assert is_steady(Scope(), Schedule(at_most=1)), "for the forward to judge"

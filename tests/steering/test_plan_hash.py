@@ -22,8 +22,10 @@ from steerd.sae.sae_file import SaeBundle
 from steerd.steering.intervention import (
     Ablate,
     Add,
+    Condition,
     Direction,
     FeatureRef,
+    FeatureTest,
     Intervention,
     Limit,
     Reconstruct,
@@ -35,10 +37,14 @@ from steerd.steering.intervention import (
 from steerd.steering.loaded_saes import LoadedSae, LoadedSaes
 from steerd.steering.plan_hash import canonical_bytes, edit_bytes, plan_hash, sae_identity
 from steerd.steering.scope import Phase, PositionRange, RoleSpan, Schedule, Scope
-from steerd.steering.steering import Steering
+from steerd.steering.steering import NamedVersion, Steering
+from steerd.steering.trigger import Flag, Stop, Switch, Trigger
 from tests.tiny_saes import tiny_sae
 
 IDENTITIES = {"one": b"1" * 32, "other": b"2" * 32}
+
+TEST = FeatureTest(target=FeatureRef("one", 3), above=2.0, release_below=1.0)
+CONDITION = Condition(((TEST, replace(TEST, above=4.0)), (replace(TEST, target=FeatureRef("other", 3)),)))
 
 EXAMPLES = [
     Intervention(target=FeatureRef("one", 7), operation=Add(2.5)),
@@ -57,6 +63,7 @@ EXAMPLES = [
             roles=("user",),
         ),
         schedule=Schedule(start_after=1, ramp=2, half_life=3.5, at_most=4),
+        condition=CONDITION,
     ),
 ]
 
@@ -111,6 +118,14 @@ EXAMPLES_OF: dict[Any, list[Any]] = {
     Ablate: [Ablate()],
     Limit: [Limit(high=9.0)],
     Reconstruct: [Reconstruct()],
+    Condition: [Condition(((TEST,),))],
+    tuple[FeatureTest, ...]: [(TEST, TEST)],
+    FeatureTest: [TEST],
+    Trigger: [Trigger("end", CONDITION, Stop())],
+    Stop: [Stop()],
+    Flag: [Flag()],
+    Switch: [Switch(())],
+    NamedVersion: [NamedVersion("calm", "1")],
 }
 
 
@@ -134,6 +149,9 @@ def test_the_hash_changes_with_every_field(example: Intervention) -> None:
 
 def test_the_hash_changes_with_every_field_of_the_steering_but_what_says_nothing_new() -> None:
     plain = Steering(interventions=(EXAMPLES[0],))
+    trigger = Trigger("more", CONDITION, Switch((EXAMPLES[0],)))
+    triggered = [replace(plain, triggers=(each,)) for each in (trigger, *variants(trigger))]
+    assert len({plan_hash("host", each, IDENTITIES) for each in triggered}) == len(triggered)
     for name in (field.name for field in fields(Steering)):
         kind = get_type_hints(Steering)[name]
         changed = {replace(plain, **{name: other}) for other in others(kind, getattr(plain, name))}
@@ -199,12 +217,13 @@ def test_different_values_never_have_the_same_bytes() -> None:
 
 def test_the_bytes_of_an_edit_leave_its_rows_out() -> None:
     example = EXAMPLES[5]
-    elsewhere = replace(example, scope=Scope(first_n=2), schedule=Schedule())
+    elsewhere = replace(example, scope=Scope(first_n=2), schedule=Schedule(at_most=4))
 
     assert edit_bytes(example, IDENTITIES) == edit_bytes(elsewhere, IDENTITIES)
     kept = {
         each for each in variants(example) if (each.scope, each.schedule) == (example.scope, example.schedule)
     }
+    kept.add(replace(example, schedule=replace(example.schedule, at_most=5)))
     assert len({edit_bytes(each, IDENTITIES) for each in kept}) == len(kept)
     assert edit_bytes(example, IDENTITIES) not in {edit_bytes(each, IDENTITIES) for each in kept}
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from math import inf
 
 import pytest
 import torch
@@ -16,7 +17,9 @@ from steerd.host.host_model import HostModel
 from steerd.steering.intervention import (
     Ablate,
     Add,
+    Condition,
     FeatureRef,
+    FeatureTest,
     Intervention,
     Reconstruct,
     Scale,
@@ -30,6 +33,7 @@ from steerd.steering.row_span import RowSpan
 from steerd.steering.scope import Phase, Schedule, Scope
 from steerd.steering.steering import Steering
 from steerd.steering.step_plan import StepPlan, StepPlanner
+from steerd.steering.trigger import Switch, Trigger
 from tests.engine.reference import amount
 from tests.engine.requests import edit
 from tests.tiny_hosts import make_tiny_host
@@ -356,7 +360,11 @@ def test_a_decode_step_like_the_one_before_makes_nothing_new(tiny_host: HostMode
     with planning(tiny_host, saes, [FeatureRef("other", 5)]) as planner:
         edits = [edit("sae", 3, Add(2.0)), edit("other", 3, Scale(2.0), Phase.GENERATED)]
         top = wish(planner, top_k=2, top_k_saes=("sae",))
-        wishes = {"a": wish(planner, edits), "b": top, "c": wish(planner)}
+        waits = replace(
+            edit("sae", 4, Add(1.0)), schedule=Schedule(at_most=2), condition=when(FeatureRef("other", 1))
+        )
+        waits = replace(waits, target=FeatureRef("other", 4))
+        wishes = {"a": wish(planner, edits), "b": top, "c": wish(planner, [waits])}
         first = planner.plan(decode(4), wishes)
 
         assert planner.plan(decode(5, token_ids=(7, 8, 9)), wishes) is first
@@ -385,6 +393,135 @@ def test_what_is_done_follows_order_tokens_and_time(tiny_host: HostModel) -> Non
 
     # Directions are unit vectors, so a row moves by the strength.
     assert moved == [[1.0, 0, 0], [2.0, 0, 0], [8.0, 3.0, 0], [8.0, 0, 0], [8.0, 4.0, 0]]
+
+
+def when(target: FeatureRef, above: float = 0.0) -> Condition:
+    return Condition(((FeatureTest(target=target, above=above, release_below=above),),))
+
+
+@pytest.mark.parametrize("edited", ["early", "late"])
+def test_a_feature_gates_edits_of_its_own_row_at_its_point_and_later(
+    tiny_host: HostModel, edited: str
+) -> None:
+    points = {"early": FIRST_POINT, "late": SECOND_POINT}
+    saes = serve(tiny_host, points)
+    z = saes.get("early").sae.encode(rows_at(tiny_host, FIRST_POINT))[:, 5]
+    above = float(z[12:].median())
+    plain = rows_at(tiny_host, points[edited])
+    gated = replace(edit(edited, 3, Add(2.0), special=True), condition=when(FeatureRef("early", 5), above))
+    with planning(tiny_host, saes) as planner:
+        wishes = {"a": wish(planner), "b": wish(planner), "c": wish(planner, [gated])}
+        plan = planner.plan(SPANS, wishes)
+        got = rows_at(tiny_host, points[edited])
+
+        fires = [row for row in range(13, 18) if z[row] > above]  # the very first row never does
+        assert 0 < len(fires) < 5
+        others = [row for row in range(18) if row not in fires]
+        assert torch.equal(got[others], plain[others])
+        expected = plain[fires] + 2 * saes.get(edited).sae.W_dec[3]
+        torch.testing.assert_close(got[fires], expected, atol=TOLERANCE, rtol=TOLERANCE)
+        assert plan.steered_rows() == {(edited, "add"): len(fires)}
+
+
+def test_conditions_gate_reconstructions_and_lengths(tiny_host: HostModel) -> None:
+    plain = rows_at(tiny_host, FIRST_POINT)
+    saes = serve(tiny_host, {"sae": FIRST_POINT})
+    sae = saes.get("sae").sae
+    z = sae.encode(plain)[:, 5]
+    above = float(z[13:].median())
+    condition = when(FeatureRef("sae", 5), above)
+    whole = Intervention(target=WholeSae("sae"), operation=Reconstruct(), condition=condition)
+    kept = replace(edit("sae", 3, Add(9.0)), preserve_norm=True, condition=condition)
+    with planning(tiny_host, saes) as planner:
+        edits = [kept, edit("sae", 4, Add(1.0))]
+        planner.plan(SPANS, {"a": wish(planner, [whole]), "b": wish(planner), "c": wish(planner, edits)})
+        got = rows_at(tiny_host, FIRST_POINT)
+
+    fires = z > above
+    decoded = sae.decode(sae.encode(plain))
+    for row in range(1, 6):
+        expected = decoded[row] if fires[row] else plain[row]
+        torch.testing.assert_close(got[row], expected, atol=TOLERANCE, rtol=TOLERANCE)
+    for row in range(13, 18):
+        moved = plain[row] + sae.W_dec[4]
+        if fires[row]:
+            moved = moved + 9 * sae.W_dec[3]
+            moved = moved * plain[row].norm() / moved.norm()
+        torch.testing.assert_close(got[row], moved, atol=TOLERANCE, rtol=TOLERANCE)
+    assert 0 < fires[13:].sum() < 5
+
+
+def test_at_most_counts_rows_across_steps_and_anew_for_a_slots_next_request(tiny_host: HostModel) -> None:
+    saes = serve(tiny_host, {"sae": FIRST_POINT})
+    three = replace(edit("sae", 3, Add(4.0), Phase.GENERATED), schedule=Schedule(at_most=3))
+    with planning(tiny_host, saes) as planner:
+        for _ in range(2):
+            wishes = {"a": wish(planner), "b": wish(planner, [three]), "c": wish(planner)}
+            moved = []
+            for position in (4, 5, 6, 7):
+                planner.plan(decode(position), dict.fromkeys("abc", wishes["a"]))
+                plain = host_rows(tiny_host)
+                plan = planner.plan(decode(position), wishes)
+                moved.append(round(float((host_rows(tiny_host) - plain)[1].norm()), 4))
+            assert moved == [4.0, 4.0, 4.0, 0.0]
+            assert plan.steered_rows() == {("sae", "add"): 0}
+            for request in wishes.values():
+                planner.release(request)
+
+
+def host_rows(host: HostModel) -> Tensor:
+    return host.activations(torch.tensor([[1, 2, 3]]), None, [FIRST_POINT])[FIRST_POINT][0]
+
+
+def test_a_switch_keeps_slot_readings_and_the_state_of_triggers(tiny_host: HostModel) -> None:
+    saes = serve(tiny_host, {"sae": FIRST_POINT, "late": SECOND_POINT})
+    # Once a row was seen, which the first never is.
+    ever = Condition(((FeatureTest(target=FeatureRef("late", 1), above=-1.0, release_below=-inf),),))
+    never_off = replace(ever.any_of[0][0], target=FeatureRef("sae", 2))
+    before = replace(edit("sae", 3, Add(2.0)), condition=Condition(((never_off,),)))
+    never = when(FeatureRef("sae", 2), 1e9)
+    after = [edit("late", 7, Add(3.0)), replace(edit("sae", 8, Add(1.0)), condition=never)]
+    trigger = Trigger("once", ever, Switch(tuple(after)))
+    steering = Steering(interventions=(before,), triggers=(trigger,))
+    with planning(tiny_host, saes) as planner:
+        first = planner.resolve(prompt_ids=TOKENS[0][:4], steering=steering)
+        rest = {"b": wish(planner), "c": wish(planner)}
+        plan = planner.plan(SPANS, {"a": first} | rest)
+        rows_at(tiny_host, SECOND_POINT)
+        bits = plan.bits()
+        assert bits is not None
+        assert bits.tolist() == [0] + [0b11] * 5 + [0] * 12
+
+        switched = planner.switch(
+            first, replace(steering, interventions=tuple(after)), prompt_ids=TOKENS[0][:4], first_position=6
+        )
+        # At the very first position no test is moved, so what is on was kept.
+        spans = [RowSpan(name, row, 0, [1]) for row, name in enumerate("abc")]
+        plan = planner.plan(spans, {"a": switched} | rest)
+        tiny_host.activations(torch.tensor([[1, 1, 1]]), None, [SECOND_POINT])
+        bits = plan.bits()
+        assert bits is not None
+        assert bits.tolist() == [0b01, 0, 0]
+        assert (switched.slot, switched.by_sae) == (first.slot, first.by_sae)
+        assert {reads.features for reads in switched.by_sae} == {(3, 8), (7,)}
+        assert plan_moves(tiny_host, planner, {"a": switched} | rest) == [0.0, 3.0]
+        planner.release(switched)
+        plan = planner.plan(decode(7), {"a": wish(planner)} | rest)
+        assert plan.points == {}
+
+
+def plan_moves(host: HostModel, planner: StepPlanner, wishes: Mapping[str, RequestWishes]) -> list[float]:
+    """How far the first request's generated row is moved at both points."""
+
+    def rows() -> list[Tensor]:
+        points = [FIRST_POINT, SECOND_POINT]
+        found = host.activations(torch.tensor([[1, 2, 3]]), None, points)
+        return [found[point][0, 0] for point in points]
+
+    planner.plan(decode(6), dict.fromkeys(wishes, wishes["b"]))
+    plain = rows()
+    planner.plan(decode(6), wishes)
+    return [round(float((a - b).norm()), 4) for a, b in zip(rows(), plain, strict=True)]
 
 
 def test_a_direction_is_edited_where_no_sae_reads(tiny_host: HostModel) -> None:

@@ -1,0 +1,54 @@
+"""The triggers of one running request: when they fire, and what is to come of it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from steerd.engine.events import FiredEvent
+from steerd.steering.request_wishes import ResolvedTrigger
+from steerd.steering.trigger import Stop, Switch
+
+
+class Triggers:
+    """Follows the rows of a request in their order."""
+
+    def __init__(self, triggers: Sequence[ResolvedTrigger]) -> None:
+        self._triggers = triggers
+        self._held = [False] * len(triggers)
+        self._has_switched = False
+        self._stopped_on: int | None = None
+        self._switch: Switch | None = None
+
+    def see(self, bits: NDArray[np.int64], first_position: int) -> list[FiredEvent]:
+        """What fires on the coming rows [rows], by position; nothing after one that ends the text."""
+        fired = []
+        for number, resolved in enumerate(self._triggers):
+            holds = np.any([bits & need == need for need in resolved.needs], axis=0)
+            held = np.concatenate([[self._held[number]], holds[:-1]])
+            self._held[number] = bool(holds[-1])
+            fired += [(int(row), number) for row in np.flatnonzero(holds & ~held)]
+        firings = []
+        for row, number in sorted(fired):
+            trigger = self._triggers[number].trigger
+            if self._stopped_on is not None and row > self._stopped_on:
+                break
+            firings.append(FiredEvent(trigger.name, first_position + row))
+            match trigger.action:
+                case Stop():
+                    self._stopped_on = row
+                case Switch() if not self._has_switched:
+                    self._has_switched, self._switch = True, trigger.action
+        return firings
+
+    @property
+    def is_stopped(self) -> bool:
+        """Whether one of them has ended the text."""
+        return self._stopped_on is not None
+
+    def take_switch(self) -> Switch | None:
+        """What is to take the place of the request's interventions, told once."""
+        switch, self._switch = self._switch, None
+        return switch

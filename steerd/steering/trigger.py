@@ -1,0 +1,41 @@
+"""What is to happen when features fire, as data."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from steerd.steering.intervention import Condition, Intervention
+
+
+@dataclass(frozen=True, slots=True)
+class Stop:
+    """The text ends with the token it fired on; fired in the prompt, no token is made."""
+
+
+@dataclass(frozen=True, slots=True)
+class Flag:
+    """It is only told."""
+
+
+@dataclass(frozen=True, slots=True)
+class Switch:
+    """These take the place of the request's interventions, once.
+
+    From the next row on; fired in the prompt, from the first generated one.
+    """
+
+    interventions: tuple[Intervention, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Trigger:
+    """Fires on each row where its condition comes to hold; its tests may be at any hook points."""
+
+    name: str
+    condition: Condition
+    action: Stop | Flag | Switch
+
+    @property
+    def brings(self) -> tuple[Intervention, ...]:
+        """What may come to be done because of it."""
+        return self.action.interventions if isinstance(self.action, Switch) else ()
