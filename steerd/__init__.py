@@ -8,6 +8,7 @@ Packages, in the order in which a request meets them:
 - `host`: the language model that is read and steered
 - `sae`: what a sparse autoencoder is, and its files
 - `monitoring`: what is told to people, as Prometheus metrics
+- `selftest`: whether steering works here, tried out on host, SAEs and engine before any request
 
 Modules:
 

@@ -12,11 +12,13 @@ from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector,
 
 from steerd.config import Config
 from steerd.engine.engine import Engine
-from steerd.errors import ConfigError
+from steerd.errors import ConfigError, SelftestFailed
 from steerd.host.host_model import HostModel
 from steerd.monitoring.metrics import Metrics
 from steerd.monitoring.scrape_endpoint import ScrapeEndpoint
 from steerd.sae.sae_file import load_sae
+from steerd.selftest.report import Report
+from steerd.selftest.selftest import selftest
 from steerd.server.catalog_service import CatalogService
 from steerd.server.generation_service import GenerationService
 from steerd.server.grpc_server import GrpcServer
@@ -44,11 +46,22 @@ def serve(config: Config) -> int:
 async def _serve(config: Config) -> int:
     app = App(config)
     try:
-        host = HostModel.load(config.model.name, dtype=config.model.dtype, device=config.model.device)
+        host = load_host(config)
         await app.start(host, load_saes(config, host))
         return await app.run()
     finally:
         await app.stop()
+
+
+def try_out(config: Config) -> Report:
+    """Load what the server would serve, and try it out. Raises as `serve` does."""
+    host = load_host(config)
+    return _selftest(config, host, load_saes(config, host))
+
+
+def load_host(config: Config) -> HostModel:
+    """The configured host. Raises HostError."""
+    return HostModel.load(config.model.name, dtype=config.model.dtype, device=config.model.device)
 
 
 def load_saes(config: Config, host: HostModel) -> LoadedSaes:
@@ -74,11 +87,16 @@ class App:
         self.scrape_endpoint = ScrapeEndpoint(config.monitoring, registry)
 
     async def start(self, host: HostModel, saes: LoadedSaes) -> None:
-        """Start the engine and serve. Raises ConfigError for a watched feature or a preset that cannot be."""
+        """Start the engine and serve, after the selftest where that is required.
+
+        Raises ConfigError for a watched feature or a preset that cannot be, SelftestFailed.
+        """
         config = self._config
         _check_watch(config, saes)
         saes.measure_norms()
         presets = read_presets(config.presets, host, saes, config.limits)
+        if config.server.require_selftest:
+            await asyncio.to_thread(_require_selftest, config, host, saes)
         monitoring = config.monitoring
         engine = Engine(host, saes, config.engine, self._metrics, monitoring.watch, monitoring.sample_every)
         self.engine = engine
@@ -147,6 +165,20 @@ class App:
     def _makes_progress(self, engine: Engine) -> bool:
         silent_seconds = time.monotonic() - engine.heartbeat
         return engine.is_alive and silent_seconds < self._config.server.stall_seconds
+
+
+def _require_selftest(config: Config, host: HostModel, saes: LoadedSaes) -> None:
+    report = _selftest(config, host, saes)
+    if report.failed:
+        _log.error("selftest of %s", report.table())
+        raise SelftestFailed(f"the selftest failed: {', '.join(report.failed)}; the log has its table")
+    _log.info("selftest of %s", report.table())
+
+
+def _selftest(config: Config, host: HostModel, saes: LoadedSaes) -> Report:
+    _check_watch(config, saes)
+    monitoring = config.monitoring
+    return selftest(host, saes, config.engine, monitoring.watch, monitoring.sample_every)
 
 
 def _metrics(config: Config, registry: CollectorRegistry) -> Metrics:

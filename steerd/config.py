@@ -70,11 +70,13 @@ class ServerConfig:
     """Where gRPC listens and how long anything may take. Port 0 means any free one.
 
     There is no TLS yet, so a host that is not loopback is refused unless `insecure` says that this is meant.
+    With `require_selftest` the server tries itself out before it serves, and ends when that fails.
     """
 
     host: str = field(default="127.0.0.1", metadata=_matching(r"\S+"))
     port: int = field(default=50051, metadata=_between(0, 65535))
     insecure: bool = False
+    require_selftest: bool = False
     drain_seconds: float = field(default=30.0, metadata=_between(0, 3600))
     max_request_seconds: float = field(default=600.0, metadata=_between(0.1, 86400))
     slow_reader_seconds: float = field(default=30.0, metadata=_between(0.1, 3600))

@@ -87,3 +87,9 @@ class ConfigError(SteerdError):
     """A configuration file with an unknown key, a wrong type or a value out of bounds."""
 
     reason = "CONFIG_ERROR"
+
+
+class SelftestFailed(SteerdError):
+    """The engine does other things with this host and these SAEs than a plain forward does."""
+
+    reason = "SELFTEST_FAILED"

@@ -23,6 +23,14 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "steerd.host": ("steerd.errors",),
     "steerd.steering": ("steerd.sae", "steerd.host", "steerd.errors"),
     "steerd.engine": ("steerd.steering", "steerd.sae", "steerd.host", "steerd.config", "steerd.errors"),
+    "steerd.selftest": (
+        "steerd.engine",
+        "steerd.steering",
+        "steerd.sae",
+        "steerd.host",
+        "steerd.config",
+        "steerd.errors",
+    ),
     "steerd.monitoring": (
         "steerd.engine.events",
         "steerd.engine.request",

@@ -1,6 +1,7 @@
 """The subcommands of `steerd`, one module each; each adds its own parser and runs itself.
 
 - `serve`: the server
+- `selftest`: whether steering works with its host and SAEs on this machine
 - `generate`: one steered generation, streamed to the terminal
 - `score`: how likely given continuations are, steered and not
 - `saes`, `features`: what a server has loaded; what the features of an SAE stand for

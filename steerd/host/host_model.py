@@ -25,9 +25,6 @@ Hook = Callable[[Tensor], Tensor | None]
 
 _PROBE_TOKENS = 8
 
-# Attentions that run without a paged cache.
-_PLAIN_ATTENTIONS = ("sdpa", "eager", "flash_attention_2", "flash_attention_3")
-
 
 class Handle(Protocol):
     """What `attach` returns: `remove()` takes the hook off again."""
@@ -67,6 +64,7 @@ class HostModel:
         self.num_layers: int = config.num_hidden_layers
         self.vocab_size: int = config.vocab_size
         self.max_context: int = _max_context(config, tokenizer)
+        self._own_attention = model.config._attn_implementation
         self._layers = find_decoder_layers(model, self.num_layers)
         self._layer_calls = record_layer_calls(model, self._layers, self._probe_ids(), self.d_model)
         self._sublayers: dict[int, Sublayers] = {}
@@ -226,10 +224,10 @@ class HostModel:
     def _plain_attention(self) -> Iterator[None]:
         """Continuous batching may have put in an attention that only works with its own paged cache."""
         installed = self.model.config._attn_implementation
-        if installed in _PLAIN_ATTENTIONS:
+        if installed == self._own_attention:
             yield
             return
-        self.model.set_attn_implementation("sdpa")
+        self.model.set_attn_implementation(self._own_attention)
         try:
             yield
         finally:

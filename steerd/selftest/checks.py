@@ -1,0 +1,133 @@
+"""The checks: an engine against the plain host, and an engine against itself."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from itertools import count
+from math import inf
+
+import torch
+from torch import Tensor
+
+from steerd.engine.engine import Engine
+from steerd.selftest.engine_client import EngineClient
+from steerd.selftest.probe_set import ProbeSet
+from steerd.selftest.probes import Probe
+from steerd.selftest.references import References
+from steerd.selftest.report import Finding, Status
+from steerd.steering.scope import Phase, Scope
+
+# Rows are summed in another order in a batch of another shape. In 16 bits now and then a row comes out far
+# off, so there half of the rows do not count.
+_BOUND = 2e-3
+_BOUND_IN_16_BITS = 0.1
+
+_GENERATED = 24
+_BITWISE_GENERATED = 8
+
+
+class Checks:
+    """Asks one engine and compares. Gaps are between log-probabilities, in nats."""
+
+    def __init__(
+        self, engine: Engine, probes: ProbeSet, references: References, *, at_once: int, dtype: torch.dtype
+    ) -> None:
+        """`at_once` requests run together; `dtype` is the host's."""
+        self._client = EngineClient(engine, at_once)
+        self._at_once = at_once
+        self._probes = probes
+        self._shared = [probes.plain, *probes.steered]
+        self._references = references
+        self._in_16_bits = dtype.itemsize <= 2
+        self._alone_by_name: dict[str, Tensor] = {}
+
+    def steered_is_reference(self) -> Finding:
+        """Each intervention alone, against the naive hook's."""
+        plain, probes = self._references[self._probes.plain], self._probes.steered
+        effects = {probe.name: _largest(self._references[probe] - plain) for probe in probes}
+        weakest = min(effects, key=effects.__getitem__)
+        remark = f"steering moves the text by {effects[weakest]:.2g} or more"
+        return self._judged(self._from_reference(probes, self._alone(probes)), remark)
+
+    def unsteered_is_plain(self) -> Finding:
+        """Without steering, against the plain host."""
+        probes = [self._probes.plain]
+        return self._judged(self._from_reference(probes, self._alone(probes)))
+
+    def batched_is_alone(self) -> Finding:
+        """Beside each other and requests steered hard, against alone."""
+        batched = self._client.score([*self._shared, *self._probes.neighbours])
+        return self._judged(self._gaps(batched, self._alone(self._shared)))
+
+    def order_is_nothing(self) -> Finding:
+        """The same requests in one order and in the other."""
+        asked = [*self._shared, *self._probes.neighbours]
+        forwards, backwards = self._client.score(asked), self._client.score(asked[::-1])[::-1]
+        return self._judged(self._gaps(forwards, backwards))
+
+    def cached_is_uncached(self) -> Finding:
+        """What was generated token by token, scored as a whole text."""
+        generated = self._client.generate(self._shared, _GENERATED)
+        pairs = zip(self._shared, generated, strict=True)
+        scored = self._client.score([replace(probe, continuation=got.token_ids) for probe, got in pairs])
+        return self._judged(self._gaps([got.logprobs for got in generated], scored))
+
+    def lengths_are_nothing(self) -> Finding:
+        """Prompts of one token and around a page side by side, against the naive hook's."""
+        probes = self._probes.lengths
+        return self._judged(self._from_reference(probes, self._client.score(probes)))
+
+    def chunked_is_whole(self) -> Finding:
+        """For an engine of small steps, which cut the texts, against the naive hook's."""
+        scored = self._client.score(self._shared)
+        return self._judged(self._from_reference(self._shared, scored))
+
+    def no_op_is_nothing(self) -> Finding:
+        """Interventions in whose scope no row is change no bit, beside the same neighbours."""
+        plain, neighbours = self._probes.plain, self._probes.neighbours[: self._at_once - 1]
+        nowhere = Scope(phase=Phase.PROMPT, token_ids=frozenset([_absent(plain.prompt_ids)]))
+        edits = [
+            replace(edit, scope=nowhere) for probe in self._probes.steered for edit in probe.interventions
+        ]
+        first, second = (
+            self._client.generate([probe, *neighbours], _BITWISE_GENERATED)[0]
+            for probe in (plain, replace(plain, interventions=tuple(edits)))
+        )
+        worst = _largest(first.logprobs - second.logprobs) if first.token_ids == second.token_ids else inf
+        status = Status.PASSED if worst == 0.0 else Status.FAILED
+        return Finding(status, worst, 0.0, f"{len(edits)} interventions on no row")
+
+    def _alone(self, probes: Sequence[Probe]) -> list[Tensor]:
+        for probe in probes:
+            if probe.name not in self._alone_by_name:
+                self._alone_by_name[probe.name] = self._client.score([probe])[0]
+        return [self._alone_by_name[probe.name] for probe in probes]
+
+    def _from_reference(self, probes: Sequence[Probe], got: Sequence[Tensor]) -> dict[str, Tensor]:
+        pairs = zip(probes, got, strict=True)
+        return {probe.name: logprobs - self._references[probe] for probe, logprobs in pairs}
+
+    def _gaps(self, got: Sequence[Tensor], expected: Sequence[Tensor]) -> dict[str, Tensor]:
+        """By shared probe; what neighbours got is left out."""
+        pairs = zip(self._shared, got, expected, strict=False)
+        return {probe.name: one - other for probe, one, other in pairs}
+
+    def _judged(self, gaps: Mapping[str, Tensor], remark: str = "") -> Finding:
+        bound = _BOUND_IN_16_BITS if self._in_16_bits else _BOUND
+        worst = {probe: self._worst(gap) for probe, gap in gaps.items()}
+        failed = [probe for probe, figure in worst.items() if not figure <= bound]
+        status = Status.FAILED if failed else Status.PASSED
+        return Finding(status, max(worst.values()), bound, ", ".join(failed) or remark)
+
+    def _worst(self, gap: Tensor) -> float:
+        return float(gap.abs().nan_to_num(nan=inf).median()) if self._in_16_bits else _largest(gap)
+
+
+def _largest(gap: Tensor) -> float:
+    return float(gap.abs().nan_to_num(nan=inf).max())
+
+
+def _absent(ids: Sequence[int]) -> int:
+    """An id that is not among these."""
+    return next(number for number in count() if number not in ids)

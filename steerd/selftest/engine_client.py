@@ -1,0 +1,84 @@
+"""The same questions to an engine, some of them at once."""
+
+from __future__ import annotations
+
+import queue
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from steerd.engine.engine import Engine
+from steerd.engine.events import FailedEvent, FinishedEvent, ScoredEvent, StreamEvent, TokenEvent
+from steerd.engine.request import GenerationRequest
+from steerd.errors import Unavailable
+from steerd.selftest.probes import Probe
+
+_TIMEOUT_SECONDS = 300.0  # for the next event of a request
+
+
+@dataclass(frozen=True, slots=True)
+class Generated:
+    """What an engine went on with from a prompt, and how likely each token was: [tokens], float64."""
+
+    token_ids: tuple[int, ...]
+    logprobs: Tensor
+
+
+class EngineClient:
+    """Asks a started engine, at most `at_once` requests together, in the order in which they are given."""
+
+    def __init__(self, engine: Engine, at_once: int) -> None:
+        self._engine = engine
+        self._at_once = at_once
+
+    def score(self, probes: Sequence[Probe]) -> list[Tensor]:
+        """The log-probabilities [continuation] of each probe's continuation, float64.
+
+        Raises what a request failed with, Unavailable when the engine gives no answer.
+        """
+        streams = self._run([probe.to_score() for probe in probes])
+        return [
+            _tensor([value for event in events if isinstance(event, ScoredEvent) for value in event.logprobs])
+            for events in streams
+        ]
+
+    def generate(self, probes: Sequence[Probe], num_new: int) -> list[Generated]:
+        """What it goes on with from each probe's prompt, at most `num_new` tokens. Raises as `score` does."""
+        streams = self._run([probe.to_generate(num_new) for probe in probes])
+        tokens = [[event for event in events if isinstance(event, TokenEvent)] for events in streams]
+        return [
+            Generated(tuple(token.token_id for token in of), _tensor([token.logprob for token in of]))
+            for of in tokens
+        ]
+
+    def _run(self, requests: Sequence[GenerationRequest]) -> list[list[StreamEvent]]:
+        """The events of each request."""
+        streams: list[list[StreamEvent]] = []
+        for first in range(0, len(requests), self._at_once):
+            together = [
+                (request, queue.SimpleQueue[StreamEvent]())
+                for request in requests[first : first + self._at_once]
+            ]
+            self._engine.submit_all([(request, events.put) for request, events in together])
+            streams += [_to_the_end(events) for _, events in together]
+        return streams
+
+
+def _to_the_end(events: queue.SimpleQueue[StreamEvent]) -> list[StreamEvent]:
+    found: list[StreamEvent] = []
+    while not (found and isinstance(found[-1], FinishedEvent)):
+        try:
+            event = events.get(timeout=_TIMEOUT_SECONDS)
+        except queue.Empty:
+            message = f"the engine gave no answer for {_TIMEOUT_SECONDS:g} s"
+            raise Unavailable(message, reason="ENGINE_SILENT") from None
+        if isinstance(event, FailedEvent):
+            raise event.error
+        found.append(event)
+    return found
+
+
+def _tensor(values: list[float]) -> Tensor:
+    return torch.tensor(values, dtype=torch.float64)

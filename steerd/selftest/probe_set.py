@@ -1,0 +1,73 @@
+"""All that is asked of one host with its SAEs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from steerd.host.host_model import HostModel
+from steerd.selftest import texts
+from steerd.selftest.plain_rows import PlainRows
+from steerd.selftest.probes import Probe, split
+from steerd.selftest.steered_probes import direction_points, shoves, steered_probes
+from steerd.steering.loaded_saes import LoadedSaes
+
+# Tokens of the text that most is asked about, of its prompt, and where special tokens are put into it.
+_LENGTH, _PROMPT, _SPECIAL_AT = 48, 16, (9, 27)
+
+_NEIGHBOURS = (3, 29, 11, 20)  # tokens of their prompts
+_CONTINUATION = 8
+
+
+@dataclass(frozen=True, slots=True)
+class ProbeSet:
+    """`steered` are of the plain one's text, whose rows are kept; `lengths` of texts around a page long.
+
+    `neighbours` share batches with them, and nobody looks at what they get.
+    """
+
+    plain: Probe
+    steered: Sequence[Probe]
+    lengths: Sequence[Probe]
+    neighbours: Sequence[Probe]
+    rows: PlainRows
+
+    def with_references(self) -> list[Probe]:
+        """Those that the plain host is asked as well."""
+        return [self.plain, *self.steered, *self.lengths]
+
+
+def make_probe_set(host: HostModel, saes: LoadedSaes, page_size: int) -> ProbeSet:
+    """Find out what the plain host does with a text, and ask accordingly."""
+    ids = texts.token_ids(host, texts.FIRST, min(_LENGTH, host.max_context))
+    for position in _SPECIAL_AT:
+        ids = texts.with_special_token(host, ids, position)
+    rows = PlainRows(host, ids, [*(loaded.hook_point for loaded in saes), *direction_points(host)])
+    plain = split("unsteered", ids, _PROMPT)
+    steered = steered_probes(host, saes, plain, rows)
+    hard = shoves(host, rows)
+    return ProbeSet(
+        plain=plain,
+        steered=steered,
+        lengths=[
+            replace(
+                _probe(host, f"{length} tokens", texts.FIRST, length), interventions=steered[0].interventions
+            )
+            for length in _lengths(page_size, host.max_context)
+        ],
+        neighbours=[
+            replace(_probe(host, f"neighbour {length}", texts.SECOND, length), interventions=hard)
+            for length in _NEIGHBOURS
+        ],
+        rows=rows,
+    )
+
+
+def _probe(host: HostModel, name: str, text: str, num_prompt: int) -> Probe:
+    return split(name, texts.token_ids(host, text, num_prompt + _CONTINUATION), num_prompt)
+
+
+def _lengths(page_size: int, max_context: int) -> list[int]:
+    """Prompts of one token and two, and around a page."""
+    wanted = {1, 2, page_size - 1, page_size, page_size + 1}
+    return sorted(length for length in wanted if length + _CONTINUATION <= max_context)
