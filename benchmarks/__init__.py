@@ -2,6 +2,8 @@
 
 - `engine_overhead`: what serving, steering and watching cost next to plain transformers
 - `k_sweep`: what a decode step costs by how much is steered, watched and read
+- `peers`: sixteen differently steered requests, next to the tools that people use
+- `scaling`: time and memory as the batch and the context grow, next to plain transformers
 - `steering_effect`: whether steering by a feature does what the feature's label says
 - `sae_step`: what a training step of an SAE costs, next to other libraries
 - `train_run`: what a whole run costs, text to SAE, next to SAELens's runner
@@ -22,12 +24,14 @@ What they are made of:
 - `layer_saes`, `whole_encoding`: what k_sweep asks of them, and the arithmetic alone
 - `many_wishes`: the steering and watching that it is put under
 - `serving_process`: a `steerd serve` process: its start, its memory under load
+- `steered_requests`, `steerd_serving`: what peers asks for, and steerd's two ways to serve it
+- `scaling_process`: one system of scaling, in a process of its own
 - `line_process`: a process that answers line by line
 - `step_systems`: ours and another library's trainer, taking steps when asked; `sae_step_peer` is the other's
 - `known_truth_search`, `known_truth_sides`: what known_truth tries on either side, and how it chooses
 - `frontier_trials`, `cached_rows`: one SAE trained by either side on a cache's rows, and measured
-- `saelens_training`, `saelens_run`, `known_truth_peer`, `format_peers`, `metric_peers`: the peers' sides,
-  which run in the peers' environments
+- `saelens_training`, `saelens_run`, `known_truth_peer`, `format_peers`, `metric_peers`, `steering_peers`: the
+  peers' sides, which run in the peers' environments
 - `effect_features`: the rule by which steering_effect picks features and their controls
 - `effect_measures`: writes steered texts, and reads them unsteered
 

@@ -24,17 +24,17 @@ GIB = 1 << 30
 
 
 class EndlessHost(HostModel):
-    """The default host, but no token ends a text: every run has the length that was asked for."""
+    """A host, but no token ends a text: every run has the length that was asked for."""
 
     @cached_property
     def eos_token_ids(self) -> frozenset[int]:
         return frozenset()
 
 
-def load_endless_host() -> EndlessHost:
-    """Another instance of it in memory, which `generate` does not see end either."""
-    loaded = load_pretrained(DEFAULT_MODEL, dtype="float32", device="cpu")
-    host = EndlessHost(loaded.model, loaded.tokenizer, name=DEFAULT_MODEL, folder=loaded.folder)
+def load_endless_host(name: str = DEFAULT_MODEL) -> EndlessHost:
+    """Another instance of a host in memory, which `generate` does not see end either."""
+    loaded = load_pretrained(name, dtype="float32", device="cpu")
+    host = EndlessHost(loaded.model, loaded.tokenizer, name=name, folder=loaded.folder)
     generation_config: Any = host.model.generation_config  # Any: None is allowed, says the library's loader
     generation_config.eos_token_id = None
     return host

@@ -51,8 +51,8 @@ def serve_load(config: str, calls: Sequence[GenerateCall]) -> ServedLoad:
     return ServedLoad(seconds_to_serving, idle / GIB, peak[0] / GIB, generated)
 
 
-def resident_bytes(pid: int) -> int:
-    """Resident memory of a process, from Linux's /proc."""
+def resident_bytes(pid: int | str) -> int:
+    """Resident memory of a process, "self" being this one, from Linux's /proc."""
     pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
     return pages * os.sysconf("SC_PAGE_SIZE")
 
