@@ -31,6 +31,6 @@ def variance_explained(loaded: LoadedSae, rows: PlainRows) -> float:
 def _share(loaded: LoadedSae, rows: PlainRows) -> float | None:
     metrics = loaded.metadata.provenance.get("metrics")
     recorded = metrics.get("variance_explained") if isinstance(metrics, dict) else None
-    if not isinstance(recorded, int | float) or recorded <= 0:
+    if not (isinstance(recorded, int | float) and recorded > 0):
         return None
     return variance_explained(loaded, rows) / recorded

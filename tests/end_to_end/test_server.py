@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import signal
 import socket
 import subprocess
@@ -13,7 +14,7 @@ from pathlib import Path
 import grpc
 import pytest
 
-from steerd.cli.server_process import free_ports, server_process, wait_until_serving
+from steerd.cli.server_process import free_ports, server_process, stop, wait_until_serving
 from steerd.pb.v1 import generation_service_pb2 as pb
 from steerd.pb.v1 import steering_pb2 as steering
 from steerd.pb.v1.feature_pb2 import FeatureRef
@@ -33,7 +34,7 @@ class Folder:
     path: Path
     port: int
 
-    def config(self, **server: float) -> Path:
+    def config(self, **server: float | str) -> Path:
         lines = "\n".join(f"{key} = {value}" for key, value in server.items())
         (metrics_port,) = free_ports(1)
         config = self.path / "steerd.toml"
@@ -124,6 +125,27 @@ def test_streams_that_outlast_the_drain_end_unavailable(
     assert "Traceback" not in log.read_text()
 
 
+def test_a_server_that_passes_its_selftest_serves(folder: Folder, stub: GenerationServiceStub) -> None:
+    log = folder.path / "selftest.log"
+    with server_process(folder.config(require_selftest="true"), log=log) as process:
+        wait_until_serving(process, f"127.0.0.1:{folder.port}", timeout_seconds=START_SECONDS)
+        assert list(stub.Generate(request(3)))[-1].completed.usage.generated_tokens == 3
+        assert stop(process, timeout_seconds=END_SECONDS) == 0
+    assert "steered = reference" in log.read_text()
+
+
+def test_the_selftest_of_a_config_is_json(folder: Folder) -> None:
+    ended = run("selftest", str(folder.config()), "--json")
+
+    record = json.loads(ended.stdout)
+    assert ended.returncode == 0, ended.stderr
+    assert record["passed"]
+    assert record["saes"] == ["tiny"]
+    assert {"steered = reference", "chunked = whole", "no-op"} <= {
+        check["name"] for check in record["checks"]
+    }
+
+
 def test_a_port_in_use_is_one_line_and_a_bad_exit_status(folder: Folder) -> None:
     with socket.create_server(("127.0.0.1", folder.port)):
         ended = serve(str(folder.config()))
@@ -174,8 +196,12 @@ def test_a_bad_option_is_told(arguments: list[str], message: str) -> None:
 
 def serve(*arguments: str) -> subprocess.CompletedProcess[str]:
     """Run `steerd serve` to an end that it should come to by itself."""
+    return run("serve", *arguments)
+
+
+def run(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-m", "steerd", "serve", *arguments],
+        [sys.executable, "-m", "steerd", *arguments],
         capture_output=True,
         text=True,
         timeout=START_SECONDS,
