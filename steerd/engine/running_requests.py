@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 
 from steerd.engine.continuous_batching import ContinuousBatch
 from steerd.engine.events import EngineObserver, FailedEvent, LastEvent
@@ -51,7 +50,7 @@ class RunningRequests:
         request = running.request
         running.wishes = self._planner.switch(
             running.wishes,
-            replace(request.steering, interventions=switch.interventions),
+            request.steering.switched(switch.interventions),
             prompt_ids=request.prompt_ids,
             first_position=first_position,
         )

@@ -28,6 +28,7 @@ nothing is to be done, so that all edits of a step are one matrix product whoeve
 An edit with a condition waits for a lane. Tests read features of a row where they stand, before any edit, and
 their outcome is a bit of the row; later at the same or a later hook point the bits open the lane, and a shut
 lane makes the multiple zero. What a test or a lane has to remember stays in tensors, by request.
-Readings are taken before the edits of their hook point. A step without edits is bit-identical to the plain
+Readings are taken before the edits of their hook point. What policies demand is a second such table, computed
+from the rows as the first left them. A step without edits is bit-identical to the plain
 model, and so is every row without edits in a step that has some.
 """

@@ -17,11 +17,15 @@ from steerd.steering.steered_point import SteeredPoint
 
 @dataclass(frozen=True, slots=True)
 class HookedPoint:
-    """What belongs to one hook point: the SAEs that read it, its columns, edits, lanes and hook."""
+    """What belongs to one hook point: the SAEs that read it, its columns, edits, lanes and hook.
+
+    `edits` are what requests ask for, `demanded` what policies do.
+    """
 
     saes: dict[str, SparseAutoencoder]
     table: PointTable
     edits: EditTables
+    demanded: EditTables
     lanes: LaneTables
     hook: SteeredPoint = field(default_factory=SteeredPoint)
 
@@ -55,6 +59,6 @@ class HookedPoints:
     def _attached(self, hook_point: HookPoint) -> HookedPoint:
         device, saes = self._host.device, self._saes.get(hook_point, {})
         table = PointTable(saes, self._host.d_model, device)
-        point = HookedPoint(saes, table, EditTables(device), LaneTables(device))
+        point = HookedPoint(saes, table, EditTables(device), EditTables(device), LaneTables(device))
         self._handles.append(self._host.attach(hook_point, point.hook))
         return point

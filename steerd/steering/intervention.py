@@ -128,7 +128,7 @@ class Intervention:
     The condition's tests are at the hook point of the target or at ones that come before it. `preserve_norm`
     brings each row that it edits back to the length that it had before its hook point's edits. Reconstruct
     goes with a WholeSae and with nothing else. `source` says who asks for it: empty for the request itself,
-    else preset:NAME@VERSION.
+    else preset:NAME@VERSION or policy:NAME@VERSION.
     """
 
     target: Target
@@ -138,6 +138,11 @@ class Intervention:
     condition: Condition | None = None
     preserve_norm: bool = False
     source: str = ""
+
+    @property
+    def is_demanded(self) -> bool:
+        """Whether a policy demands it: it starts from the row as all other edits of its point left it."""
+        return self.source.startswith("policy:")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -29,7 +29,8 @@ class ColumnEdit:
 class ResolvedEdit:
     """One intervention at its hook point; `does` is an SAE where its reconstruction takes the row's place.
 
-    `source` is its SAE's name, or DIRECTIONS. `lane` is the number of the one that it waits for, if any.
+    `source` is its SAE's name, or DIRECTIONS; `is_demanded` is as Intervention's. `lane` is the number of the
+    one that it waits for, if any.
     """
 
     hook_point: HookPoint
@@ -39,6 +40,7 @@ class ResolvedEdit:
     preserve_norm: bool
     source: str
     operation: str
+    is_demanded: bool
     lane: int | None
 
 

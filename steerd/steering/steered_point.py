@@ -1,7 +1,8 @@
 """What runs inside the forward: readings are taken, then edits added, as was planned before it.
 
 At one hook point every reading is taken and every edit computed from the same rows, then the edits are added;
-so a reading is what the host itself produced there.
+so a reading is what the host itself produced there. What policies demand is computed after that, from the
+rows as these edits left them, so that no edit takes it back.
 """
 
 from __future__ import annotations
@@ -84,13 +85,14 @@ class PointLanes:
 
 @dataclass(slots=True)
 class PointStep:
-    """One hook point's part of a step.
+    """One hook point's part of a step: what requests ask for there, and what policies demand after that.
 
     Filled by the hook: `acts` [rows, columns], and `is_open` [rows, lanes] where edits wait for lanes.
     """
 
     table: PointTable
     edits: PointEdits | None
+    demanded: PointEdits | None
     lanes: PointLanes | None
     encodings: tuple[SaeEncoding, ...] = ()
     acts: Tensor = field(init=False)
@@ -118,6 +120,19 @@ class PointStep:
         preserve = self._preserve(edits)
         return result if preserve is None else keep_lengths(result, x, preserve)
 
+    def with_demanded(self, x: Tensor, demanded: PointEdits) -> Tensor:
+        """The rows x [rows, d_model], as the other edits left them, with those of policies.
+
+        These wait for no lane.
+        """
+        result = x
+        for part in demanded.reconstructions:
+            result = reconstruct_rows(result, part.sae, part.rows, part.factors)
+        if demanded.tables is not None:
+            amount = amounts(self.table.read(x)[:, demanded.window], demanded.tables)
+            result = add_directions(result, amount, self.table.directions[demanded.window])
+        return result
+
     def _factors(self, part: Reconstruction) -> Tensor:
         """How far each of the rows is reconstructed, [reconstructed]."""
         if part.lane is None or self.is_open is None:
@@ -143,4 +158,7 @@ class SteeredPoint:
             return None
         x = resid.float()  # [rows, d_model]
         step.read(x)
-        return None if step.edits is None else step.edited(x, step.edits).to(resid.dtype)
+        result = x if step.edits is None else step.edited(x, step.edits)
+        if step.demanded is not None:
+            result = step.with_demanded(result, step.demanded)
+        return None if result is x else result.to(resid.dtype)

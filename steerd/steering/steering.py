@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from steerd.steering.intervention import Intervention
 from steerd.steering.scope import RoleSpan
@@ -35,6 +35,15 @@ class Steering:
     warnings: tuple[str, ...] = ()
     presets: tuple[NamedVersion, ...] = ()
 
+    @property
+    def demanded(self) -> tuple[Intervention, ...]:
+        """The interventions of policies."""
+        return tuple(intervention for intervention in self.interventions if intervention.is_demanded)
+
+    def switched(self, interventions: tuple[Intervention, ...]) -> Steering:
+        """What it becomes when these take the place of the request's own; policies stay."""
+        return replace(self, interventions=(*interventions, *self.demanded))
+
     def unsteered(self) -> Steering:
-        """What is left of it where the request's own wishes are set aside: in its baseline."""
-        return Steering()
+        """What is left of it where the request's own wishes are set aside, in its baseline: policies."""
+        return Steering(interventions=self.demanded)

@@ -91,6 +91,7 @@ class StepLayout:
     starts: Ints
     ordinary: Bools
     edits: dict[HookPoint, PointEdits]
+    demanded: dict[HookPoint, PointEdits]
     lanes: dict[HookPoint, PointLanes]
     rows: StepRows | None
     has_triggers: bool
@@ -117,7 +118,8 @@ def lay_out(
     slots = np.array([request.slot for request in wishes], dtype=np.int64)
     starts = np.array([span.first_row for span in spans], dtype=np.int64)
     ordinary = np.array(_ordinary(spans, special_ids), dtype=np.bool_)
-    edits = _edits_by_point(spans, wishes, strengths)
+    edits = _edits_by_point(spans, wishes, strengths, demanded=False)
+    demanded = _edits_by_point(spans, wishes, strengths, demanded=True)
     lanes = _lanes_by_point(edits, wishes, points, rows, len(ordinary))
     if lanes:
         rows.write(slots, starts, ordinary)
@@ -130,10 +132,14 @@ def lay_out(
         edits={
             point: _point_edits(found, points[point].edits, len(ordinary)) for point, found in edits.items()
         },
+        demanded={
+            point: _point_edits(found, points[point].demanded, len(ordinary))
+            for point, found in demanded.items()
+        },
         lanes=lanes,
         rows=rows if lanes else None,
         has_triggers=any(request.triggers for request in wishes),
-        points=frozenset(edits) | frozenset(lanes) | {read.hook_point for read in reads},
+        points=frozenset((*edits, *demanded, *lanes, *(read.hook_point for read in reads))),
         saes=frozenset(read.sae for read in reads),
         top_rows=_top_rows(spans, wishes),
         steered=tuple(steered),
@@ -157,13 +163,13 @@ class _SpanEdit:
 
 
 def _edits_by_point(
-    spans: Sequence[RowSpan], wishes: Sequence[RequestWishes], strengths: Strengths
+    spans: Sequence[RowSpan], wishes: Sequence[RequestWishes], strengths: Strengths, *, demanded: bool
 ) -> dict[HookPoint, list[_SpanEdit]]:
-    """The edits that some row of the step is in the scope of."""
+    """The edits that some row of the step is in the scope of: those that policies demand, or the others."""
     found: dict[HookPoint, list[_SpanEdit]] = {}
     for span, request, by_edit in zip(spans, wishes, strengths, strict=True):
         for edit, factors in zip(request.edits, by_edit, strict=True):
-            if factors.any():
+            if edit.is_demanded == demanded and factors.any():
                 found.setdefault(edit.hook_point, []).append(_SpanEdit(span.first_row, edit, factors))
     return found
 

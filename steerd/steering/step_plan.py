@@ -111,7 +111,8 @@ class StepPlanner:
             point = self._points[hook_point]
             encodings = self._encodings(point, layout, sampled_rows)
             lanes = layout.lanes.get(hook_point)
-            step = PointStep(point.table, layout.edits.get(hook_point), lanes, encodings)
+            edits, demanded = layout.edits.get(hook_point), layout.demanded.get(hook_point)
+            step = PointStep(point.table, edits, demanded, lanes, encodings)
             point.hook.step = steps[hook_point] = step
         return StepPlan(layout, steps, {name: self._hook_points[name] for name in read})
 

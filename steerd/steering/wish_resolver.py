@@ -175,6 +175,7 @@ class WishResolver:
                     preserve_norm=intervention.preserve_norm,
                     source=DIRECTIONS if isinstance(target, Direction) else target.sae,
                     operation=operation_name(intervention.operation),
+                    is_demanded=intervention.is_demanded,
                     lane=self._lane(intervention, does, book),
                 )
             )

@@ -82,5 +82,6 @@ class PlainConditions:
             for name, fired_at in self.fired(position):
                 action = actions[name]
                 if isinstance(action, Switch):
-                    return action.interventions, max(fired_at + 1, self._prompt_length)
+                    stays = [edit for edit in self._interventions if edit.source.startswith("policy:")]
+                    return (*action.interventions, *stays), max(fired_at + 1, self._prompt_length)
         return self._interventions, 0

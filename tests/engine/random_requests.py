@@ -50,6 +50,8 @@ class RandomRequests:
     def make(self, request_id: str, prompt: Sequence[int], num_new: int) -> GenerationRequest:
         """One request, with up to six interventions."""
         chance = self._chance
+        own, triggers = self._interventions(prompt), self._triggers(prompt)
+        brought = [intervention for trigger in triggers for intervention in trigger.brings]
         cut = sorted(chance.randrange(len(prompt) + 1) for _ in range(4))
         temperature = chance.choice([0.0, 0.0, 1.0])
         return GenerationRequest(
@@ -57,8 +59,8 @@ class RandomRequests:
             prompt_ids=tuple(prompt),
             sampling=sampling(num_new, temperature=temperature, seed=chance.randrange(100)),
             steering=Steering(
-                interventions=self._interventions(prompt),
-                triggers=self._triggers(prompt),
+                interventions=(*own, *self._demanded([*own, *brought], prompt)),
+                triggers=triggers,
                 roles=(RoleSpan("system", *cut[:2]), RoleSpan("user", *cut[2:])),
             ),
             capture=self._capture(),
@@ -76,6 +78,16 @@ class RandomRequests:
             if isinstance(edit.operation, Add) and chance.random() < 0.5
         ]
         return (*edited.values(), *more)
+
+    def _demanded(self, asked: Sequence[Intervention], prompt: Sequence[int]) -> list[Intervention]:
+        """What policies might demand: edits of targets that the request leaves alone, at full strength."""
+        taken = {intervention.target for intervention in asked}
+        found = [self._intervention(prompt) for _ in range(self._chance.choice([0, 1, 3]))]
+        by_target = {edit.target: edit for edit in found if edit.target not in taken}
+        return [
+            Intervention(target=edit.target, operation=edit.operation, scope=edit.scope, source="policy:p@1")
+            for edit in by_target.values()
+        ]
 
     def _triggers(self, prompt: Sequence[int]) -> tuple[Trigger, ...]:
         chance, triggers = self._chance, []

@@ -147,8 +147,16 @@ class PlainHook:
         return edited if self._edits_here else None
 
     def _edited(self, x: Tensor, feature_acts: dict[str, Tensor]) -> Tensor:
+        """What policies demand starts from the row as the request's own edits left it."""
+        left = self._edited_by(x, feature_acts, demanded=False)
+        acts = {name: sae.encode(left.unsqueeze(0))[0] for name, sae in self._saes.items()}
+        return self._edited_by(left, acts, demanded=True)
+
+    def _edited_by(self, x: Tensor, feature_acts: dict[str, Tensor], *, demanded: bool) -> Tensor:
         result, keeps_length = x.clone(), False
         for number, (intervention, since) in enumerate(self._rows.in_force(self._position)):
+            if intervention.source.startswith("policy:") != demanded:
+                continue
             if not self._is_here(intervention.target):
                 continue
             strength = self._rows.strength((number, since), intervention, self._position)
