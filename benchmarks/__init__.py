@@ -19,7 +19,7 @@ What they are made of:
 - `outcome`: what came of a request to an engine in the benchmark's process
 - `decode_rate`: tokens a second, from the arrival times of tokens
 - `generation_systems`: plain transformers, two ways
-- `steerd_system`: steerd's engine in the benchmark's process
+- `steerd_system`: steerd's engine in the benchmark's process, with the `engine_monitor` that it tells
 - `turns`, `paced_systems`: the same systems side by side, a step each in turn
 - `layer_saes`, `whole_encoding`: what k_sweep asks of them, and the arithmetic alone
 - `many_wishes`: the steering and watching that it is put under

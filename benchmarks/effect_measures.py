@@ -7,16 +7,15 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
-from prometheus_client import CollectorRegistry
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
+from benchmarks.engine_monitor import started_monitor
 from benchmarks.outcome import Outcome
 from steerd.config import EngineConfig
 from steerd.engine.engine import Engine
 from steerd.engine.request import GenerationRequest, SamplingParams
 from steerd.host.host_model import Hook, HostModel
-from steerd.monitoring.metrics import Metrics
 from steerd.sae.sae_file import SaeBundle
 from steerd.steering.intervention import Add, FeatureRef, Intervention
 from steerd.steering.loaded_saes import LoadedSae, LoadedSaes
@@ -45,15 +44,8 @@ class SteeredWriter:
         saes = LoadedSaes(host)
         self._sae_name = saes.add("starter", bundle).name
         config = EngineConfig(max_waiting_requests=4096)
-        metrics = Metrics(
-            CollectorRegistry(),
-            model=host.name,
-            saes=[self._sae_name],
-            watch=(),
-            queue_limit=config.max_waiting_requests,
-            build={"version": "benchmark"},
-        )
-        self._engine = Engine(host, saes, config, metrics)
+        self._monitor, _ = started_monitor(host.name, [self._sae_name], config)
+        self._engine = Engine(host, saes, config, self._monitor)
         self._engine.start()
 
     def write(self, prompts: Texts, pushes: Sequence[Push], num_new: int) -> Iterator[tuple[Push, Texts]]:
@@ -70,6 +62,7 @@ class SteeredWriter:
     def close(self) -> None:
         """Stop the engine."""
         self._engine.stop()
+        self._monitor.stop()
 
     def _request(self, push: Push, number: int, prompt: Sequence[int], num_new: int) -> GenerationRequest:
         intervention = Intervention(

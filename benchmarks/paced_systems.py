@@ -9,9 +9,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from prometheus_client import CollectorRegistry
 from transformers import StoppingCriteriaList
 
+from benchmarks.engine_monitor import started_monitor
 from benchmarks.generation_systems import GIB, batching_config, bytes_per_token, greedy
 from benchmarks.outcome import Outcome
 from benchmarks.turns import Gate, PacedSystem, Prompts
@@ -21,8 +21,9 @@ from steerd.engine.events import StepReport
 from steerd.engine.request import Capture, GenerationRequest, SamplingParams
 from steerd.engine.waiting_line import Submission
 from steerd.host.host_model import HostModel
-from steerd.monitoring.metrics import Metrics
+from steerd.monitoring.monitor import Monitor
 from steerd.sae.sae_file import SaeBundle
+from steerd.server.watch_keeper import WatchKeeper
 from steerd.steering.intervention import Intervention
 from steerd.steering.loaded_saes import LoadedSaes
 from steerd.steering.steering import Steering
@@ -61,23 +62,16 @@ class PacedEngine(PacedSystem):
         loaded = LoadedSaes(host)
         for bundle in saes:
             loaded.add(bundle.metadata.name, bundle)
-        metrics = _PacedMetrics(
-            self.gate,
-            CollectorRegistry(),
-            model=host.name,
-            saes=[sae.name for sae in loaded],
-            watch=ask.watch,
-            queue_limit=config.max_waiting_requests,
-            build={"version": "benchmark"},
-        )
+        monitor, metrics = started_monitor(host.name, [sae.name for sae in loaded], config)
         self._ask = ask
-        self._metrics = metrics
-        self._engine = Engine(host, loaded, config, metrics, ask.watch, ask.sample_every)
+        self._observer = _PacedObserver(self.gate, monitor)
+        self._engine = Engine(host, loaded, config, self._observer, ask.sample_every)
+        WatchKeeper(loaded, self._engine, metrics).begin(ask.watch)
         self._submissions: list[Submission] = []
         self._outcomes: list[Outcome] = []
 
     def _start(self, prompts: Prompts, num_new: int) -> None:
-        self._metrics.batch = len(prompts)
+        self._observer.batch = len(prompts)
         self._outcomes = [Outcome() for _ in prompts]
         requests = [self._request(row, prompt, num_new) for row, prompt in enumerate(prompts)]
         self._engine.start()
@@ -89,6 +83,7 @@ class PacedEngine(PacedSystem):
         for outcome in self._outcomes:
             outcome.wait()
         self._engine.stop()
+        self._observer.monitor.stop()
 
     def _request(self, row: int, prompt: Sequence[int], num_new: int) -> GenerationRequest:
         configurations = self._ask.configurations
@@ -101,17 +96,18 @@ class PacedEngine(PacedSystem):
         )
 
 
-class _PacedMetrics(Metrics):
+class _PacedObserver:
     """Stops the engine after every step, when a server's metrics have taken it in."""
 
-    def __init__(self, gate: Gate, registry: CollectorRegistry, **options: Any) -> None:
-        """`options` are those of Metrics."""
-        super().__init__(registry, **options)
+    def __init__(self, gate: Gate, monitor: Monitor) -> None:
+        self.monitor = monitor
+        self.first_token, self.request_finished = monitor.first_token, monitor.request_finished
         self._gate = gate
         self.batch = 0
 
     def step_finished(self, report: StepReport) -> None:
-        super().step_finished(report)
+        self.monitor.step_finished(report)
+        self.monitor.settle()
         everybody = report.batch_size == report.generated_tokens == self.batch
         self._gate.step_done(decodes=everybody and report.prompt_tokens == 0)
 

@@ -6,9 +6,8 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from prometheus_client import CollectorRegistry
-
 from benchmarks.decode_rate import Arrivals
+from benchmarks.engine_monitor import started_monitor
 from benchmarks.generation_systems import Prompts
 from benchmarks.many_wishes import SAE_NAME, server_watch_list, sixteen_interventions, watched_features
 from benchmarks.outcome import Outcome
@@ -16,8 +15,8 @@ from steerd.config import EngineConfig, MonitoringConfig
 from steerd.engine.engine import Engine
 from steerd.engine.request import Capture, GenerationRequest, SamplingParams
 from steerd.host.host_model import HostModel
-from steerd.monitoring.metrics import Metrics
 from steerd.sae.sae_file import load_sae
+from steerd.server.watch_keeper import WatchKeeper
 from steerd.steering.loaded_saes import LoadedSaes
 from steerd.steering.steering import Steering
 
@@ -34,17 +33,9 @@ class SteerdEngine:
         d_sae = saes.add(SAE_NAME, load_sae(sae_folder, name=SAE_NAME)).sae.d_sae
         self._interventions = sixteen_interventions(d_sae) if steered else ()
         self._capture = Capture(watch=watched_features(d_sae) if steered else ())
-        watch = server_watch_list(d_sae) if steered else ()
-        metrics = Metrics(
-            CollectorRegistry(),
-            model=host.name,
-            saes=[SAE_NAME],
-            watch=watch,
-            queue_limit=config.max_waiting_requests,
-            build={"version": "benchmark"},
-        )
-        sample_every = MonitoringConfig().sample_every
-        self._engine = Engine(host, saes, config, metrics, watch, sample_every)
+        self._monitor, metrics = started_monitor(host.name, [SAE_NAME], config)
+        self._engine = Engine(host, saes, config, self._monitor, MonitoringConfig().sample_every)
+        WatchKeeper(saes, self._engine, metrics).begin(server_watch_list(d_sae) if steered else ())
         self._engine.start()
 
     def __call__(self, prompts: Prompts, num_new: int) -> Arrivals:
@@ -59,6 +50,7 @@ class SteerdEngine:
     def close(self) -> None:
         """Stop the engine."""
         self._engine.stop()
+        self._monitor.stop()
 
     def _request(self, row: int, prompt: Sequence[int], num_new: int) -> GenerationRequest:
         return GenerationRequest(

@@ -12,9 +12,10 @@ from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector,
 
 from steerd.config import Config
 from steerd.engine.engine import Engine
-from steerd.errors import ConfigError, SelftestFailed
+from steerd.errors import SelftestFailed
 from steerd.host.host_model import HostModel
 from steerd.monitoring.metrics import Metrics
+from steerd.monitoring.monitor import Monitor
 from steerd.monitoring.scrape_endpoint import ScrapeEndpoint
 from steerd.sae.sae_file import load_sae
 from steerd.selftest.report import Report
@@ -25,6 +26,7 @@ from steerd.server.grpc_server import GrpcServer
 from steerd.server.parse import RequestParser
 from steerd.server.parse_steering import SteeringParser
 from steerd.server.preset_book import read_presets
+from steerd.server.watch_keeper import WatchKeeper, configured_list
 from steerd.starters import sae_folder
 from steerd.steering.loaded_saes import LoadedSaes
 
@@ -82,6 +84,7 @@ class App:
         registry = CollectorRegistry()
         for collector in (ProcessCollector, PlatformCollector, GCCollector):
             collector(registry=registry)
+        self.monitor = Monitor(registry, queue_steps=config.monitoring.queue_steps)
         self._metrics = _metrics(config, registry)
         self.grpc = GrpcServer(config.server, self._metrics)
         self.scrape_endpoint = ScrapeEndpoint(config.monitoring, registry)
@@ -89,19 +92,20 @@ class App:
     async def start(self, host: HostModel, saes: LoadedSaes) -> None:
         """Start the engine and serve, after the selftest where that is required.
 
-        Raises ConfigError for a watched feature or a preset that cannot be, SelftestFailed.
+        Raises ConfigError for a watch list or a preset that cannot be, SelftestFailed.
         """
-        config = self._config
-        _check_watch(config, saes)
+        config, monitoring = self._config, self._config.monitoring
         saes.measure_norms()
         presets = read_presets(config.presets, host, saes, config.limits)
         if config.server.require_selftest:
             await asyncio.to_thread(_require_selftest, config, host, saes)
-        monitoring = config.monitoring
-        engine = Engine(host, saes, config.engine, self._metrics, monitoring.watch, monitoring.sample_every)
-        self.engine = engine
+        engine = Engine(host, saes, config.engine, self.monitor, monitoring.sample_every)
         self._metrics.read_load(lambda: engine.running, lambda: engine.waiting)
+        watch = WatchKeeper(saes, engine, self._metrics)
+        watch.begin(monitoring.watch)
+        self.monitor.start({"metrics": self._metrics})
         engine.start()
+        self.engine = engine
         generation = GenerationService(
             engine,
             RequestParser(
@@ -150,6 +154,7 @@ class App:
         if self.engine is not None:
             await asyncio.to_thread(self.engine.stop)
         await self.grpc.stop()
+        await asyncio.to_thread(self.monitor.stop)
         self.scrape_endpoint.stop()
 
     async def _signal_or_engine_death(self, signals: asyncio.Queue[int]) -> bool:
@@ -176,9 +181,9 @@ def _require_selftest(config: Config, host: HostModel, saes: LoadedSaes) -> None
 
 
 def _selftest(config: Config, host: HostModel, saes: LoadedSaes) -> Report:
-    _check_watch(config, saes)
     monitoring = config.monitoring
-    return selftest(host, saes, config.engine, monitoring.watch, monitoring.sample_every)
+    watch = configured_list(monitoring.watch, saes)
+    return selftest(host, saes, config.engine, watch, monitoring.sample_every)
 
 
 def _metrics(config: Config, registry: CollectorRegistry) -> Metrics:
@@ -186,7 +191,6 @@ def _metrics(config: Config, registry: CollectorRegistry) -> Metrics:
         registry,
         model=config.model.name,
         saes=[sae.name for sae in config.saes],
-        watch=config.monitoring.watch,
         queue_limit=config.engine.max_waiting_requests,
         build={
             "version": version("steerd"),
@@ -195,11 +199,3 @@ def _metrics(config: Config, registry: CollectorRegistry) -> Metrics:
             "device": config.model.device,
         },
     )
-
-
-def _check_watch(config: Config, saes: LoadedSaes) -> None:
-    for position, watched in enumerate(config.monitoring.watch):
-        d_sae = saes.get(watched.sae).sae.d_sae
-        if watched.index >= d_sae:
-            key = f"monitoring.watch[{position}].index"
-            raise ConfigError(f"{key} must be below {d_sae}, the SAE's d_sae; got {watched.index}")

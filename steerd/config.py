@@ -11,7 +11,7 @@ import ipaddress
 import re
 import tomllib
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import MISSING, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
@@ -23,6 +23,7 @@ DEFAULT_MODEL = "smollm2-135m-instruct"
 MAX_SAES = 8
 NAME = r"[A-Za-z0-9_.-]{1,64}"
 MAX_WATCHED_FEATURES = 256
+MAX_HOT_FEATURES = 48
 
 T = TypeVar("T")
 
@@ -134,24 +135,32 @@ class SteeringConfig:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class WatchedFeature:
-    """A feature exported as metrics: `alias` is its name on dashboards, `threshold` in activation units."""
+    """A feature exported as metrics: `alias` is its name on dashboards, `threshold` in activation units.
+
+    Of a `hot` one the largest activation of each request is exported too, as a histogram of multiples of its
+    recorded maximum.
+    """
 
     sae: str = field(metadata=_matching(NAME))
     index: int = field(metadata=_between(0, 2**31 - 1))
     alias: str = field(metadata=_matching(r"[a-z0-9_]{1,40}"))
     threshold: float = field(default=0.0, metadata=_between(0, 1e9))
+    hot: bool = False
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class MonitoringConfig:
     """Where /metrics listens (port 0: any free one), and what is measured.
 
-    Every `sample_every`-th token is encoded whole to count its active features (0: none).
+    Every `sample_every`-th token is encoded whole to count its active features (0: none). What is measured
+    waits in a queue of `queue_steps` steps and ends of requests for the thread that counts it; what finds no
+    room there is dropped, and that is counted.
     """
 
     host: str = field(default="127.0.0.1", metadata=_matching(r"\S+"))
     port: int = field(default=9464, metadata=_between(0, 65535))
     sample_every: int = field(default=16, metadata=_between(0, 1_000_000))
+    queue_steps: int = field(default=256, metadata=_between(1, 65536))
     watch: tuple[WatchedFeature, ...] = ()
 
 
@@ -173,8 +182,6 @@ class Config:
             _check_bounds(getattr(self, name), name)
         for position, sae in enumerate(self.saes):
             _check_bounds(sae, f"saes[{position}]")
-        for position, watched in enumerate(self.monitoring.watch):
-            _check_bounds(watched, f"monitoring.watch[{position}]")
         for position, preset in enumerate(self.presets):
             _check_bounds(preset, f"presets[{position}]")
         _check_unique("presets", (f"{preset.name}@{preset.version}" for preset in self.presets))
@@ -207,15 +214,24 @@ class Config:
             _fail("server.host", bound, server.host)
 
     def _check_watch(self) -> None:
-        watch = self.monitoring.watch
-        if len(watch) > MAX_WATCHED_FEATURES:
-            _fail("monitoring.watch", f"at most {MAX_WATCHED_FEATURES} features", len(watch))
-        _check_unique("monitoring.watch.alias", (watched.alias for watched in watch))
-        _check_unique("monitoring.watch", (f"{watched.sae}:{watched.index}" for watched in watch))
+        check_watch(self.monitoring.watch, "monitoring.watch")
         names = [sae.name for sae in self.saes]
-        for position, watched in enumerate(watch):
+        for position, watched in enumerate(self.monitoring.watch):
             if watched.sae not in names:
                 _fail(f"monitoring.watch[{position}].sae", f"one of the served SAEs {names}", watched.sae)
+
+
+def check_watch(watch: Sequence[WatchedFeature], key: str) -> None:
+    """Whether a watch list keeps its bounds; raises ConfigError, which says what breaks them under `key`."""
+    for position, watched in enumerate(watch):
+        _check_bounds(watched, f"{key}[{position}]")
+    if len(watch) > MAX_WATCHED_FEATURES:
+        _fail(key, f"at most {MAX_WATCHED_FEATURES} features", len(watch))
+    num_hot = sum(watched.hot for watched in watch)
+    if num_hot > MAX_HOT_FEATURES:
+        _fail(f"{key}.hot", f"set for at most {MAX_HOT_FEATURES} features", num_hot)
+    _check_unique(f"{key}.alias", (watched.alias for watched in watch))
+    _check_unique(key, (f"{watched.sae}:{watched.index}" for watched in watch))
 
 
 def default_saes(model_name: str) -> tuple[SaeConfig, ...]:
@@ -331,4 +347,4 @@ def _check_unique(key: str, names: Iterable[str]) -> None:
 
 
 def _fail(key: str, bound: str, value: object) -> NoReturn:
-    raise ConfigError(f"{key} must be {bound}; got {value!r}")
+    raise ConfigError(f"{key} must be {bound}; got {value!r}", key=key)

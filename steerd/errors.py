@@ -84,9 +84,13 @@ class SaeFileError(SteerdError):
 
 
 class ConfigError(SteerdError):
-    """A configuration file with an unknown key, a wrong type or a value out of bounds."""
+    """A configuration file with an unknown key, a wrong type or a value out of bounds; `key` when known."""
 
     reason = "CONFIG_ERROR"
+
+    def __init__(self, message: str, *, key: str = "") -> None:
+        super().__init__(message)
+        self.key = key
 
 
 class SelftestFailed(SteerdError):

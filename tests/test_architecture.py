@@ -34,6 +34,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "steerd.monitoring": (
         "steerd.engine.events",
         "steerd.engine.request",
+        "steerd.engine.watch_list",
         "steerd.steering.intervention",
         "steerd.config",
         "steerd.errors",

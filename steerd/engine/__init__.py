@@ -8,6 +8,7 @@
 - `running_request`: the progress of one request
 - `running_requests`: all that run, what they hold and how they end
 - `guarded_observer`: an observer that may fail
+- `watch_list`: the features that the server watches on every token
 - `readings`: what a step read from the SAEs, on its way to events
 - `tally`: what the features of the running requests did so far
 - `triggers`: which features fired, and what is to come of it

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 import torch
 
-from steerd.config import EngineConfig, WatchedFeature
+from steerd.config import EngineConfig
 from steerd.engine.continuous_batching import ContinuousBatch
 from steerd.engine.events import EngineObserver, FailedEvent
 from steerd.engine.guarded_observer import GuardedObserver
@@ -19,9 +19,9 @@ from steerd.engine.running_request import RunningRequest
 from steerd.engine.running_requests import RunningRequests
 from steerd.engine.step import Step
 from steerd.engine.waiting_line import Deliver, Submission, WaitingLine
+from steerd.engine.watch_list import WatchList
 from steerd.errors import FieldViolation, InvalidRequest, Unavailable
 from steerd.host.host_model import HostModel
-from steerd.steering.intervention import FeatureRef
 from steerd.steering.loaded_saes import LoadedSaes
 from steerd.steering.request_wishes import RequestWishes
 from steerd.steering.step_plan import StepPlanner
@@ -42,18 +42,16 @@ class Engine:
         saes: LoadedSaes,
         config: EngineConfig,
         observer: EngineObserver,
-        watch: Sequence[WatchedFeature] = (),
         sample_every: int = 0,
     ) -> None:
         """Take over the host; HostError when it cannot be batched.
 
-        Each token reads `watch`; each `sample_every`-th is encoded whole (0: none).
+        Each `sample_every`-th token is encoded whole (0: none).
         """
         check_packed_steps(host)
         self._host = host
         self._config = config
-        refs = [FeatureRef(feature.sae, feature.index) for feature in watch]
-        self._planner = StepPlanner(host, saes, refs, sample_every)
+        self._planner = StepPlanner(host, saes, sample_every)
         self._batch = ContinuousBatch(
             host,
             # Late, as the step needs the batch and the batch the step's sampler.
@@ -68,7 +66,8 @@ class Engine:
         )
         guarded = GuardedObserver(observer)
         self._running = RunningRequests(self._batch, self._planner, self._line, guarded)
-        self._step = Step(self._batch, self._planner, self._running, self._line, guarded, watch)
+        self._step = Step(self._batch, self._planner, self._running, self._line, guarded)
+        self._wanted_watch = WatchList()
         self._heartbeat = time.monotonic()
         self._thread = threading.Thread(target=self._run, name="steerd-engine", daemon=True)
 
@@ -121,6 +120,10 @@ class Engine:
         self._line.join([each for submission in submissions for each in submission.together()])
         return submissions
 
+    def watch(self, watch: WatchList) -> None:
+        """Read this list on every token from the next step on, instead of the one before."""
+        self._wanted_watch = watch
+
     def cancel(self, submission: Submission) -> None:
         """End a request before its next step; nothing happens when it is over already."""
         self._line.cancel(submission)
@@ -153,6 +156,7 @@ class Engine:
 
     def _turn(self) -> None:
         self._heartbeat = time.monotonic()
+        self._step.watch(self._wanted_watch)
         self._drop_cancelled()
         self._admit()
         packed = self._batch.pack()

@@ -6,8 +6,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+import numpy as np
+from numpy.typing import NDArray
+
 from steerd.engine.request import FinishReason, GenerationRequest
+from steerd.engine.watch_list import WatchList
 from steerd.steering.intervention import FeatureRef
+
+Floats = NDArray[np.float32]
+Ints = NDArray[np.int64]
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,12 +164,34 @@ StreamEvent = (
 
 
 @dataclass(frozen=True, slots=True)
-class WatchedReading:
-    """One server-watched feature over a step: how many rows were active, and how many over its threshold."""
+class ActiveEntries:
+    """Pairs of a row of a step and a feature that is active there: three arrays [entries], in row order."""
 
-    feature: FeatureRef
-    active_tokens: int
-    over_threshold_tokens: int
+    rows: Ints
+    features: Ints
+    values: Floats
+
+
+@dataclass(frozen=True, slots=True)
+class WatchedRows:
+    """What the watched features did on the rows of a step: entries by SAE, whose features are positions in
+    the list."""
+
+    watch: WatchList
+    entries: tuple[ActiveEntries, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class SampledRows:
+    """The rows [samples] of a step that one SAE encoded whole, and all the features active on them."""
+
+    rows: Ints
+    active: ActiveEntries
+
+    @property
+    def active_features(self) -> Ints:
+        """The number of active features (L0) of each row, [samples]."""
+        return np.bincount(np.searchsorted(self.rows, self.active.rows), minlength=len(self.rows))
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,10 +200,10 @@ class StepReport:
     `steered_rows`.
 
     `prompt_tokens` are the rows run of prompts and scored texts, `generated_tokens` the tokens sampled,
-    `batch_size` the requests in the step; `running` and `waiting` are as it ended. By SAE:
-    `monitored_tokens`, the rows its features were read on, and `active_features`, the number of active
-    features (L0) of each row in the sample that is encoded whole. `steered_rows` counts edited rows by SAE
-    and operation (add, set, scale, ablate).
+    `batch_size` the requests in the step; `running` and `waiting` are as it ended. `request_ids` own the rows
+    from `first_rows` on; a baseline, which is no client's request, has the id "". By SAE: `monitored_tokens`,
+    the rows its features were read on, and the `sampled` rows. `steered_rows` counts edited rows by SAE and
+    operation (add, set, scale, ablate).
     """
 
     duration_seconds: float
@@ -185,10 +214,12 @@ class StepReport:
     waiting: int
     kv_used_bytes: int
     kv_total_bytes: int
+    request_ids: tuple[str, ...]
+    first_rows: Ints
     monitored_tokens: dict[str, int]
-    active_features: Mapping[str, Sequence[int]]
+    sampled: Mapping[str, SampledRows]
     steered_rows: dict[tuple[str, str], int]
-    watched: tuple[WatchedReading, ...]
+    watched: WatchedRows
 
 
 class EngineObserver(Protocol):

@@ -2,27 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import numpy as np
-from numpy.typing import NDArray
 
-from steerd.engine.events import TokenReading, WatchedReading
+from steerd.engine.events import (
+    ActiveEntries,
+    Floats,
+    Ints,
+    SampledRows,
+    TokenReading,
+    WatchedRows,
+)
+from steerd.engine.watch_list import WatchList
 from steerd.host.hook_point import HookPoint
-from steerd.steering.intervention import FeatureRef
 from steerd.steering.request_wishes import RequestWishes, SaeReads
 from steerd.steering.row_span import RowSpan, reported_rows
 from steerd.steering.steered_point import SaeEncoding
 from steerd.steering.step_plan import StepPlan
-
-Floats = NDArray[np.float32]
 
 
 class TopReadings:
     """The strongest features of the rows that one SAE encoded whole, copied to the CPU once."""
 
     def __init__(self, encoding: SaeEncoding) -> None:
-        self.active_features: list[int] = encoding.active_features.tolist()
         self._rows = {row: index for index, row in enumerate(encoding.rows.tolist())}
         self._values: list[list[float]] = encoding.top_values.tolist()
         self._features: list[list[int]] = encoding.top_features.tolist()
@@ -64,28 +67,24 @@ class StepReadings:
         """By SAE, the rows that its watched features were read on: only ordinary ones count."""
         return dict.fromkeys(self.plan.saes, int(self.plan.layout.ordinary.sum()))
 
-    def active_features(self) -> dict[str, list[int]]:
-        """By SAE, the number of active features of each sampled row."""
-        return {name: self._top[name].active_features if name in self._top else [] for name in self.plan.saes}
+    def sampled(self) -> dict[str, SampledRows]:
+        """By SAE, the rows that were sampled and what was active there; none in most steps."""
+        return {
+            encoding.name: sampled_rows(encoding)
+            for step in self.plan.points.values()
+            for encoding in step.encodings
+            if len(encoding.sampled)
+        }
 
-    def watched(
-        self, columns: Mapping[str, Sequence[int]], watch: Sequence[tuple[FeatureRef, float]]
-    ) -> tuple[WatchedReading, ...]:
-        """Counts for the server's watch list, pairs (feature, threshold), of the features that were active.
-
-        Columns are by SAE, in the order of the list.
-        """
-        readings: list[WatchedReading] = []
-        for sae, sae_columns in columns.items():
-            watched = [(ref, threshold) for ref, threshold in watch if ref.sae == sae]
-            thresholds = np.array([threshold for _, threshold in watched], dtype=np.float32)
-            acts = self.acts[self.plan.saes[sae]][:, list(sae_columns)][self.plan.layout.ordinary]
-            active, over = (acts > 0).sum(axis=0), (acts > thresholds).sum(axis=0)
-            readings += [
-                WatchedReading(watched[index][0], int(active[index]), int(over[index]))
-                for index in np.flatnonzero(active)
-            ]
-        return tuple(readings)
+    def watched(self, columns: Mapping[str, Ints], watch: WatchList) -> WatchedRows:
+        """What the server's watch list did; columns are by SAE, in the order of the list."""
+        ordinary = self.plan.layout.ordinary
+        entries = []
+        for sae, positions in watch.by_sae.items():
+            acts = self.acts[self.plan.saes[sae]][:, columns[sae]]
+            rows, features = np.nonzero((acts > 0) & ordinary[:, None])
+            entries.append(ActiveEntries(rows, positions[features], acts[rows, features]))
+        return WatchedRows(watch, tuple(entries))
 
     def _token(self, row: int, position: int, reads: SaeReads) -> TokenReading:
         """The watched features of a row, then its strongest others among the top k that are active."""
@@ -97,3 +96,16 @@ class StepReadings:
                     features.append(feature)
                     values.append(value)
         return TokenReading(position=position, sae=reads.sae, features=features, values=values)
+
+
+def sampled_rows(encoding: SaeEncoding) -> SampledRows:
+    """The sampled rows of an encoding, with their active features."""
+    rows = encoding.rows[encoding.sampled].cpu().numpy()
+    acts = encoding.sampled_acts
+    found = acts.nonzero()
+    active = ActiveEntries(
+        rows=rows[found[:, 0].cpu().numpy()],
+        features=found[:, 1].cpu().numpy(),
+        values=acts[found[:, 0], found[:, 1]].float().cpu().numpy(),
+    )
+    return SampledRows(rows, active)

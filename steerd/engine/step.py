@@ -9,7 +9,6 @@ from collections.abc import Mapping, Sequence
 
 from torch import Tensor
 
-from steerd.config import WatchedFeature
 from steerd.engine.continuous_batching import ContinuousBatch, NewToken, PackedRows
 from steerd.engine.events import (
     EngineObserver,
@@ -26,8 +25,8 @@ from steerd.engine.running_requests import RunningRequests
 from steerd.engine.sampler import Draw, sample
 from steerd.engine.scored import ScoredRows, Scores, score, scored_rows
 from steerd.engine.waiting_line import WaitingLine
+from steerd.engine.watch_list import WatchList
 from steerd.errors import FieldViolation, InvalidRequest
-from steerd.steering.intervention import FeatureRef
 from steerd.steering.row_span import RowSpan
 from steerd.steering.step_plan import StepPlan, StepPlanner
 
@@ -44,17 +43,21 @@ class Step:
         running: RunningRequests,
         line: WaitingLine,
         observer: EngineObserver,
-        watch: Sequence[WatchedFeature],
     ) -> None:
-        """`watch` is what the planner reads on every row."""
         self._batch = batch
         self._planner = planner
         self._running = running
         self._line = line
         self._observer = observer
-        self._watch = [(FeatureRef(feature.sae, feature.index), feature.threshold) for feature in watch]
+        self._watch = WatchList()
         self._under_way: tuple[StepPlan, Sequence[RowSpan]] | None = None
         self._fired: dict[str, list[FiredEvent]] = {}  # by id, in the step under way
+
+    def watch(self, watch: WatchList) -> None:
+        """Read this list on every row of the coming steps."""
+        if watch is not self._watch:
+            self._planner.watch(watch.refs)
+            self._watch = watch
 
     def run(self, packed: Sequence[PackedRows]) -> None:
         """Run one step and tell its streams; when it raises, its requests fail and the next step can run."""
@@ -78,6 +81,7 @@ class Step:
             for token in output.new_tokens
             if token.request_id not in scores and not self._running[token.request_id].triggers.is_stopped
         }
+        request_ids = tuple(self._client_id(span) for span in spans)
         self._running.tallies.add(readings)
         ended = self._tell(spans, new_tokens, scores, readings)
         self._observer.step_finished(
@@ -90,8 +94,10 @@ class Step:
                 waiting=len(self._line),
                 kv_used_bytes=self._batch.cache.used_bytes,
                 kv_total_bytes=self._batch.cache.total_bytes,
+                request_ids=request_ids,
+                first_rows=plan.layout.starts,
                 monitored_tokens=readings.monitored_tokens(),
-                active_features=readings.active_features(),
+                sampled=readings.sampled(),
                 steered_rows=plan.steered_rows(),
                 watched=readings.watched(self._planner.watched_columns, self._watch),
             )
@@ -132,6 +138,11 @@ class Step:
             spans.append(running.span(first_row, rows.first_position, rows.num_rows))
             first_row += rows.num_rows
         return spans
+
+    def _client_id(self, span: RowSpan) -> str:
+        """The request's id; "" for a baseline."""
+        is_baseline = self._running[span.request_id].submission.steered is not None
+        return "" if is_baseline else span.request_id
 
     def _scored_rows(self, spans: Sequence[RowSpan]) -> list[ScoredRows]:
         found = [scored_rows(span, self._running[span.request_id].request) for span in spans]

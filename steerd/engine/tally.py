@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from steerd.engine.events import FeatureUse
-from steerd.engine.readings import Floats, StepReadings
+from steerd.engine.events import FeatureUse, Floats
+from steerd.engine.readings import StepReadings
 from steerd.host.hook_point import HookPoint
 from steerd.steering.intervention import FeatureRef
 from steerd.steering.request_wishes import RequestWishes, SaeReads

@@ -1,12 +1,17 @@
 """What operators see: Prometheus series, `steerd_*` and, for public dashboards, `grpc_server_*`.
 
-- `metrics`: `Metrics`, the one observer that the edge and the engine talk to
+- `monitor`: `Monitor`, the engine's observer: a bounded queue and the thread that tells the parts
+- `request_tallies`: what the features of each running request did so far
+- `metrics`: `Metrics`, the part that keeps the series, and the edge's observer
 - `rpc_metrics`: calls, outcomes, rejections
 - `engine_metrics`: requests, tokens, latencies, steps
-- `feature_metrics`: SAE features in two tiers, aggregates per SAE and counters for the watch list
+- `sae_metrics`: aggregates per SAE
+- `watched_metrics`: counters for the watch list, histograms for the hot features in it
+- `series_budget`: how many series there may be, and what a watch list costs
+- `exemplars`: from a count to the request behind it
 - `buckets`: the histograms' bounds
 - `scrape_endpoint`: /metrics over HTTP
 
-Nothing a client sends becomes a label, so the number of series is known at the start. Label children are made
-once, in the constructors: the observers run on the engine's thread and on the event loop, and only count.
+Nothing a client sends becomes a label, so the number of series is known: it changes with the watch list
+alone, which is refused when it would be too many. Label children are made once, not where they are counted.
 """

@@ -16,5 +16,6 @@ REQUEST_DURATION = (
 RPC_DURATION = (0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0)
 BATCH_SIZE = (1, 2, 4, 8, 16, 32, 64)
 ACTIVE_FEATURES = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)
+ACTIVATION_RATIO = (0.01, 0.05, 0.1, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0)  # of a feature's recorded maximum
 TOKENS = tuple(digit * 10**power for power in range(5) for digit in (1, 2, 5))  # 1 to 50,000
 # fmt: on

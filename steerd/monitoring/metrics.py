@@ -1,4 +1,4 @@
-"""The one observer that the edge and the engine talk to; every series of the server hangs on its registry."""
+"""Every series of the server, and who counts them."""
 
 from __future__ import annotations
 
@@ -6,16 +6,19 @@ from collections.abc import Callable, Mapping, Sequence
 
 from prometheus_client import CollectorRegistry, Counter, Gauge
 
-from steerd.config import WatchedFeature
 from steerd.engine.events import FailedEvent, FinishedEvent, StepReport
 from steerd.engine.request import GenerationRequest
+from steerd.engine.watch_list import WatchList
 from steerd.monitoring.engine_metrics import EngineMetrics
-from steerd.monitoring.feature_metrics import FeatureMetrics
+from steerd.monitoring.request_tallies import RequestFeatures
 from steerd.monitoring.rpc_metrics import RpcMetrics, RpcName
+from steerd.monitoring.sae_metrics import SaeMetrics
+from steerd.monitoring.series_budget import cost, num_series, over_budget
+from steerd.monitoring.watched_metrics import WatchedMetrics
 
 
 class Metrics:
-    """Is an EngineObserver, and the edge's observer; each method returns at once."""
+    """A part of the monitor, and the edge's observer; each method returns at once."""
 
     def __init__(
         self,
@@ -23,20 +26,26 @@ class Metrics:
         *,
         model: str,
         saes: Sequence[str],
-        watch: Sequence[WatchedFeature],
         queue_limit: int,
         build: Mapping[str, str],
     ) -> None:
-        """Make every series, at 0. `build` becomes the labels of steerd_build_info."""
+        """Make every series, at 0, and watch nothing. `build` becomes the labels of steerd_build_info."""
+        self._registry = registry
         self._rpc = RpcMetrics(registry, model)
         self._engine = EngineMetrics(registry, model=model, queue_limit=queue_limit)
-        self._features = FeatureMetrics(registry, saes=saes, watch=watch)
+        self._saes = SaeMetrics(registry, saes)
+        self._watched = WatchedMetrics(registry)
         self._messages = Counter(
             "steerd_stream_messages_sent_total", "Messages of Generate streams.", registry=registry
         )
         self._coalesced = Counter(
             "steerd_stream_coalesced_tokens_total",
             "Tokens that shared a message with an earlier token, because the reader lagged.",
+            registry=registry,
+        )
+        self._rejected_lists = Counter(
+            "steerd_feature_series_rejected_total",
+            "Watch lists refused because they cost more series than there is room for.",
             registry=registry,
         )
         info = Gauge(
@@ -48,19 +57,34 @@ class Metrics:
         """Have every scrape ask the engine how many requests run and wait."""
         self._engine.read_load(running, waiting)
 
+    def over_budget(self, watch: WatchList) -> str | None:
+        """What a list would cost, for people, when there is no room for it; a refusal is counted."""
+        others = num_series(self._registry) - cost(self._watched.watch)
+        problem = over_budget(watch, others=others)
+        self._rejected_lists.inc(problem is not None)
+        return problem
+
+    def watch(self, watch: WatchList) -> None:
+        """Count for this list from now on; features in both lists keep their counts."""
+        self._watched.change(watch)
+
     def step_finished(self, report: StepReport) -> None:
         self._engine.step_finished(report)
-        self._features.step_finished(report)
+        self._saes.step_finished(report)
+        self._watched.step_finished(report)
 
     def first_token(self, request: GenerationRequest, seconds: float) -> None:  # noqa: ARG002  # an observer's
         self._engine.first_token(seconds)
 
     def request_finished(
         self,
-        request: GenerationRequest,  # noqa: ARG002  # an observer's
+        request: GenerationRequest,
         event: FinishedEvent | FailedEvent,
+        features: RequestFeatures | None,
     ) -> None:
         self._engine.request_finished(event)
+        if features is not None:
+            self._watched.request_finished(request.id, features)
 
     def rpc_served(self, rpc: RpcName) -> None:
         """This RPC is served: its series start at 0."""
@@ -69,8 +93,8 @@ class Metrics:
     def rpc_started(self, rpc: RpcName) -> None:
         self._rpc.rpc_started(rpc)
 
-    def rpc_finished(self, rpc: RpcName, *, code: str, outcome: str, seconds: float) -> None:
-        self._rpc.rpc_finished(rpc, code=code, outcome=outcome, seconds=seconds)
+    def rpc_finished(self, rpc: RpcName, *, code: str, outcome: str, seconds: float, request_id: str) -> None:
+        self._rpc.rpc_finished(rpc, code=code, outcome=outcome, seconds=seconds, request_id=request_id)
 
     def request_rejected(self, reason: str) -> None:
         self._rpc.request_rejected(reason)

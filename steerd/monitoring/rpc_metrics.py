@@ -8,6 +8,7 @@ from typing import Protocol
 from prometheus_client import CollectorRegistry, Counter, Histogram
 
 from steerd.monitoring.buckets import REQUEST_DURATION, RPC_DURATION
+from steerd.monitoring.exemplars import exemplar
 
 OUTCOMES = ("ok", "cancelled", "timeout", "rejected", "invalid", "error")
 REJECTIONS = ("queue_full", "slow_reader", "draining", "engine_stopped", "given_up", "other")
@@ -103,14 +104,14 @@ class RpcMetrics:
     def rpc_started(self, rpc: RpcName) -> None:
         self._one(rpc).started.inc()
 
-    def rpc_finished(self, rpc: RpcName, *, code: str, outcome: str, seconds: float) -> None:
+    def rpc_finished(self, rpc: RpcName, *, code: str, outcome: str, seconds: float, request_id: str) -> None:
         one = self._one(rpc)
         one.handled[code if code in one.handled else "UNKNOWN"].inc()
         one.handling.observe(seconds)
         if outcome in one.outcomes:
             one.outcomes[outcome].inc()
         if outcome in one.duration:
-            one.duration[outcome].observe(seconds)
+            one.duration[outcome].observe(seconds, exemplar(request_id))
 
     def request_rejected(self, reason: str) -> None:
         self._rejected.get(reason.lower(), self._rejected["other"]).inc()

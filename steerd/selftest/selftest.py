@@ -5,16 +5,17 @@ from __future__ import annotations
 import gc
 import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Protocol
 
 import torch
 
-from steerd.config import EngineConfig, WatchedFeature
+from steerd.config import EngineConfig
 from steerd.engine.engine import Engine
 from steerd.engine.events import EngineObserver, LastEvent, StepReport
 from steerd.engine.request import GenerationRequest
+from steerd.engine.watch_list import WatchList
 from steerd.host.host_model import HostModel
 from steerd.selftest.checks import Checks
 from steerd.selftest.probe_set import make_probe_set
@@ -55,7 +56,6 @@ class MakeEngine(Protocol):
         saes: LoadedSaes,
         config: EngineConfig,
         observer: EngineObserver,
-        watch: Sequence[WatchedFeature],
         sample_every: int,
     ) -> Engine: ...
 
@@ -64,7 +64,7 @@ def selftest(
     host: HostModel,
     saes: LoadedSaes,
     config: EngineConfig,
-    watch: Sequence[WatchedFeature] = (),
+    watch: WatchList | None = None,
     sample_every: int = 0,
     *,
     make_engine: MakeEngine = Engine,
@@ -78,7 +78,9 @@ def selftest(
     references = References(host, saes, probes.with_references())
     findings: dict[str, Finding] = {}
     for changed, checks in ((_small(config), _AS_CONFIGURED), (_in_chunks(config), _IN_SMALL_STEPS)):
-        engine = make_engine(host, saes, changed, _Silent(), watch, sample_every)
+        engine = make_engine(host, saes, changed, _Silent(), sample_every)
+        if watch is not None:
+            engine.watch(watch)
         asked = Checks(engine, probes, references, at_once=changed.max_running_requests, dtype=host.dtype)
         findings |= _run(engine, asked, checks)
         del engine, asked

@@ -15,6 +15,9 @@ class Rpc:
     method: str
 
 
+REFLECTION_RPC = Rpc(
+    type="bidi_stream", service="grpc.reflection.v1alpha.ServerReflection", method="ServerReflectionInfo"
+)
 UNKNOWN_RPC = Rpc(type="unary", service="_OTHER", method="_OTHER")
 
 
@@ -26,8 +29,8 @@ class EdgeObserver(Protocol):
 
     def rpc_started(self, rpc: Rpc) -> None: ...
 
-    def rpc_finished(self, rpc: Rpc, *, code: str, outcome: str, seconds: float) -> None:
-        """`code` is the status code's name in capitals, `outcome` its class."""
+    def rpc_finished(self, rpc: Rpc, *, code: str, outcome: str, seconds: float, request_id: str) -> None:
+        """`code` is the status code's name in capitals, `outcome` its class; `request_id` is "" for none."""
 
     def request_rejected(self, reason: str) -> None:
         """Refused or ended for want of room; `reason` as in ErrorInfo."""

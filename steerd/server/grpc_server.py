@@ -21,7 +21,7 @@ from steerd.pb.v1.generation_service_pb2_grpc import (
     add_GenerationServiceServicer_to_server,
 )
 from steerd.server.admission import Admission
-from steerd.server.edge_observer import UNKNOWN_RPC, EdgeObserver, Rpc
+from steerd.server.edge_observer import REFLECTION_RPC, UNKNOWN_RPC, EdgeObserver, Rpc
 from steerd.server.rpc_guard import RpcGuard
 
 _FILES = (generation_service_pb2.DESCRIPTOR, catalog_service_pb2.DESCRIPTOR)
@@ -59,6 +59,7 @@ class GrpcServer:
         self.port = self._bind()
         self._health = health_aio.HealthServicer()
         self._health_task: asyncio.Task[None] | None = None
+        self._announce_rpcs()
 
     async def start(
         self,
@@ -73,7 +74,6 @@ class GrpcServer:
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         names = (*SERVICE_NAMES, health_pb2.DESCRIPTOR.services_by_name["Health"].full_name)
         reflection.enable_server_reflection((*names, reflection.SERVICE_NAME), self._server)
-        self._announce_rpcs()
         await self._tell_health(is_healthy())
         await self._server.start()
         self._health_task = asyncio.create_task(self._watch_health(is_healthy))
@@ -107,6 +107,7 @@ class GrpcServer:
             for method in service.methods:
                 kind = "server_stream" if method.server_streaming else "unary"
                 self._observer.rpc_served(Rpc(kind, service.full_name, method.name))
+        self._observer.rpc_served(REFLECTION_RPC)
         self._observer.rpc_served(UNKNOWN_RPC)
 
     async def _watch_health(self, is_healthy: Callable[[], bool]) -> None:

@@ -103,11 +103,18 @@ class _End:
 
     def record(self, code: grpc.StatusCode, message: str = "") -> None:
         seconds = time.monotonic() - self._started
-        self._observer.rpc_finished(self._rpc, code=code.name, outcome=outcome_of(code), seconds=seconds)
+        request_id = str(dict(self._context.trailing_metadata() or ()).get(REQUEST_ID_TRAILER, ""))
+        self._observer.rpc_finished(
+            self._rpc, code=code.name, outcome=outcome_of(code), seconds=seconds, request_id=request_id
+        )
         if code is not grpc.StatusCode.OK:
-            request_id = dict(self._context.trailing_metadata() or ()).get(REQUEST_ID_TRAILER, "-")
             _log.info(
-                "%s id=%s code=%s seconds=%.3f %s", self._rpc.method, request_id, code.name, seconds, message
+                "%s id=%s code=%s seconds=%.3f %s",
+                self._rpc.method,
+                request_id or "-",
+                code.name,
+                seconds,
+                message,
             )
 
 

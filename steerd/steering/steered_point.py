@@ -23,8 +23,8 @@ from steerd.steering.step_rows import StepRows
 class SaeEncoding:
     """The rows [encoded] of a step on which an SAE encodes its whole dictionary.
 
-    At `sampled` [samples], indices into them, the number of active features is reported. Filled by the hook:
-    top_values and top_features [encoded, top_k], active_features [samples].
+    At `sampled` [samples], indices into them, everything is kept. Filled by the hook: top_values and
+    top_features [encoded, top_k], sampled_acts [samples, d_sae].
     """
 
     name: str
@@ -34,12 +34,12 @@ class SaeEncoding:
     top_k: int
     top_values: Tensor = field(init=False)
     top_features: Tensor = field(init=False)
-    active_features: Tensor = field(init=False)
+    sampled_acts: Tensor = field(init=False)
 
     def read(self, x: Tensor) -> None:
         """Take the readings of rows x [rows, d_model], float32."""
         feature_acts = self.sae.encode(x[self.rows])  # [encoded, d_sae]
-        self.active_features = (feature_acts[self.sampled] > 0).sum(dim=-1)
+        self.sampled_acts = feature_acts[self.sampled]
         self.top_values, self.top_features = feature_acts.topk(self.top_k, dim=-1)
 
 

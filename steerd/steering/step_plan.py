@@ -22,7 +22,7 @@ from steerd.steering.loaded_saes import LoadedSaes
 from steerd.steering.request_wishes import RequestWishes
 from steerd.steering.row_span import RowSpan
 from steerd.steering.steered_point import PointStep, SaeEncoding
-from steerd.steering.step_layout import SteeredCount, StepLayout, TopRows, lay_out
+from steerd.steering.step_layout import Ints, SteeredCount, StepLayout, TopRows, lay_out
 from steerd.steering.step_rows import StepRows
 from steerd.steering.wish_resolver import WishResolver
 
@@ -65,10 +65,8 @@ class StepPlan:
 class StepPlanner:
     """Owns the hook points' tables and hooks. Used by the engine thread alone."""
 
-    def __init__(
-        self, host: HostModel, saes: LoadedSaes, watch: Sequence[FeatureRef], sample_every: int
-    ) -> None:
-        """`watch` is read on every row; every `sample_every`-th row is encoded whole for its L0."""
+    def __init__(self, host: HostModel, saes: LoadedSaes, sample_every: int) -> None:
+        """Every `sample_every`-th row is encoded whole; 0: none."""
         self._device = host.device
         self._special = host.special_token_ids
         self._sample_every = sample_every
@@ -79,10 +77,22 @@ class StepPlanner:
         self._resolver = WishResolver(self._points, saes, host.special_token_ids)
         self.resolve, self.release = self._resolver.resolve, self._resolver.release
         self.switch = self._resolver.switch
-        self.watched_columns = self._acquire_watched(watch)
         self._key: list[Any] | None = None
         self._layout: StepLayout | None = None
         self._standing: StepPlan | None = None
+        self.watched_columns: dict[str, Ints] = {}
+        self._watch: Sequence[FeatureRef] = ()
+
+    def watch(self, watch: Sequence[FeatureRef]) -> None:
+        """Read these features, and no others of the server's, on every row of the coming steps."""
+        columns: dict[str, list[int]] = {}
+        for ref in watch:
+            columns.setdefault(ref.sae, []).append(self._resolver.acquire(ref))
+        for ref in self._watch:  # after, so that a feature in both lists keeps its column
+            self._resolver.give_back(ref)
+        self._watch = tuple(watch)
+        self.watched_columns = {sae: np.array(found) for sae, found in columns.items()}
+        self._standing = None
 
     def plan(self, spans: Sequence[RowSpan], wishes: Mapping[str, RequestWishes]) -> StepPlan:
         """Put the plan of the coming forward in place; the hooks will fill its readings."""
@@ -169,9 +179,3 @@ class StepPlanner:
         self._rows_seen += len(ordinary_rows)
         sampled: list[int] = ordinary_rows[first :: self._sample_every].tolist()
         return sampled
-
-    def _acquire_watched(self, watch: Sequence[FeatureRef]) -> dict[str, list[int]]:
-        columns: dict[str, list[int]] = {}
-        for ref in watch:
-            columns.setdefault(ref.sae, []).append(self._resolver.acquire(ref))
-        return columns

@@ -133,8 +133,12 @@ class WishResolver:
         heapq.heappush(self._free_slots, wishes.slot)
 
     def acquire(self, feature: FeatureRef) -> int:
-        """A feature's column for good: the server's own readings."""
+        """A feature's column, for the server's own readings; `give_back` must follow."""
         return self._points[self._saes[feature.sae].hook_point].table.acquire(feature)
+
+    def give_back(self, feature: FeatureRef) -> None:
+        """Undo one `acquire`."""
+        self._points[self._saes[feature.sae].hook_point].table.release(feature)
 
     @contextmanager
     def _holding(self) -> Iterator[_Columns]:

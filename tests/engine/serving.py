@@ -10,6 +10,7 @@ from steerd.config import EngineConfig, WatchedFeature
 from steerd.engine.engine import Engine
 from steerd.engine.events import EngineObserver
 from steerd.engine.request import GenerationRequest
+from steerd.engine.watch_list import load_watch_list
 from steerd.host.host_model import HostModel
 from steerd.steering.loaded_saes import LoadedSaes
 from tests.engine.recorder import StepLog, SteppedLog, submit
@@ -41,14 +42,15 @@ def serving(
 ) -> Iterator[Engine]:
     """A started engine, stopped at the end. `options` go to its config and complete SMALL."""
     host = host or make_tiny_host()
+    saes = tiny_saes(host)
     engine = Engine(
         host,
-        tiny_saes(host),
+        saes,
         EngineConfig(**(SMALL | options)),
         observer or StepLog(),
-        watch,
         sample_every,
     )
+    engine.watch(load_watch_list(watch, saes))
     engine.start()
     try:
         yield engine

@@ -90,6 +90,10 @@ def run() -> Run:
     return Run()
 
 
+def active_features(step: StepReport, sae: str) -> list[int]:
+    return step.sampled[sae].active_features.tolist() if sae in step.sampled else []
+
+
 def total(log: StepLog, name: str) -> int:
     return sum(getattr(step, name) for step in log.steps)
 
@@ -127,7 +131,7 @@ def test_every_ordinary_row_is_monitored(run: Run) -> None:
 def test_sampled_rows_have_the_number_of_active_features(run: Run) -> None:
     """With every row sampled: the same numbers, in whatever order the rows were run."""
     for sae in ("sae-0", "sae-1"):
-        counts = Counter(count for step in run.log.steps for count in step.active_features[sae])
+        counts = Counter(count for step in run.log.steps for count in active_features(step, sae))
         expected = Counter((run.all_acts(sae) > 0).sum(dim=-1).tolist())
         # A pre-activation on the very edge of its threshold may fall on the other side.
         assert (counts - expected).total() <= 2
@@ -137,16 +141,15 @@ def test_sampled_rows_have_the_number_of_active_features(run: Run) -> None:
 def test_watched_features_are_counted_on_every_ordinary_row(run: Run) -> None:
     for watched in WATCH:
         acts = run.all_acts(watched.sae)[:, watched.index]
-        readings = [
-            reading
+        values = [
+            float(value)
             for step in run.log.steps
-            for reading in step.watched
-            if reading.feature == FeatureRef(watched.sae, watched.index)
+            for entries in step.watched.entries
+            for feature, value in zip(entries.features, entries.values, strict=True)
+            if step.watched.watch.features[feature] == watched
         ]
-        assert all(reading.active_tokens > 0 for reading in readings)
-        assert sum(reading.active_tokens for reading in readings) == int((acts > 0).sum()) > 0
-        over = int((acts > watched.threshold).sum())
-        assert sum(reading.over_threshold_tokens for reading in readings) == over
+        assert len(values) == int((acts > 0).sum()) > 0
+        assert sorted(values) == pytest.approx(sorted(acts[acts > 0].tolist()), abs=TOLERANCE)
     forty = run.all_acts("sae-1")[:, 40]
     assert 0 < (forty > 1.0).sum() < (forty > 0).sum(), "the threshold is put to the test"
 
@@ -288,7 +291,7 @@ def test_sampling_is_as_rare_as_asked(sample_every: int) -> None:
     # Of each, the first row and the last token, which has none, do not count.
     rows = total(log, "prompt_tokens") + total(log, "generated_tokens") - 5 - 5
 
-    samples = sum(len(step.active_features.get("sae-0", ())) for step in log.steps)
+    samples = sum(len(active_features(step, "sae-0")) for step in log.steps)
 
     assert samples == (ceil(rows / sample_every) if sample_every else 0)
 
@@ -299,7 +302,7 @@ def test_an_engine_that_reads_nothing_reports_nothing() -> None:
         recorder = run_together(engine, [greedy_request("request", SHORT, 3)])[0]
 
     last: StepReport = log.steps[-1]
-    assert (last.monitored_tokens, last.active_features, last.steered_rows, last.watched) == ({}, {}, {}, ())
+    assert (last.monitored_tokens, last.sampled, last.steered_rows, last.watched.entries) == ({}, {}, {}, ())
     assert recorder.readings == []
     assert recorder.wait().features == ()
 

@@ -2,27 +2,36 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import pytest
 from prometheus_client import CollectorRegistry
 
-from steerd.config import MAX_SAES, MAX_WATCHED_FEATURES, WatchedFeature
+from steerd.config import WatchedFeature
 from steerd.engine.events import (
+    ActiveEntries,
     FailedEvent,
     FeatureUse,
     FinishedEvent,
+    SampledRows,
     StepReport,
     Timings,
-    WatchedReading,
+    WatchedRows,
 )
 from steerd.engine.request import FinishReason, GenerationRequest, SamplingParams
+from steerd.engine.watch_list import WatchList
 from steerd.monitoring.metrics import Metrics
 from steerd.steering.intervention import FeatureRef
 
 GREEDY = SamplingParams(max_new_tokens=9, temperature=0.0, top_p=1.0, top_k=0, seed=1)
 REQUEST = GenerationRequest(id="r", prompt_ids=(1, 2, 3), sampling=GREEDY)
-WATCHED = WatchedFeature(sae="a", index=7, alias="seventh", threshold=2.0)
+WATCH = WatchList(
+    [WatchedFeature(sae="a", index=7, alias="seventh", threshold=2.0, hot=True)],
+    max_activation=[4.0],
+    density=[0.125],
+)
 SEVENTH = {"sae": "a", "feature": "7", "alias": "seventh"}
 
 
@@ -44,15 +53,10 @@ def registry() -> CollectorRegistry:
 
 @pytest.fixture
 def metrics(registry: CollectorRegistry) -> Metrics:
-    return make_metrics(registry, saes=("a", "b"), watch=(WATCHED,))
-
-
-def make_metrics(
-    registry: CollectorRegistry, *, saes: tuple[str, ...], watch: tuple[WatchedFeature, ...]
-) -> Metrics:
     made = Metrics(
-        registry, model="m", saes=saes, watch=watch, queue_limit=64, build={"version": "1", "device": "cpu"}
+        registry, model="m", saes=("a", "b"), queue_limit=64, build={"version": "1", "device": "cpu"}
     )
+    made.watch(WATCH)
     for rpc in (GENERATE, HEALTH):
         made.rpc_served(rpc)
     return made
@@ -73,12 +77,18 @@ def step(**fields: object) -> StepReport:
         "waiting": 0,
         "kv_used_bytes": 25,
         "kv_total_bytes": 100,
+        "request_ids": ("r",),
+        "first_rows": np.array([0]),
         "monitored_tokens": {},
-        "active_features": {},
+        "sampled": {},
         "steered_rows": {},
-        "watched": (),
+        "watched": WatchedRows(WATCH),
     }
     return StepReport(**(values | fields))  # type: ignore[arg-type]
+
+
+def entries(rows: Sequence[int], features: Sequence[int], values: Sequence[float]) -> ActiveEntries:
+    return ActiveEntries(np.array(rows), np.array(features), np.array(values, dtype=np.float32))
 
 
 @pytest.mark.usefixtures("metrics")
@@ -91,6 +101,8 @@ def test_every_series_that_can_be_known_starts_at_zero(registry: CollectorRegist
     assert zero("steerd_finish_reason_total", model="m", reason="stop_sequence")
     assert zero("steerd_steering_applied_tokens_total", sae="b", mode="ablate")
     assert zero("steerd_feature_active_tokens_total", **SEVENTH)
+    assert zero("steerd_request_feature_activation_max_count", **SEVENTH)
+    assert registry.get_sample_value("steerd_feature_training_active_ratio", SEVENTH) == 0.125
     assert zero("steerd_time_to_first_token_seconds_count", model="m")
     assert zero(
         "grpc_server_handled_total",
@@ -109,9 +121,9 @@ def test_a_step_counts_tokens_and_features(metrics: Metrics, registry: Collector
             generated_tokens=2,
             batch_size=3,
             monitored_tokens={"a": 12, "b": 12},
-            active_features={"a": [3, 40]},
+            sampled={"a": SampledRows(np.array([1, 4]), entries([1] * 3 + [4] * 40, range(43), [1.0] * 43))},
             steered_rows={("b", "set"): 6},
-            watched=(WatchedReading(FeatureRef("a", 7), 4, 1),),
+            watched=WatchedRows(WATCH, (entries([0, 2, 3, 5], [0] * 4, [0.5, 2.0, 2.5, 1.0]),)),
         )
     )
 
@@ -134,7 +146,7 @@ def test_a_step_counts_tokens_and_features(metrics: Metrics, registry: Collector
 
 def test_a_finished_request_is_timed_once(metrics: Metrics, registry: CollectorRegistry) -> None:
     metrics.first_token(REQUEST, 0.75)
-    metrics.request_finished(REQUEST, finished())
+    metrics.request_finished(REQUEST, finished(), None)
 
     def value(name: str, **labels: str) -> float | None:
         return registry.get_sample_value(name, {"model": "m", **labels})
@@ -152,14 +164,14 @@ def test_a_finished_request_is_timed_once(metrics: Metrics, registry: CollectorR
 
 
 def test_one_token_has_no_time_per_output_token(metrics: Metrics, registry: CollectorRegistry) -> None:
-    metrics.request_finished(REQUEST, finished(generated_tokens=1))
+    metrics.request_finished(REQUEST, finished(generated_tokens=1), None)
 
     assert registry.get_sample_value("steerd_time_per_output_token_seconds_count", {"model": "m"}) == 0
 
 
 def test_cancelled_and_failed_requests_are_not_timed(metrics: Metrics, registry: CollectorRegistry) -> None:
-    metrics.request_finished(REQUEST, finished(FinishReason.CANCELLED))
-    metrics.request_finished(REQUEST, FailedEvent(RuntimeError()))
+    metrics.request_finished(REQUEST, finished(FinishReason.CANCELLED), None)
+    metrics.request_finished(REQUEST, FailedEvent(RuntimeError()), None)
 
     assert registry.get_sample_value("steerd_decode_time_seconds_count", {"model": "m"}) == 0
     assert registry.get_sample_value("steerd_finish_reason_total", {"model": "m", "reason": "cancelled"}) == 1
@@ -179,7 +191,7 @@ def test_an_rpc_is_counted_by_code_and_outcome(
     }
 
     metrics.rpc_started(GENERATE)
-    metrics.rpc_finished(GENERATE, code=code, outcome=outcome, seconds=0.5)
+    metrics.rpc_finished(GENERATE, code=code, outcome=outcome, seconds=0.5, request_id="r")
 
     def count(name: str, **names: str) -> float | None:
         return registry.get_sample_value(name, names)
@@ -195,7 +207,7 @@ def test_an_rpc_is_counted_by_code_and_outcome(
 
 def test_health_checks_are_no_requests(metrics: Metrics, registry: CollectorRegistry) -> None:
     metrics.rpc_started(HEALTH)
-    metrics.rpc_finished(HEALTH, code="OK", outcome="ok", seconds=0.001)
+    metrics.rpc_finished(HEALTH, code="OK", outcome="ok", seconds=0.001, request_id="")
 
     labels = {"model": "m", "rpc": "Check", "outcome": "ok"}
     assert registry.get_sample_value("steerd_requests_total", labels) is None
@@ -228,13 +240,3 @@ def test_memory_is_free_once_nothing_runs(metrics: Metrics, registry: CollectorR
     running[0] = 0
 
     assert registry.get_sample_value("steerd_kv_cache_usage_ratio", {"model": "m"}) == 0
-
-
-def test_the_largest_configuration_stays_within_its_budget(registry: CollectorRegistry) -> None:
-    saes = tuple(f"sae{i}" for i in range(MAX_SAES))
-    watch = tuple(WatchedFeature(sae="sae0", index=i, alias=f"f{i}") for i in range(MAX_WATCHED_FEATURES))
-
-    make_metrics(registry, saes=saes, watch=watch)
-
-    samples = [s for family in registry.collect() for s in family.samples if not s.name.endswith("_created")]
-    assert len(samples) <= 2500

@@ -4,23 +4,41 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from urllib.parse import quote
 from urllib.request import urlopen
 
 import grpc
 import pytest
+import torch
+from prometheus_client.openmetrics.parser import (
+    text_string_to_metric_families as openmetrics_families,
+)
 
 from deploy.monitoring import Addresses, watchers
 from steerd.cli.server_process import free_ports
-from steerd.config import MonitoringConfig, WatchedFeature
+from steerd.config import (
+    MAX_HOT_FEATURES,
+    MAX_SAES,
+    MAX_WATCHED_FEATURES,
+    Config,
+    MonitoringConfig,
+    SaeConfig,
+    WatchedFeature,
+)
+from steerd.host.host_model import HostModel
+from steerd.monitoring.series_budget import MAX_SERIES
 from steerd.pb.v1 import generation_service_pb2 as pb
 from steerd.pb.v1 import steering_pb2 as steering
 from steerd.pb.v1.feature_pb2 import FeatureRef
+from steerd.steering.loaded_saes import LoadedSaes
 from tests.debian_tools import complaints, debian_tool
 from tests.server.running_server import RunningServer, tiny_config, tiny_parts
+from tests.tiny_hosts import make_tiny_host
+from tests.tiny_saes import tiny_sae
 from tests.waiting import wait_until
 
-WATCHED = WatchedFeature(sae="late", index=3, alias="third", threshold=0.5)
+WATCHED = WatchedFeature(sae="late", index=3, alias="third", threshold=0.5, hot=True)
 THIRD = FeatureRef(sae="late", index=3)
 MONITORED = ("steerd_monitored_tokens_total", frozenset({("sae", "late")}))
 
@@ -63,6 +81,9 @@ def test_a_generation_moves_the_counters(used_server: RunningServer) -> None:
     assert moved("steerd_feature_active_tokens_total", **third) == sum(value > 0 for value in values)
     assert moved("steerd_feature_threshold_exceeded_total", **third) == sum(value > 0.5 for value in values)
     assert moved("steerd_sae_active_features_count", sae="late") == rows - 1
+    assert moved("steerd_request_feature_activation_max_count", **third) == 1
+    # The tiny SAEs' statistics say (index + 1) / 4.
+    assert moved("steerd_request_feature_activation_max_sum", **third) == pytest.approx(max(values))
     assert moved("steerd_steering_applied_tokens_total", sae="early", mode="scale") == rows
     assert moved("steerd_prompt_tokens_total", model="smollm2-135m-instruct") == 11
     assert moved("steerd_generation_tokens_total", model="smollm2-135m-instruct") == 6
@@ -93,6 +114,61 @@ def test_no_request_id_and_no_creation_time_is_exported(used_server: RunningServ
     assert "tell-tale" not in page
     assert "secret" not in page
     assert "_created" not in page
+
+
+def test_exemplars_name_requests_to_those_who_ask_for_them(used_server: RunningServer) -> None:
+    used_server.generate(
+        pb.GenerateRequest(
+            request_id="tell-tale-too", prompt="the cat", sampling=pb.SamplingParams(max_new_tokens=2)
+        )
+    )
+
+    samples = [
+        (sample.name, sample.exemplar.labels)
+        for family in openmetrics_families(used_server.scrape("application/openmetrics-text; version=1.0.0"))
+        for sample in family.samples
+        if sample.exemplar is not None
+    ]
+
+    named = {name for name, labels in samples if labels == {"request_id": "tell-tale-too"}}
+    assert {"steerd_request_feature_activation_max_bucket", "steerd_request_duration_seconds_bucket"} <= named
+
+
+def largest_config() -> Config:
+    watch = tuple(
+        WatchedFeature(
+            sae=f"sae{number % MAX_SAES}",
+            index=number // MAX_SAES,
+            alias=f"f{number}",
+            hot=number < MAX_HOT_FEATURES,
+        )
+        for number in range(MAX_WATCHED_FEATURES)
+    )
+    return tiny_config(
+        saes=tuple(SaeConfig(name=f"sae{n}", path="in memory") for n in range(MAX_SAES)),
+        monitoring=MonitoringConfig(port=0, sample_every=1, watch=watch),
+    )
+
+
+def eight_saes() -> tuple[HostModel, LoadedSaes]:
+    host = make_tiny_host("llama")
+    saes = LoadedSaes(host)
+    for number in range(MAX_SAES):
+        bundle = tiny_sae(host, f"blocks.{number % 3}.hook_resid_post", seed=number)
+        # The tiny SAEs' second feature is dead, and so cannot be hot.
+        alive = torch.full((bundle.sae.d_sae,), 2.0)
+        saes.add(f"sae{number}", replace(bundle, statistics=replace(bundle.statistics, max_activation=alive)))
+    return host, saes
+
+
+def test_the_largest_configuration_keeps_to_the_budget() -> None:
+    with RunningServer(largest_config(), *eight_saes()) as server:
+        server.generate(pb.GenerateRequest(prompt="the cat", sampling=pb.SamplingParams(max_new_tokens=2)))
+        with pytest.raises(grpc.RpcError):
+            server.channel.unary_unary("/steerd.v1.Nothing/Here")(b"")
+        samples = server.samples()
+
+    assert 2000 < len(samples) <= MAX_SERIES
 
 
 def test_the_process_and_the_build_are_told(used_server: RunningServer) -> None:

@@ -8,6 +8,7 @@ import torch
 from steerd.app import try_out
 from steerd.config import Config, EngineConfig, WatchedFeature
 from steerd.engine.engine import Engine
+from steerd.engine.watch_list import load_watch_list
 from steerd.host.host_model import HostModel
 from steerd.sae.config_file import Architecture
 from steerd.selftest.report import Report, Status
@@ -45,9 +46,10 @@ def assert_all_compared(report: Report) -> None:
 
 def test_a_host_with_saes_of_every_kind_passes() -> None:
     host = make_tiny_host("llama")
-    watch = [WatchedFeature(sae="topk", index=3, alias="three")]
+    saes = served(host, "jumprelu", "topk", "standard")
+    watch = load_watch_list([WatchedFeature(sae="topk", index=3, alias="three")], saes)
 
-    report = selftest(host, served(host, "jumprelu", "topk", "standard"), SMALL, watch, 4)
+    report = selftest(host, saes, SMALL, watch, 4)
 
     assert_all_compared(report)
     assert report.saes == ("jumprelu", "topk", "standard")

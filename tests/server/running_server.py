@@ -111,9 +111,10 @@ class RunningServer:
         )
         return health_pb2.HealthCheckResponse.ServingStatus.Name(reply.status)
 
-    def scrape(self) -> str:
+    def scrape(self, accept: str = "text/plain") -> str:
         url = f"http://127.0.0.1:{self.app.scrape_endpoint.port}/metrics"
-        with urllib.request.urlopen(url, timeout=TIMEOUT_SECONDS) as reply:
+        request = urllib.request.Request(url, headers={"Accept": accept})
+        with urllib.request.urlopen(request, timeout=TIMEOUT_SECONDS) as reply:
             return str(reply.read().decode())
 
     def samples(self) -> dict[tuple[str, frozenset[tuple[str, str]]], float]:

@@ -70,7 +70,8 @@ class Counts:
     def rpc_started(self, rpc: Rpc) -> None:
         self.started.append(rpc)
 
-    def rpc_finished(self, rpc: Rpc, *, code: str, outcome: str, seconds: float) -> None:
+    def rpc_finished(self, rpc: Rpc, *, code: str, outcome: str, seconds: float, request_id: str) -> None:
+        assert isinstance(request_id, str)
         assert 0 <= seconds <= time.monotonic()
         self.finished.append((rpc.method, code, outcome))
 

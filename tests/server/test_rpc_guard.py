@@ -232,6 +232,8 @@ def test_every_served_rpc_is_announced_and_every_start_has_an_end() -> None:
         "steerd.v1.GenerationService/Score",
         "steerd.v1.CatalogService/GetServerInfo",
         "steerd.v1.CatalogService/ListSaes",
+        "steerd.v1.CatalogService/ListPresets",
+        "grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo",
         "grpc.health.v1.Health/Check",
         "grpc.health.v1.Health/List",
         "grpc.health.v1.Health/Watch",

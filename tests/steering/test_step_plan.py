@@ -60,7 +60,8 @@ def serve(host: HostModel, points: Mapping[str, HookPoint], architecture: str = 
 def planning(
     host: HostModel, saes: LoadedSaes, watch: Sequence[FeatureRef] = (), sample_every: int = 0
 ) -> Iterator[StepPlanner]:
-    planner = StepPlanner(host, saes, watch, sample_every)
+    planner = StepPlanner(host, saes, sample_every)
+    planner.watch(watch)
     try:
         yield planner
     finally:
@@ -254,7 +255,7 @@ def test_top_k_and_l0_are_those_of_the_whole_encoding(tiny_host: HostModel, arch
     sampled = ordinary[::4]
     # a is reported from its last prompt row on, c whole; b asks for none, but three of its rows are sampled.
     assert step.rows.tolist() == sorted({3, 4, 5, *range(12, 18), *sampled})
-    assert step.active_features.tolist() == (feature_acts[sampled] > 0).sum(dim=-1).tolist()
+    torch.testing.assert_close(step.sampled_acts, feature_acts[sampled], atol=TOLERANCE, rtol=TOLERANCE)
     values, _ = feature_acts[step.rows].topk(5, dim=-1)
     torch.testing.assert_close(step.top_values, values, atol=TOLERANCE, rtol=TOLERANCE)
     found = feature_acts[step.rows].gather(1, step.top_features)

@@ -1,0 +1,72 @@
+"""The features that the server watches on every token, as arrays in the order of the list."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import nan
+
+import numpy as np
+from numpy.typing import NDArray
+
+from steerd.config import WatchedFeature
+from steerd.errors import FieldViolation
+from steerd.steering.intervention import FeatureRef
+from steerd.steering.loaded_saes import LoadedSae, LoadedSaes
+
+
+class WatchList:
+    """One list, never changed: whoever holds it knows what the numbers counted with it are about.
+
+    By feature: `refs`, `thresholds`, and what its SAE's file records, `max_activation` and `density` (the
+    share of training tokens on which it was active), NaN where that is not known. `by_sae` has positions.
+    """
+
+    def __init__(
+        self,
+        features: Sequence[WatchedFeature] = (),
+        *,
+        max_activation: Sequence[float] | None = None,
+        density: Sequence[float] | None = None,
+    ) -> None:
+        self.features = tuple(features)
+        self.refs = tuple(FeatureRef(feature.sae, feature.index) for feature in features)
+        self.thresholds = np.array([feature.threshold for feature in features], dtype=np.float32)
+        unknown = [nan] * len(self.features)
+        self.max_activation = np.array(unknown if max_activation is None else max_activation)
+        self.density = np.array(unknown if density is None else density)
+        self.by_sae: dict[str, NDArray[np.int64]] = {
+            sae: np.array([at for at, ref in enumerate(self.refs) if ref.sae == sae], dtype=np.int64)
+            for sae in dict.fromkeys(ref.sae for ref in self.refs)
+        }
+
+    def __len__(self) -> int:
+        return len(self.features)
+
+
+def load_watch_list(features: Sequence[WatchedFeature], saes: LoadedSaes) -> WatchList:
+    """The list with what the SAEs' files record; the features must be without `violations`."""
+    recorded = [saes.get(feature.sae).statistics for feature in features]
+    pairs = list(zip(features, recorded, strict=True))
+    return WatchList(
+        features,
+        max_activation=[nan if s is None else float(s.max_activation[f.index]) for f, s in pairs],
+        density=[nan if s is None else float(s.density[f.index]) for f, s in pairs],
+    )
+
+
+def violations(features: Sequence[WatchedFeature], saes: LoadedSaes, key: str) -> list[FieldViolation]:
+    """What the served SAEs have against a list that is called `key`; they must all be served."""
+    found = []
+    for position, feature in enumerate(features):
+        sae = saes.get(feature.sae)
+        if feature.index >= sae.sae.d_sae:
+            bound = f"must be below {sae.sae.d_sae}, the SAE's d_sae; got {feature.index}"
+            found.append(FieldViolation(f"{key}[{position}].index", bound))
+        elif feature.hot and not _has_maximum(sae, feature.index):
+            problem = f"needs a recorded maximum above 0, which feature {feature.index} of {sae.name} has not"
+            found.append(FieldViolation(f"{key}[{position}].hot", problem))
+    return found
+
+
+def _has_maximum(sae: LoadedSae, index: int) -> bool:
+    return sae.statistics is not None and float(sae.statistics.max_activation[index]) > 0
