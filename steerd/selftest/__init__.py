@@ -7,6 +7,7 @@
 - `steered_probes`: interventions of every kind, on every SAE, each strong enough to be seen
 - `naive_hook`: steering in its plainest form, row by row
 - `probe_set`: all probes together
+- `naive_rows`: on which rows, and how strongly there
 - `references`: what the plain host says of the probes; taken before an engine takes the host over
 - `engine_client`: the same questions to an engine
 - `checks`: engine against plain host, and engine against itself

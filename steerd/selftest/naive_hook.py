@@ -14,6 +14,7 @@ from torch import Tensor
 
 from steerd.host.hook_point import HookPoint
 from steerd.host.host_model import HostModel
+from steerd.selftest.naive_rows import NaiveRows
 from steerd.selftest.probes import Probe
 from steerd.steering.intervention import (
     Ablate,
@@ -29,7 +30,6 @@ from steerd.steering.intervention import (
     WholeSae,
 )
 from steerd.steering.loaded_saes import LoadedSaes
-from steerd.steering.scope import Phase
 
 
 @contextmanager
@@ -54,39 +54,66 @@ class NaiveHook:
     def __init__(
         self, host: HostModel, saes: LoadedSaes, probe: Probe, interventions: Sequence[Intervention]
     ) -> None:
-        targets = [edit.target for edit in interventions]
+        tested = [test.target for edit in interventions if edit.condition for test in edit.condition.tests]
+        targets = [*(edit.target for edit in interventions), *tested]
         names = {target.sae for target in targets if not isinstance(target, Direction)}
         self._saes = {name: saes.get(name).sae for name in names}
-        self._edits = [(edit, strengths(edit, probe, host.special_token_ids)) for edit in interventions]
+        self._interventions = interventions
+        self._naive_rows = NaiveRows(probe, host.special_token_ids)
 
     def __call__(self, resid: Tensor) -> Tensor:
         rows = resid.float()  # [rows, d_model]
         acts = {name: sae.encode(rows) for name, sae in self._saes.items()}  # [rows, d_sae]
+        edits = [(edit, self._strengths(edit, rows, acts)) for edit in self._interventions]
         edited = [
-            self._edited(position, x, {name: of_sae[position] for name, of_sae in acts.items()})
+            self._edited(
+                [(edit, strengths[position]) for edit, strengths in edits],
+                x,
+                {name: of_sae[position] for name, of_sae in acts.items()},
+            )
             for position, x in enumerate(rows)
         ]
         return torch.stack(edited).to(resid.dtype)
 
-    def _edited(self, position: int, x: Tensor, acts: dict[str, Tensor]) -> Tensor:
-        """One row [d_model]; `acts` [d_sae] are its own."""
+    def _strengths(self, edit: Intervention, rows: Tensor, acts: dict[str, Tensor]) -> list[float]:
+        """How strong an edit is on each row."""
+        tests = edit.condition.tests if edit.condition else ()
+        seen = {
+            test: [
+                self._z(test.target, x, {name: a[n] for name, a in acts.items()}) for n, x in enumerate(rows)
+            ]
+            for test in tests
+        }
+        return self._naive_rows.strengths(edit, seen)
+
+    def _edited(
+        self, edits: Sequence[tuple[Intervention, float]], x: Tensor, acts: dict[str, Tensor]
+    ) -> Tensor:
+        """One row [d_model] with edits, each by its strength; `acts` [d_sae] are the row's own."""
         result, keeps_length = x, False
-        for edit, by_position in self._edits:
-            if by_position[position] > 0:
-                result = result + by_position[position] * self._added(edit, x, acts)
+        for edit, strength in edits:
+            if strength > 0:
+                result = result + strength * self._added(edit, x, acts)
                 keeps_length |= edit.preserve_norm
         return result * (x.norm() / result.norm()) if keeps_length else result
 
     def _added(self, edit: Intervention, x: Tensor, acts: dict[str, Tensor]) -> Tensor:
         """What the edit adds to a row at full strength, [d_model]."""
-        match edit.target:
-            case WholeSae(name):
-                return self._saes[name].decode(acts[name]) - x
-            case FeatureRef(name, index):
-                return difference(edit.operation, float(acts[name][index])) * self._saes[name].W_dec[index]
-            case Direction(values=values):
-                d = torch.tensor(values, device=x.device)
-                return difference(edit.operation, float(x @ d)) * d
+        target = edit.target
+        if isinstance(target, WholeSae):
+            return self._saes[target.sae].decode(acts[target.sae]) - x
+        return difference(edit.operation, self._z(target, x, acts)) * self._d(target, x)
+
+    def _z(self, target: FeatureRef | Direction, x: Tensor, acts: dict[str, Tensor]) -> float:
+        """How active a feature is on a row, or how far the row reaches in a direction."""
+        if isinstance(target, Direction):
+            return float(x @ self._d(target, x))
+        return float(acts[target.sae][target.index])
+
+    def _d(self, target: FeatureRef | Direction, x: Tensor) -> Tensor:
+        if isinstance(target, Direction):
+            return torch.tensor(target.values, device=x.device)
+        return self._saes[target.sae].W_dec[target.index]
 
 
 def difference(operation: Operation, z: float) -> float:
@@ -104,54 +131,3 @@ def difference(operation: Operation, z: float) -> float:
             return min(max(z, low), high) - z
         case Reconstruct():
             raise AssertionError("a reconstruction is of a whole SAE, not along one direction")
-
-
-def strengths(edit: Intervention, probe: Probe, special_ids: frozenset[int]) -> list[float]:
-    """How strong an edit is on each row of the probe, 0 for not at all."""
-    found: list[float] = []
-    for position in range(len(probe.row_ids)):
-        strength = _by_schedule(edit, _since(edit, probe, position))
-        if not _in_scope(edit, probe, position, special_ids):
-            strength = 0.0
-        if edit.schedule.at_most and sum(earlier > 0 for earlier in found) >= edit.schedule.at_most:
-            strength = 0.0
-        found.append(strength)
-    return found
-
-
-def _since(edit: Intervention, probe: Probe, position: int) -> int:
-    """Rows from the first of its phase."""
-    return position - len(probe.prompt_ids) if edit.scope.phase is Phase.GENERATED else position
-
-
-def _in_scope(edit: Intervention, probe: Probe, position: int, special_ids: frozenset[int]) -> bool:
-    scope, token_id, length = edit.scope, probe.row_ids[position], len(probe.prompt_ids)
-    in_prompt = position < length
-    # A position below zero counts from the prompt's end.
-    ranges = [
-        (r.start % length if r.start < 0 else r.start, r.end % length if r.end and r.end < 0 else r.end)
-        for r in scope.positions
-    ]
-    assert not scope.roles, "a text that is no chat has no roles"
-    return (
-        (scope.phase is Phase.ALL or in_prompt == (scope.phase is Phase.PROMPT))
-        and (scope.include_special_tokens or token_id not in special_ids)
-        and (scope.first_n == 0 or _since(edit, probe, position) < scope.first_n)
-        and (scope.last_n == 0 or length - scope.last_n <= position < length)
-        and (
-            not ranges or any(start <= position and (end is None or position < end) for start, end in ranges)
-        )
-        and (not scope.token_ids or token_id in scope.token_ids)
-        and token_id not in scope.excluded_token_ids
-    )
-
-
-def _by_schedule(edit: Intervention, since: int) -> float:
-    schedule = edit.schedule
-    step = since - schedule.start_after
-    if step < 0:
-        return 0.0
-    if step < schedule.ramp:
-        return (step + 1) / schedule.ramp
-    after = step - max(schedule.ramp - 1, 0)
-    return 0.5 ** (after / schedule.half_life) if schedule.half_life else 1.0

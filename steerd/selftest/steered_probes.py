@@ -17,8 +17,10 @@ from steerd.selftest.probes import Probe
 from steerd.steering.intervention import (
     Ablate,
     Add,
+    Condition,
     Direction,
     FeatureRef,
+    FeatureTest,
     Intervention,
     Limit,
     Reconstruct,
@@ -42,6 +44,12 @@ class _Place:
     target: FeatureRef | Direction
     push: float
     largest: float
+
+
+def _fires(place: _Place) -> FeatureTest:
+    """On from where it is strong to where it is weak."""
+    above = 0.5 * place.largest
+    return FeatureTest(target=place.target, above=above, release_below=above - 0.4 * abs(place.largest))
 
 
 _KINDS: dict[str, Callable[[_Place], Intervention]] = {
@@ -81,6 +89,12 @@ _KINDS: dict[str, Callable[[_Place], Intervention]] = {
         operation=Add(place.push),
         scope=Scope(positions=(PositionRange(-6),)),
         preserve_norm=True,
+    ),
+    "add where it fires": lambda place: Intervention(
+        target=place.target,
+        operation=Add(place.push),
+        schedule=Schedule(at_most=12),
+        condition=Condition(((_fires(place),),)),
     ),
 }
 

@@ -133,6 +133,23 @@ def chunks_from_zero(planner: StepPlanner) -> None:
     change_spans(planner, lambda span: replace(span, first_position=0) if len(span.token_ids) > 1 else span)
 
 
+def conditions_forgotten(planner: StepPlanner) -> None:
+    """What waits for a feature is made at once."""
+    change_edits(planner, lambda edits, _prompt_ids: tuple(replace(edit, condition=None) for edit in edits))
+
+
+def states_lost(planner: StepPlanner) -> None:
+    """What fired in one step is forgotten in the next."""
+    plan = planner.plan
+
+    def forgetful(spans: Sequence[RowSpan], wishes: dict) -> object:
+        for point in planner._points.all():
+            point.lanes._tests["on"].zero_()
+        return plan(spans, wishes)
+
+    planner.plan = forgetful
+
+
 def scopes_forgotten(planner: StepPlanner) -> None:
     """Interventions are made everywhere."""
     change_edits(planner, lambda edits, _prompt_ids: tuple(replace(edit, scope=Scope()) for edit in edits))
@@ -156,6 +173,8 @@ def change_spans(planner: StepPlanner, change: Callable[[RowSpan], RowSpan]) -> 
 SABOTAGES: list[tuple[Check, Sabotage, EngineConfig]] = [
     (Checks.steered_is_reference, dropped_edit, CONFIG),
     (Checks.steered_is_reference, off_by_one_span, CONFIG),
+    (Checks.steered_is_reference, conditions_forgotten, CONFIG),
+    (Checks.cached_is_uncached, states_lost, CONFIG),
     (Checks.unsteered_is_plain, steered_by_nobody, CONFIG),
     (Checks.batched_is_alone, swapped_slots, CONFIG),
     (Checks.batched_is_alone, shared_rows, CONFIG),
