@@ -14,6 +14,7 @@ from steerd.config import Config
 from steerd.engine.engine import Engine
 from steerd.errors import SelftestFailed
 from steerd.host.host_model import HostModel
+from steerd.monitoring.live_page import LivePage
 from steerd.monitoring.metrics import Metrics
 from steerd.monitoring.monitor import Monitor
 from steerd.monitoring.scrape_endpoint import ScrapeEndpoint
@@ -87,7 +88,7 @@ class App:
         self.monitor = Monitor(registry, queue_steps=config.monitoring.queue_steps)
         self._metrics = _metrics(config, registry)
         self.grpc = GrpcServer(config.server, self._metrics)
-        self.scrape_endpoint = ScrapeEndpoint(config.monitoring, registry)
+        self.scrape_endpoint = ScrapeEndpoint(config.monitoring, registry, _live_page(config, registry))
 
     async def start(self, host: HostModel, saes: LoadedSaes) -> None:
         """Start the engine and serve, after the selftest where that is required.
@@ -199,3 +200,15 @@ def _metrics(config: Config, registry: CollectorRegistry) -> Metrics:
             "device": config.model.device,
         },
     )
+
+
+def _live_page(config: Config, registry: CollectorRegistry) -> LivePage | None:
+    if not config.monitoring.page:
+        return None
+    server: dict[str, str | int] = {
+        "model": config.model.name,
+        "version": version("steerd"),
+        "max_running": config.engine.max_running_requests,
+        "max_waiting": config.engine.max_waiting_requests,
+    }
+    return LivePage(registry, server=server)

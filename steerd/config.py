@@ -150,7 +150,8 @@ class WatchedFeature:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class MonitoringConfig:
-    """Where /metrics listens (port 0: any free one), and what is measured.
+    """Where /metrics listens (port 0: any free one), and what is measured. `page`: the live page at / of the
+    same port.
 
     Every `sample_every`-th token is encoded whole to count its active features (0: none). What is measured
     waits in a queue of `queue_steps` steps and ends of requests for the thread that counts it; what finds no
@@ -159,6 +160,7 @@ class MonitoringConfig:
 
     host: str = field(default="127.0.0.1", metadata=_matching(r"\S+"))
     port: int = field(default=9464, metadata=_between(0, 65535))
+    page: bool = True
     sample_every: int = field(default=16, metadata=_between(0, 1_000_000))
     queue_steps: int = field(default=256, metadata=_between(1, 65536))
     watch: tuple[WatchedFeature, ...] = ()

@@ -10,7 +10,8 @@
 - `series_budget`: how many series there may be, and what a watch list costs
 - `exemplars`: from a count to the request behind it
 - `buckets`: the histograms' bounds
-- `scrape_endpoint`: /metrics over HTTP
+- `scrape_endpoint`: /metrics over HTTP, and the live page
+- `live_page`: the page at / and its JSON; `recent_samples`: the last minutes that it shows
 
 Nothing a client sends becomes a label, so the number of series is known: it changes with the watch list
 alone, which is refused when it would be too many. Label children are made once, not where they are counted.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Iterator
 from dataclasses import replace
@@ -16,6 +17,7 @@ from prometheus_client.openmetrics.parser import (
 )
 
 from deploy.monitoring import Addresses, watchers
+from steerd.app import App
 from steerd.cli.server_process import free_ports
 from steerd.config import (
     MAX_HOT_FEATURES,
@@ -179,6 +181,30 @@ def test_the_process_and_the_build_are_told(used_server: RunningServer) -> None:
         "python_gc_objects_collected_total",
         "steerd_build_info",
     } <= names
+
+
+def test_the_live_page_lies_beside_the_metrics(used_server: RunningServer) -> None:
+    url = f"http://127.0.0.1:{used_server.app.scrape_endpoint.port}"
+
+    with urlopen(f"{url}/", timeout=60) as page, urlopen(f"{url}/live.json", timeout=60) as reply:
+        assert page.headers["Content-Type"] == "text/html; charset=utf-8"
+        told = json.load(reply)
+
+    assert told["server"]["max_running"] == used_server.config.engine.max_running_requests
+    assert told["features"] == [["late", "3", "third"]]
+    assert "outcomes" in told["samples"][0]
+
+
+def test_the_live_page_can_be_left_out() -> None:
+    async def front_page() -> str:
+        app = App(tiny_config(monitoring=MonitoringConfig(port=0, page=False)))
+        try:
+            url = f"http://127.0.0.1:{app.scrape_endpoint.port}/"
+            return await asyncio.to_thread(lambda: urlopen(url, timeout=60).read().decode())
+        finally:
+            await app.stop()
+
+    assert asyncio.run(front_page()).startswith("# HELP")
 
 
 def test_promtool_finds_nothing_to_complain_about(used_server: RunningServer) -> None:
