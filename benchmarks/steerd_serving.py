@@ -9,8 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
-from prometheus_client import CollectorRegistry
-
+from benchmarks.engine_monitor import started_monitor
 from benchmarks.outcome import Outcome
 from benchmarks.serving_process import START_TIMEOUT_SECONDS, STOP_TIMEOUT_SECONDS
 from benchmarks.steering_peers.job import Job, SteeredRequest
@@ -21,7 +20,6 @@ from steerd.config import EngineConfig, MonitoringConfig
 from steerd.engine.engine import Engine
 from steerd.engine.request import GenerationRequest, SamplingParams
 from steerd.host.host_model import HostModel
-from steerd.monitoring.metrics import Metrics
 from steerd.sae.sae_file import SaeBundle
 from steerd.steering.intervention import Add, FeatureRef, Intervention
 from steerd.steering.loaded_saes import LoadedSaes
@@ -41,16 +39,9 @@ class EngineInProcess:
         saes = LoadedSaes(host)
         saes.add(SAE_NAME, bundle)
         config = EngineConfig()
-        metrics = Metrics(
-            CollectorRegistry(),
-            model=host.name,
-            saes=[SAE_NAME],
-            watch=(),
-            queue_limit=config.max_waiting_requests,
-            build={"version": "benchmark"},
-        )
+        self._monitor, _ = started_monitor(host.name, [SAE_NAME], config)
         self._job = job
-        self._engine = Engine(host, saes, config, metrics, (), MonitoringConfig().sample_every)
+        self._engine = Engine(host, saes, config, self._monitor, MonitoringConfig().sample_every)
         self._engine.start()
 
     def generate(self, numbers: Sequence[int]) -> Served:
@@ -66,6 +57,7 @@ class EngineInProcess:
     def close(self) -> None:
         """Stop the engine."""
         self._engine.stop()
+        self._monitor.stop()
 
     def _request(self, number: int) -> GenerationRequest:
         request = self._job.requests[number]
