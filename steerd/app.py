@@ -26,6 +26,7 @@ from steerd.server.generation_service import GenerationService
 from steerd.server.grpc_server import GrpcServer
 from steerd.server.parse import RequestParser
 from steerd.server.parse_steering import SteeringParser
+from steerd.server.policy_book import read_policies
 from steerd.server.preset_book import read_presets
 from steerd.server.watch_keeper import WatchKeeper, configured_list
 from steerd.starters import sae_folder
@@ -93,11 +94,12 @@ class App:
     async def start(self, host: HostModel, saes: LoadedSaes) -> None:
         """Start the engine and serve, after the selftest where that is required.
 
-        Raises ConfigError for a watch list or a preset that cannot be, SelftestFailed.
+        Raises ConfigError for a watch list, preset or policy that cannot be, SelftestFailed.
         """
         config, monitoring = self._config, self._config.monitoring
         saes.measure_norms()
         presets = read_presets(config.presets, host, saes, config.limits)
+        policies = read_policies(config.policies, presets, host, saes, config.limits)
         if config.server.require_selftest:
             await asyncio.to_thread(_require_selftest, config, host, saes)
         engine = Engine(host, saes, config.engine, self.monitor, monitoring.sample_every)
@@ -113,13 +115,13 @@ class App:
                 host,
                 saes,
                 config.limits,
-                SteeringParser(host, saes, config.limits, config.steering, presets),
+                SteeringParser(host, saes, config.limits, config.steering, presets, policies),
             ),
             config=config.server,
             admission=self.grpc.admission,
             observer=self._metrics,
         )
-        catalog = CatalogService(host, saes, config, presets)
+        catalog = CatalogService(host, saes, config, presets, policies)
         await self.grpc.start(generation, catalog, is_healthy=lambda: self._makes_progress(engine))
         _log.info(
             "serving %s with SAEs %s on %s:%d, metrics on http://%s:%d/metrics",

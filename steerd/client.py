@@ -23,6 +23,7 @@ from steerd.client_messages import (
     Generation,
     ScoreCall,
     Scores,
+    ServedPolicy,
     ServedPreset,
     ServedSae,
     ServerInfo,
@@ -97,10 +98,11 @@ class Client:
 
     def presets(self) -> list[ServedPreset]:
         """The presets that requests can name; raises RemoteError."""
-        with self._failures():
-            request = catalog_service_pb2.ListPresetsRequest()
-            reply = self._catalog.ListPresets(request, timeout=self._timeout)
-        return [client_wire.served_preset(preset) for preset in reply.presets]
+        return [client_wire.served_preset(preset) for preset in self._prepared().presets]
+
+    def policies(self) -> list[ServedPolicy]:
+        """What holds for every request; raises RemoteError."""
+        return [client_wire.served_policy(policy) for policy in self._prepared().policies]
 
     def is_serving(self, service: str = "") -> bool:
         """Whether the server says that it serves; False when it does not answer."""
@@ -138,6 +140,11 @@ class Client:
         with self._failures():
             reply = self._generation.Score(client_wire.score_request(call), timeout=self._timeout)
         return client_wire.scores(reply)
+
+    def _prepared(self) -> catalog_service_pb2.ListPresetsResponse:
+        request = catalog_service_pb2.ListPresetsRequest()
+        with self._failures():
+            return self._catalog.ListPresets(request, timeout=self._timeout)
 
     @contextmanager
     def _failures(self) -> Iterator[None]:

@@ -99,6 +99,7 @@ class Started:
     warnings: tuple[str, ...]
     plan_hash: str
     presets: tuple[NamedVersion, ...] = ()
+    policies: tuple[NamedVersion, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -216,6 +217,7 @@ class Scores:
     warnings: tuple[str, ...]
     plan_hash: str
     presets: tuple[NamedVersion, ...] = ()
+    policies: tuple[NamedVersion, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -240,6 +242,31 @@ class ServedPreset:
     named: NamedVersion
     description: str
     interventions: tuple[Intervention, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ServedPolicy:
+    """What holds for every request; None where a policy does not bound what requests ask for.
+
+    Features are `sae:first-last`, presets `name`, `name@version` or `*`.
+    """
+
+    named: NamedVersion
+    description: str
+    interventions: tuple[Intervention, ...]
+    allowed: Allowed | None
+    max_dose: float | None
+    over_dose: str
+
+
+@dataclass(frozen=True, slots=True)
+class Allowed:
+    """The steering that requests may ask for."""
+
+    features: tuple[str, ...]
+    directions: bool
+    reconstruct: bool
+    presets: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from steerd.client_messages import (
+    Allowed,
     BaselineDelta,
     BaselineEnd,
     Completed,
@@ -14,6 +15,7 @@ from steerd.client_messages import (
     ScoreCall,
     ScoredText,
     Scores,
+    ServedPolicy,
     ServedPreset,
     ServedSae,
     ServerInfo,
@@ -97,6 +99,7 @@ def scores(message: pb.ScoreResponse) -> Scores:
         warnings=tuple(message.warnings),
         plan_hash=message.plan_hash,
         presets=tuple(map(_named, message.presets)),
+        policies=tuple(map(_named, message.policies)),
     )
 
 
@@ -150,6 +153,7 @@ def _started(message: pb.Started) -> Started:
         warnings=tuple(message.warnings),
         plan_hash=message.plan_hash,
         presets=tuple(map(_named, message.presets)),
+        policies=tuple(map(_named, message.policies)),
     )
 
 
@@ -251,4 +255,19 @@ def served_preset(message: catalog_service_pb2.Preset) -> ServedPreset:
         named=NamedVersion(message.name, message.version),
         description=message.description,
         interventions=tuple(map(intervention_of, message.interventions)),
+    )
+
+
+def served_policy(message: catalog_service_pb2.Policy) -> ServedPolicy:
+    """One entry of the list of policies."""
+    allow = message.allow
+    allowed = Allowed(tuple(allow.features), allow.directions, allow.reconstruct, tuple(allow.presets))
+    over_dose = steering_pb2.OverDose.Name(message.over_dose).removeprefix("OVER_DOSE_").lower()
+    return ServedPolicy(
+        named=NamedVersion(message.name, message.version),
+        description=message.description,
+        interventions=tuple(map(intervention_of, message.interventions)),
+        allowed=allowed if message.HasField("allow") else None,
+        max_dose=message.max_dose if message.HasField("max_dose") else None,
+        over_dose=over_dose if message.HasField("max_dose") else "",
     )

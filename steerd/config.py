@@ -109,11 +109,11 @@ class LimitsConfig:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class PresetConfig:
-    """Steering under a name and version.
+class NamedTable:
+    """A preset or a policy, by name and version.
 
-    `table` is all that the file says of it, in the words of the message steerd.v1.Preset; it can only be read
-    when host and SAEs are there (`server/preset_book`).
+    `table` is all that the file says of it, in the words of steerd.v1.Preset or steerd.v1.Policy; it can
+    only be read when host and SAEs are there (`server/preset_book`, `server/policy_book`).
     """
 
     name: str = field(metadata=_matching(NAME))
@@ -177,16 +177,19 @@ class Config:
     limits: LimitsConfig = LimitsConfig()
     steering: SteeringConfig = SteeringConfig()
     monitoring: MonitoringConfig = MonitoringConfig()
-    presets: tuple[PresetConfig, ...] = ()
+    presets: tuple[NamedTable, ...] = ()
+    policies: tuple[NamedTable, ...] = ()
 
     def __post_init__(self) -> None:
         for name in ("model", "engine", "server", "limits", "steering", "monitoring"):
             _check_bounds(getattr(self, name), name)
         for position, sae in enumerate(self.saes):
             _check_bounds(sae, f"saes[{position}]")
-        for position, preset in enumerate(self.presets):
-            _check_bounds(preset, f"presets[{position}]")
-        _check_unique("presets", (f"{preset.name}@{preset.version}" for preset in self.presets))
+        for key in ("presets", "policies"):
+            tables: tuple[NamedTable, ...] = getattr(self, key)
+            for position, table in enumerate(tables):
+                _check_bounds(table, f"{key}[{position}]")
+            _check_unique(key, (f"{table.name}@{table.version}" for table in tables))
         self._check_saes()
         self._check_host()
         self._check_watch()
@@ -267,7 +270,8 @@ def parse_config(tables: Mapping[str, Any], *, folder: Path) -> Config:
         limits=_read_section(LimitsConfig, tables.get("limits", {}), "limits"),
         steering=_read_section(SteeringConfig, tables.get("steering", {}), "steering"),
         monitoring=replace(_read_section(MonitoringConfig, monitoring, "monitoring"), watch=watch),
-        presets=_read_presets(tables.get("presets", []), "presets"),
+        presets=_read_named(tables.get("presets", []), "presets"),
+        policies=_read_named(tables.get("policies", []), "policies"),
     )
 
 
@@ -288,18 +292,19 @@ def _read_list(section: type[T], tables: object, key: str) -> tuple[T, ...]:
     return tuple(_read_section(section, table, f"{key}[{position}]") for position, table in enumerate(tables))
 
 
-def _read_presets(tables: object, key: str) -> tuple[PresetConfig, ...]:
+def _read_named(tables: object, key: str) -> tuple[NamedTable, ...]:
     if not isinstance(tables, list):
         _fail(key, f"an array of tables, [[{key}]]", tables)
-    return tuple(_read_preset(_table(table, f"{key}[{n}]"), f"{key}[{n}]") for n, table in enumerate(tables))
+    return tuple(_read_named_table(table, f"{key}[{position}]") for position, table in enumerate(tables))
 
 
-def _read_preset(table: Mapping[str, Any], key: str) -> PresetConfig:
+def _read_named_table(table: object, key: str) -> NamedTable:
+    table = _table(table, key)
     for name in ("name", "version"):
         if name not in table:
             raise ConfigError(f"{key}.{name} is missing")
         _typed(table[name], "str", f"{key}.{name}")
-    return PresetConfig(name=table["name"], version=table["version"], table=table)
+    return NamedTable(name=table["name"], version=table["version"], table=table)
 
 
 def _read_section(section: type[T], table: object, key: str) -> T:

@@ -42,6 +42,17 @@ class NotFound(SteerdError):
         self.field = field
 
 
+class Forbidden(SteerdError):
+    """What a policy of the server does not allow; `policy` is its name and version."""
+
+    reason = "POLICY_DENIED"
+
+    def __init__(self, message: str, *, field: str, policy: str) -> None:
+        super().__init__(message)
+        self.field = field
+        self.policy = policy
+
+
 class AlreadyExists(SteerdError):
     """A request id that is in use."""
 

@@ -6,6 +6,7 @@ import pytest
 
 from steerd import client_wire
 from steerd.client_messages import (
+    Allowed,
     BaselineDelta,
     BaselineEnd,
     ChatTurn,
@@ -17,6 +18,7 @@ from steerd.client_messages import (
     ScoreCall,
     ScoredText,
     Scores,
+    ServedPolicy,
     ServedPreset,
     Started,
     Token,
@@ -168,6 +170,25 @@ def test_presets_are_named_and_listed() -> None:
         name="a", version="1", description="calm", interventions=[applied_message(edit)]
     )
     assert client_wire.served_preset(listed) == ServedPreset(NamedVersion("a", "1"), "calm", (edit,))
+
+
+def test_policies_are_listed() -> None:
+    edit = Intervention(target=FEATURE, operation=Ablate(), source="policy:a@1")
+    message = catalog_service_pb2.Policy(
+        name="a",
+        version="1",
+        description="safe",
+        interventions=[applied_message(edit)],
+        allow=catalog_service_pb2.Allow(features=["s:1-2"], directions=True, presets=["*"]),
+        max_dose=0.0,
+        over_dose=steering.OVER_DOSE_CLAMP,
+    )
+    bare = catalog_service_pb2.Policy(name="b", version="2")
+
+    allowed = Allowed(features=("s:1-2",), directions=True, reconstruct=False, presets=("*",))
+    policy = ServedPolicy(NamedVersion("a", "1"), "safe", (edit,), allowed, 0.0, "clamp")
+    assert client_wire.served_policy(message) == policy
+    assert client_wire.served_policy(bare) == ServedPolicy(NamedVersion("b", "2"), "", (), None, None, "")
 
 
 def test_scopes_and_schedules() -> None:

@@ -5,7 +5,7 @@
 - `generate`: one steered generation, streamed to the terminal
 - `score`: how likely given continuations are, steered and not
 - `saes`, `features`: what a server has loaded; what the features of an SAE stand for
-- `presets`: the steering that a server's operator has prepared
+- `presets`: the steering that a server's operator has prepared, and the policies in force
 - `health`: exit status 0 if a server serves
 - `demo`: all of it, by itself
 

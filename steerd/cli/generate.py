@@ -117,8 +117,9 @@ def generate_call(options: argparse.Namespace) -> GenerateCall:
 
 def report(client: Client, call: GenerateCall, generation: Generation, console: Console) -> None:
     """Tables of what the features did, and the speed."""
-    if generation.started.presets:
-        console.print(f"presets: {', '.join(map(str, generation.started.presets))}", style="dim")
+    for what, applied in (("presets", generation.started.presets), ("policies", generation.started.policies)):
+        if applied:
+            console.print(f"{what}: {', '.join(map(str, applied))}", style="dim")
     print_warnings(generation.started.warnings)
     labels = starter_labels(client.saes()) if call.watch or call.top_features else {}
     if generation.completed.features:

@@ -30,6 +30,11 @@ class HookPoint:
     def __str__(self) -> str:
         return f"blocks.{self.layer}.hook_{self.site}"
 
+    @property
+    def of_rows(self) -> HookPoint:
+        """The one name of rows that have two: what enters a layer is what left the one before."""
+        return HookPoint(self.layer - 1, "resid_post") if self.site == "resid_pre" and self.layer else self
+
     def follows(self, other: HookPoint) -> bool:
         """Whether a forward comes here at `other` or after it.
 

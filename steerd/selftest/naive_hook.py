@@ -37,7 +37,7 @@ def steered_naively(host: HostModel, saes: LoadedSaes, probe: Probe) -> Iterator
     """Inside the block a forward of all rows of the probe is steered as it says."""
     by_point: dict[HookPoint, list[Intervention]] = {}
     for intervention in probe.interventions:
-        point = HookPoint.parse(saes.printed_hook_point(intervention.target))
+        point = saes.hook_point(intervention.target)
         by_point.setdefault(point, []).append(intervention)
     hooks = {point: NaiveHook(host, saes, probe, here) for point, here in by_point.items()}
     handles = [host.attach(point, hook) for point, hook in hooks.items()]

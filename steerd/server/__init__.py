@@ -5,10 +5,11 @@ A Generate call passes, in this order:
 - `generation_service`: one request's life: parse, submit, stream, cancel
 - `parse`: wire -> `GenerationRequest`, or every broken rule at once
 - `parse_prompt`, `parse_sampling`: what is asked of the host, and where the messages of a chat stand
-- `parse_steering`: all that steers it: its own interventions and the presets that it names
+- `parse_steering`: all that steers it: its own interventions, the presets that it names, and policies
 - `parse_interventions`: edits, each against what is served; `parse_target`,
   `parse_magnitude` (units) and `parse_scope` (scopes, schedules) are its parts
 - `edit_conflicts`: the edits that come together, against each other
+- `policy`: what the operator's policies make of it; `allowance` is what they allow to be asked for
 - `dose`: how much the interventions can add, against the operator's limit
 - `parse_capture`: what is read
 - `violations`: the collector of broken rules
@@ -19,7 +20,7 @@ A Generate call passes, in this order:
 
 Beside it:
 - `admission`: who is being served, and nobody new while draining
-- `preset_book`: the presets of the configuration, read by the rules of a request
+- `preset_book`, `policy_book`: presets and policies of the configuration, read by the rules of a request
 - `catalog_service`: what is served here
 - `watch_keeper`: the server's watch list, and who reads and counts it
 - `status`: the table from kinds of failure to gRPC statuses with their details

@@ -12,6 +12,8 @@ from steerd.intervention_wire import applied_message
 from steerd.pb.v1 import catalog_service_pb2 as pb
 from steerd.pb.v1 import feature_pb2, steering_pb2
 from steerd.pb.v1.catalog_service_pb2_grpc import CatalogServiceServicer
+from steerd.server.allowance import Allowance
+from steerd.server.policy import Policies, Policy
 from steerd.server.preset_book import Preset, PresetBook
 from steerd.steering.intervention import WholeSae
 from steerd.steering.loaded_saes import LoadedSae, LoadedSaes
@@ -24,11 +26,14 @@ ListContext = grpc.aio.ServicerContext[pb.ListSaesRequest, pb.ListSaesResponse]
 class CatalogService(CatalogServiceServicer):
     """Answers from what was loaded at the start."""
 
-    def __init__(self, host: HostModel, saes: LoadedSaes, config: Config, presets: PresetBook) -> None:
+    def __init__(
+        self, host: HostModel, saes: LoadedSaes, config: Config, presets: PresetBook, policies: Policies
+    ) -> None:
         self._host = host
         self._saes = saes
         self._config = config
         self._presets = presets
+        self._policies = policies
 
     async def GetServerInfo(
         self,
@@ -55,7 +60,10 @@ class CatalogService(CatalogServiceServicer):
         request: pb.ListPresetsRequest,  # noqa: ARG002  # it is empty
         context: PresetsContext,  # noqa: ARG002
     ) -> pb.ListPresetsResponse:
-        return pb.ListPresetsResponse(presets=[_preset(preset) for preset in self._presets])
+        return pb.ListPresetsResponse(
+            presets=[_preset(preset) for preset in self._presets],
+            policies=[_policy(policy) for policy in self._policies],
+        )
 
 
 def _host_model(host: HostModel) -> pb.HostModel:
@@ -95,7 +103,7 @@ def _limits(config: Config) -> pb.Limits:
 def _capabilities(steering: SteeringConfig) -> pb.Capabilities:
     return pb.Capabilities(
         max_dose=steering.max_dose,
-        over_dose=steering_pb2.OverDose.Value(f"OVER_DOSE_{steering.over_dose.upper()}"),
+        over_dose=_over_dose(steering.over_dose),
     )
 
 
@@ -131,3 +139,31 @@ def _preset(preset: Preset) -> pb.Preset:
         description=preset.description,
         interventions=[applied_message(intervention) for intervention in preset.interventions],
     )
+
+
+def _policy(policy: Policy) -> pb.Policy:
+    message = pb.Policy(
+        name=policy.named.name,
+        version=policy.named.version,
+        description=policy.description,
+        interventions=[applied_message(intervention) for intervention in policy.interventions],
+    )
+    if policy.allowance is not None:
+        message.allow.CopyFrom(_allow(policy.allowance))
+    if policy.cap is not None:
+        message.max_dose = policy.cap.max_dose
+        message.over_dose = _over_dose(policy.cap.over_dose)
+    return message
+
+
+def _allow(allowance: Allowance) -> pb.Allow:
+    return pb.Allow(
+        features=[f"{each.sae}:{each.first}-{each.last}" for each in allowance.features],
+        directions=allowance.directions,
+        reconstruct=allowance.reconstruct,
+        presets=sorted(allowance.presets),
+    )
+
+
+def _over_dose(name: str) -> steering_pb2.OverDose.ValueType:
+    return steering_pb2.OverDose.Value(f"OVER_DOSE_{name.upper()}")

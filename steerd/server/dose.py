@@ -6,8 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from math import isfinite
 
-from steerd.config import SteeringConfig
-from steerd.server.violations import Violations
 from steerd.steering.intervention import (
     Ablate,
     Add,
@@ -25,8 +23,17 @@ from steerd.steering.loaded_saes import LoadedSaes
 
 
 @dataclass(frozen=True, slots=True)
+class Guarded:
+    """Interventions as they may be applied, what the client is to be told, and why they may not be."""
+
+    interventions: tuple[Intervention, ...]
+    warnings: tuple[str, ...]
+    refusals: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class DoseGuard:
-    """Holds the dose of every hook point against the operator's limit.
+    """Holds the dose of every hook point against a limit; `over_dose` is warn, clamp or reject.
 
     The dose is the length of all that the interventions there can add, whatever their scopes, in multiples of
     the median residual norm. Taking away what is there (ablate, reconstruct, a scale between 0 and 1) adds
@@ -34,50 +41,50 @@ class DoseGuard:
     """
 
     saes: LoadedSaes
-    config: SteeringConfig
+    max_dose: float
+    over_dose: str
 
-    def guard(
-        self, interventions: tuple[Intervention, ...], violations: Violations
-    ) -> tuple[tuple[Intervention, ...], tuple[str, ...]]:
-        """The interventions, weakened where the operator wants that, and what the client is to be told."""
+    def guard(self, interventions: Sequence[Intervention]) -> Guarded:
+        """The interventions, weakened where the operator wants that."""
         warnings: list[str] = []
-        by_point: dict[str, list[Intervention]] = {}
-        for intervention in interventions:
-            by_point.setdefault(self.saes.printed_hook_point(intervention.target), []).append(intervention)
-        factors = {
-            point: self._factor(point, there, violations, warnings) for point, there in by_point.items()
-        }
+        refusals: list[str] = []
+        points = [self.saes.hook_point(intervention.target).of_rows for intervention in interventions]
+        factors = {}
+        for point in dict.fromkeys(points):
+            there = [edit for edit, its in zip(interventions, points, strict=True) if its == point]
+            factors[point] = self._factor(there, warnings, refusals)
         guarded = [
-            replace(
-                intervention,
-                operation=_weakened(
-                    intervention.operation, factors[self.saes.printed_hook_point(intervention.target)]
-                ),
-            )
-            for intervention in interventions
+            replace(edit, operation=_weakened(edit.operation, factors[point]))
+            for edit, point in zip(interventions, points, strict=True)
         ]
-        return tuple(guarded), tuple(warnings)
+        return Guarded(tuple(guarded), tuple(warnings), tuple(refusals))
+
+    def uncounted(self, intervention: Intervention) -> bool:
+        """Whether nothing is known of what it can add."""
+        is_scale = isinstance(intervention.operation, Scale)
+        return is_scale and self._largest(intervention.target) is None
 
     def _factor(
-        self, point: str, interventions: Sequence[Intervention], violations: Violations, warnings: list[str]
+        self, interventions: Sequence[Intervention], warnings: list[str], refusals: list[str]
     ) -> float:
         """What the strengths at a hook point are to be multiplied by."""
-        for intervention in interventions:
-            if isinstance(intervention.operation, Scale) and self._largest(intervention.target) is None:
-                warnings.append(
-                    f"dose at {point}: no largest activation is known for a scale, it is not counted"
-                )
+        target = interventions[0].target
+        point = self.saes.hook_point(target)
+        warnings += [
+            f"dose at {point}: no largest activation is known for a scale, it is not counted"
+            for intervention in interventions
+            if self.uncounted(intervention)
+        ]
         length = sum(self._length(intervention) for intervention in interventions)
         if not length:
             return 1.0
-        norm = self.saes.median_resid_norm(interventions[0].target)
-        dose, limit = length / norm, self.config.max_dose
+        dose, limit = length / self.saes.median_resid_norm(target), self.max_dose
         if dose <= limit:
             return 1.0
         told = f"{dose:.3g} times the median residual norm at {point}"
-        match self.config.over_dose:
+        match self.over_dose:
             case "reject":
-                violations.add("interventions", f"must add at most {limit:.7g} times; they can add {told}")
+                refusals.append(f"must add at most {limit:.7g} times; they can add {told}")
             case "clamp":
                 warnings.append(
                     f"dose: {told} is above {limit:.7g}; strengths there times {limit / dose:.3g}"

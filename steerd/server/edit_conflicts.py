@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from steerd.host.hook_point import HookPoint
 from steerd.server.violations import Violations
 from steerd.steering.intervention import Add, Direction, FeatureRef, Intervention, Target, WholeSae
 from steerd.steering.loaded_saes import LoadedSaes
@@ -48,11 +49,11 @@ def _check_repeated(edits: Sequence[PlacedEdit], violations: Violations) -> None
 
 def _check_reconstructions(edits: Sequence[PlacedEdit], saes: LoadedSaes, violations: Violations) -> None:
     """A row has one reconstruction, so SAEs of one hook point cannot both take its place."""
-    taken: dict[str, str] = {}
+    taken: dict[HookPoint, str] = {}
     for edit in edits:
         target = edit.intervention.target
         if isinstance(target, WholeSae):
-            hook_point = saes.printed_hook_point(target)
+            hook_point = saes.hook_point(target)
             if taken.setdefault(hook_point, target.sae) != target.sae:
                 problem = f"rows at {hook_point} are reconstructed by {taken[hook_point]!r} already"
                 violations.add(f"{edit.place}.reconstruct", problem)

@@ -11,6 +11,7 @@ from steerd.server.dose import DoseGuard
 from steerd.server.edit_conflicts import PlacedEdit, check_conflicts
 from steerd.server.parse_interventions import intervention_parser
 from steerd.server.parse_prompt import InputMessage, PromptParser
+from steerd.server.policy import Policies
 from steerd.server.preset_book import PresetBook
 from steerd.server.violations import Violations
 from steerd.steering.loaded_saes import LoadedSaes
@@ -20,13 +21,14 @@ from steerd.steering.steering import Steering
 
 @dataclass(frozen=True, slots=True)
 class SteeringParser:
-    """Parses what steers requests, for one host, its SAEs, and the operator's limits, rules and presets."""
+    """Parses what steers requests, for one host, its SAEs, and the operator's presets and policies."""
 
     host: HostModel
     saes: LoadedSaes
     limits: LimitsConfig
     config: SteeringConfig
     presets: PresetBook
+    policies: Policies
 
     def steering(
         self,
@@ -42,14 +44,17 @@ class SteeringParser:
         presets = self.presets.chosen(message.presets, self.limits.max_presets, violations)
         edits += [PlacedEdit(field, edit) for field, preset in presets for edit in preset.interventions]
         check_conflicts(edits, self.saes, violations)
-        asked = tuple(edit.intervention for edit in edits)
-        interventions, warnings = DoseGuard(self.saes, self.config).guard(asked, violations)
-        return Steering(
-            interventions=interventions,
+        guard = DoseGuard(self.saes, self.config.max_dose, self.config.over_dose)
+        guarded = guard.guard([edit.intervention for edit in edits])
+        for refusal in guarded.refusals:
+            violations.add("interventions", refusal)
+        asked = Steering(
+            interventions=guarded.interventions,
             roles=_roles(edits, message, prompts, prompt_ids, violations),
-            warnings=warnings,
+            warnings=guarded.warnings,
             presets=tuple(preset.named for _, preset in presets),
         )
+        return self.policies.govern(asked, [edit.place for edit in edits], violations)
 
 
 def _roles(

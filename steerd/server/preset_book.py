@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 from google.protobuf.json_format import ParseDict, ParseError
 from google.protobuf.message import Message
 
-from steerd.config import LimitsConfig, PresetConfig
+from steerd.config import LimitsConfig, NamedTable
 from steerd.errors import ConfigError, InvalidRequest, NotFound
 from steerd.host.host_model import HostModel
 from steerd.pb.v1 import catalog_service_pb2, steering_pb2
@@ -71,15 +71,13 @@ class PresetBook:
 
 
 def read_presets(
-    configs: Sequence[PresetConfig], host: HostModel, saes: LoadedSaes, limits: LimitsConfig
+    configs: Sequence[NamedTable], host: HostModel, saes: LoadedSaes, limits: LimitsConfig
 ) -> PresetBook:
     """The presets of a configuration. Raises ConfigError, which names the key."""
     return PresetBook([_preset(f"presets[{n}]", each, host, saes, limits) for n, each in enumerate(configs)])
 
 
-def _preset(
-    key: str, config: PresetConfig, host: HostModel, saes: LoadedSaes, limits: LimitsConfig
-) -> Preset:
+def _preset(key: str, config: NamedTable, host: HostModel, saes: LoadedSaes, limits: LimitsConfig) -> Preset:
     message = message_of(config.table, catalog_service_pb2.Preset(), key)
     named = NamedVersion(config.name, config.version)
     edits = read_edits(message.interventions, f"{key}.interventions", host, saes, limits)
@@ -109,10 +107,15 @@ def read_edits(
     parser = intervention_parser(host, saes, limits, violations, has_roles=True)
     edits = parser.interventions(messages, key)
     check_conflicts(edits, saes, violations)
+    settled(violations)
+    return edits
+
+
+def settled(violations: Violations) -> None:
+    """Raise ConfigError with every broken rule, if there is any."""
     try:
         violations.raise_if_any()
     except InvalidRequest as error:
         raise ConfigError(str(error)) from error
     except NotFound as error:
         raise ConfigError(f"{error.field}: {error}") from error
-    return edits

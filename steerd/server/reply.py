@@ -96,6 +96,7 @@ class ReplyWriter:
             ),
             interventions=[applied_message(intervention) for intervention in steering.interventions],
             presets=[named_message(preset) for preset in steering.presets],
+            policies=[named_message(policy) for policy in steering.policies],
             warnings=steering.warnings,
             plan_hash=request.plan_hash,
             prompt_token_texts=self._prompt_token_texts() if request.capture.include_prompt else (),

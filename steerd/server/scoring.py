@@ -72,6 +72,7 @@ class Scoring:
             ],
             interventions=[applied_message(each) for each in steering.interventions],
             presets=[named_message(preset) for preset in steering.presets],
+            policies=[named_message(policy) for policy in steering.policies],
             warnings=steering.warnings,
             plan_hash=parsed.steered[0].plan_hash,
         )

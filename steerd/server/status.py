@@ -14,6 +14,7 @@ from google.rpc.status_pb2 import Status
 from steerd.errors import (
     AlreadyExists,
     DeadlineExceeded,
+    Forbidden,
     InvalidRequest,
     NotFound,
     Overloaded,
@@ -30,6 +31,7 @@ _MAX_VIOLATION_BYTES = 2048
 _CODES: dict[type[SteerdError], grpc.StatusCode] = {
     InvalidRequest: grpc.StatusCode.INVALID_ARGUMENT,
     NotFound: grpc.StatusCode.NOT_FOUND,
+    Forbidden: grpc.StatusCode.PERMISSION_DENIED,
     AlreadyExists: grpc.StatusCode.ALREADY_EXISTS,
     Overloaded: grpc.StatusCode.RESOURCE_EXHAUSTED,
     Unavailable: grpc.StatusCode.UNAVAILABLE,
@@ -44,6 +46,7 @@ _OUTCOMES: dict[grpc.StatusCode, str] = {
     grpc.StatusCode.UNAVAILABLE: "rejected",
     grpc.StatusCode.INVALID_ARGUMENT: "invalid",
     grpc.StatusCode.NOT_FOUND: "invalid",
+    grpc.StatusCode.PERMISSION_DENIED: "invalid",
     grpc.StatusCode.ALREADY_EXISTS: "invalid",
     grpc.StatusCode.UNIMPLEMENTED: "invalid",
 }
@@ -98,7 +101,13 @@ def _failure(
 
 
 def _metadata(error: SteerdError) -> dict[str, str]:
-    return {"field": error.field} if isinstance(error, NotFound) else {}
+    match error:
+        case NotFound():
+            return {"field": error.field}
+        case Forbidden():
+            return {"field": error.field, "policy": error.policy}
+        case _:
+            return {}
 
 
 def _bad_request(error: InvalidRequest) -> BadRequest:

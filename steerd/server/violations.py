@@ -6,7 +6,7 @@ import math
 from collections.abc import Sized
 from typing import Any
 
-from steerd.errors import FieldViolation, InvalidRequest, NotFound
+from steerd.errors import FieldViolation, Forbidden, InvalidRequest, NotFound
 
 _MAX_SHOWN_CHARACTERS = 60
 
@@ -17,6 +17,7 @@ class Violations:
     def __init__(self) -> None:
         self._violations: list[FieldViolation] = []
         self._not_found: list[NotFound] = []
+        self._forbidden: list[Forbidden] = []
 
     def add(self, field: str, description: str) -> None:
         self._violations.append(FieldViolation(field, description))
@@ -26,6 +27,9 @@ class Violations:
 
     def add_not_found(self, error: NotFound) -> None:
         self._not_found.append(error)
+
+    def add_forbidden(self, error: Forbidden) -> None:
+        self._forbidden.append(error)
 
     def must(self, holds: bool, field: str, bound: str, value: object) -> bool:
         """Record `must be BOUND; got VALUE` unless the rule holds; returns whether it holds."""
@@ -52,12 +56,14 @@ class Violations:
         return self.must("\0" not in text, field, "free of NUL characters", text)
 
     def raise_if_any(self) -> None:
-        """Raise InvalidRequest with every broken rule, or else NotFound with the first unknown name."""
+        """Raise InvalidRequest with every broken rule, or else NotFound with the first unknown name, or else
+        Forbidden with the first refusal of a policy."""
+        refusals: list[NotFound | Forbidden] = [*self._not_found, *self._forbidden]
         if self._violations:
-            unknown = [FieldViolation(error.field, str(error)) for error in self._not_found]
-            raise InvalidRequest([*self._violations, *unknown])
-        if self._not_found:
-            raise self._not_found[0]
+            others = [FieldViolation(error.field, str(error)) for error in refusals]
+            raise InvalidRequest([*self._violations, *others])
+        if refusals:
+            raise refusals[0]
 
 
 def shown(value: object) -> str:

@@ -91,9 +91,11 @@ class LoadedSaes:
         recorded = (sae.median_resid_norm for sae in here if sae.median_resid_norm is not None)
         return next(recorded, None) or self._measured_norms[hook_point]
 
-    def printed_hook_point(self, target: Target) -> str:
+    def hook_point(self, target: Target) -> HookPoint:
         """Where a target is read and edited."""
-        return target.hook_point if isinstance(target, Direction) else str(self.get(target.sae).hook_point)
+        if isinstance(target, Direction):
+            return HookPoint.parse(target.hook_point)
+        return self.get(target.sae).hook_point
 
     def direction_length(self, target: FeatureRef | Direction) -> float:
         """Length of a target's direction; a feature without one has length 1."""

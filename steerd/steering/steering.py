@@ -11,7 +11,7 @@ from steerd.steering.trigger import Trigger
 
 @dataclass(frozen=True, slots=True)
 class NamedVersion:
-    """A preset of the server's configuration."""
+    """A preset or a policy of the server's configuration."""
 
     name: str
     version: str
@@ -22,8 +22,8 @@ class NamedVersion:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Steering:
-    """What is done to a request's rows, its own interventions and then those of its `presets`, and what
-    happens when features fire.
+    """What is done to a request's rows, and what happens when features fire: its own interventions, those of
+    its `presets`, those of the `policies` in force.
 
     `roles` says where in the prompt the messages of a chat stand, as far as interventions ask for roles;
     `warnings` are for the client.
@@ -34,6 +34,7 @@ class Steering:
     roles: tuple[RoleSpan, ...] = ()
     warnings: tuple[str, ...] = ()
     presets: tuple[NamedVersion, ...] = ()
+    policies: tuple[NamedVersion, ...] = ()
 
     @property
     def demanded(self) -> tuple[Intervention, ...]:
@@ -46,4 +47,4 @@ class Steering:
 
     def unsteered(self) -> Steering:
         """What is left of it where the request's own wishes are set aside, in its baseline: policies."""
-        return Steering(interventions=self.demanded)
+        return Steering(interventions=self.demanded, policies=self.policies)

@@ -11,12 +11,12 @@ import pytest
 from steerd.__main__ import main
 from steerd.client import Client, RemoteError
 from steerd.client_messages import GenerateCall, ScoreCall
-from steerd.config import PresetConfig
+from steerd.config import NamedTable
 from steerd.steering.intervention import Add, FeatureRef, Intervention
 from tests.server.running_server import TIMEOUT_SECONDS, RunningServer, tiny_config, tiny_parts
 
 FEATURE = FeatureRef("late", 3)
-PRESET = PresetConfig(
+PRESET = NamedTable(
     name="loud",
     version="2",
     table={
@@ -26,11 +26,23 @@ PRESET = PresetConfig(
         "interventions": [{"feature": {"sae": "late", "index": 3}, "add": {"strength": 4}}],
     },
 )
+POLICY = NamedTable(
+    name="mild",
+    version="1",
+    table={
+        "name": "mild",
+        "version": "1",
+        "max_dose": 1e6,
+        "over_dose": "OVER_DOSE_REJECT",
+        "allow": {"features": ["late:*", "early:*"], "presets": ["*"]},
+    },
+)
 
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[RunningServer]:
-    with RunningServer(tiny_config(presets=(PRESET,)), *tiny_parts()) as running:
+    config = tiny_config(presets=(PRESET,), policies=(POLICY,))
+    with RunningServer(config, *tiny_parts()) as running:
         yield running
 
 
@@ -192,9 +204,10 @@ def test_presets_are_listed_and_applied_by_name(
     told = capsys.readouterr().err
     assert main(["score", "Hello", " there", "--address", server.address, "--preset", "loud@2", "--raw"]) == 0
 
-    for word in ("loud", "more of it", "add late:3=4"):
+    for word in ("loud", "more of it", "add late:3=4", "mild", "1000000, reject", "late:0-63", "preset *"):
         assert word in listed
     assert "presets: loud@2" in told
+    assert "policies: mild@1" in told
     assert "unsteered" in capsys.readouterr().out
 
 

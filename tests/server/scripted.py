@@ -20,6 +20,7 @@ from steerd.server.generation_service import GenerationService
 from steerd.server.grpc_server import GrpcServer
 from steerd.server.parse import RequestParser
 from steerd.server.parse_steering import SteeringParser
+from steerd.server.policy import Policies
 from steerd.server.preset_book import Preset, PresetBook
 from steerd.steering.intervention import Ablate, FeatureRef, Intervention
 from steerd.steering.steering import NamedVersion
@@ -103,15 +104,17 @@ async def scripted_server(
     host, saes = tiny_parts()
     calm = Intervention(target=FeatureRef("late", 5), operation=Ablate(), source="preset:calm@1")
     limits, presets = LimitsConfig(), PresetBook([Preset(NamedVersion("calm", "1"), "", (calm,))])
+    policies = Policies((), saes)
+    steering = SteeringParser(host, saes, limits, SteeringConfig(), presets, policies)
     grpc_server = GrpcServer(config, counts)
     generation = GenerationService(
         engine,
-        RequestParser(host, saes, limits, SteeringParser(host, saes, limits, SteeringConfig(), presets)),
+        RequestParser(host, saes, limits, steering),
         config=config,
         admission=grpc_server.admission,
         observer=counts,
     )
-    catalog = CatalogService(host, saes, Config(), presets)
+    catalog = CatalogService(host, saes, Config(), presets, policies)
     await grpc_server.start(generation, catalog, is_healthy=lambda: True)
     address = f"127.0.0.1:{grpc_server.port}"
     try:

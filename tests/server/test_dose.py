@@ -9,14 +9,13 @@ import grpc
 import pytest
 
 from steerd.config import SteeringConfig
-from steerd.errors import InvalidRequest
+from steerd.errors import FieldViolation, InvalidRequest
 from steerd.host.host_model import HostModel
 from steerd.pb.v1 import generation_service_pb2 as pb
 from steerd.pb.v1 import steering_pb2 as steering
 from steerd.pb.v1.catalog_service_pb2 import GetServerInfoRequest
 from steerd.pb.v1.feature_pb2 import FeatureRef as WireFeature
 from steerd.server.dose import DoseGuard
-from steerd.server.violations import Violations
 from steerd.steering.intervention import (
     Ablate,
     Add,
@@ -58,11 +57,10 @@ def on(feature: int, operation: Operation, sae: str = "known") -> Intervention:
 def guarded(
     host: HostModel, interventions: Sequence[Intervention], over_dose: str = "warn", max_dose: float = 1.0
 ) -> tuple[list[Operation], tuple[str, ...]]:
-    violations = Violations()
-    guard = DoseGuard(known_saes(host), SteeringConfig(max_dose=max_dose, over_dose=over_dose))
-    left, warnings = guard.guard(tuple(interventions), violations)
-    violations.raise_if_any()
-    return [intervention.operation for intervention in left], warnings
+    guarded = DoseGuard(known_saes(host), max_dose, over_dose).guard(interventions)
+    if guarded.refusals:
+        raise InvalidRequest([FieldViolation("interventions", refusal) for refusal in guarded.refusals])
+    return [intervention.operation for intervention in guarded.interventions], guarded.warnings
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from pathlib import Path
 import grpc
 import pytest
 
-from steerd.config import Config, LimitsConfig, PresetConfig, SteeringConfig, parse_config
+from steerd.config import Config, LimitsConfig, NamedTable, SteeringConfig, parse_config
 from steerd.errors import ConfigError
 from steerd.host.host_model import HostModel
 from steerd.pb.v1 import catalog_service_pb2
@@ -76,7 +76,7 @@ FORGED = steering.Intervention(
 ABLATE = steering.Intervention(feature=FeatureRef(sae="late", index=3), ablate=steering.Ablate())
 
 
-def presets_of(toml: str) -> tuple[PresetConfig, ...]:
+def presets_of(toml: str) -> tuple[NamedTable, ...]:
     return parse_config(tomllib.loads(toml), folder=Path()).presets
 
 

@@ -390,18 +390,24 @@ class ListPresetsResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     PRESETS_FIELD_NUMBER: _builtins.int
+    POLICIES_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def presets(self) -> _containers.RepeatedCompositeFieldContainer[Global___Preset]:
         """In the order of the configuration; of several versions of a name the last is the one taken by default."""
+
+    @_builtins.property
+    def policies(self) -> _containers.RepeatedCompositeFieldContainer[Global___Policy]:
+        """In force for every request, in the order of the configuration."""
 
     def __init__(
         self,
         *,
         presets: _abc.Iterable[Global___Preset] | None = ...,
+        policies: _abc.Iterable[Global___Policy] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["presets", b"presets"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["policies", b"policies", "presets", b"presets"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -442,3 +448,99 @@ class Preset(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Preset: _TypeAlias = Preset  # noqa: Y015
+
+@_typing.final
+class Policy(_message.Message):
+    """What holds for every request, whatever it asks. Several policies hold together."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    VERSION_FIELD_NUMBER: _builtins.int
+    DESCRIPTION_FIELD_NUMBER: _builtins.int
+    INTERVENTIONS_FIELD_NUMBER: _builtins.int
+    ALLOW_FIELD_NUMBER: _builtins.int
+    MAX_DOSE_FIELD_NUMBER: _builtins.int
+    OVER_DOSE_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """Its name, which refusals give."""
+    version: _builtins.str
+    """Its version, as the operator wrote it."""
+    description: _builtins.str
+    """What it is for."""
+    max_dose: _builtins.float
+    """Most that a request may add at one hook point, in multiples of its median residual norm (see Capabilities).
+    Default: no bound but the server's.
+    """
+    over_dose: _steering_pb2.OverDose.ValueType
+    """What happens to a request that could add more. Required with max_dose."""
+    @_builtins.property
+    def interventions(self) -> _containers.RepeatedCompositeFieldContainer[_steering_pb2.Intervention]:
+        """Edits of every request, computed at each hook point from the row as the request's own edits left it. No request may
+        edit what these edit. In answers, units are resolved to activations and directions are given by hash.
+        """
+
+    @_builtins.property
+    def allow(self) -> Global___Allow:
+        """Only this steering is allowed. Default: any."""
+
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        version: _builtins.str = ...,
+        description: _builtins.str = ...,
+        interventions: _abc.Iterable[_steering_pb2.Intervention] | None = ...,
+        allow: Global___Allow | None = ...,
+        max_dose: _builtins.float | None = ...,
+        over_dose: _steering_pb2.OverDose.ValueType = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_max_dose", b"_max_dose", "allow", b"allow", "max_dose", b"max_dose"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_max_dose", b"_max_dose", "allow", b"allow", "description", b"description", "interventions", b"interventions", "max_dose", b"max_dose", "name", b"name", "over_dose", b"over_dose", "version", b"version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__max_dose: _TypeAlias = _typing.Literal["max_dose"]  # noqa: Y015
+    _WhichOneofArgType__max_dose: _TypeAlias = _typing.Literal["_max_dose", b"_max_dose"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__max_dose) -> _WhichOneofReturnType__max_dose | None: ...
+
+Global___Policy: _TypeAlias = Policy  # noqa: Y015
+
+@_typing.final
+class Allow(_message.Message):
+    """The steering that requests may ask for, and no other. Reading features is free."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FEATURES_FIELD_NUMBER: _builtins.int
+    DIRECTIONS_FIELD_NUMBER: _builtins.int
+    RECONSTRUCT_FIELD_NUMBER: _builtins.int
+    PRESETS_FIELD_NUMBER: _builtins.int
+    directions: _builtins.bool
+    """Whether directions of the client's may be edited. Default: false."""
+    reconstruct: _builtins.bool
+    """Whether rows may be replaced by reconstructions. Default: false."""
+    @_builtins.property
+    def features(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Features that may be edited: sae:index, sae:first-last or sae:*. Default: none."""
+
+    @_builtins.property
+    def presets(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Presets that may be named: name, name@version or *. What an allowed preset does needs no other allowance.
+        Default: none.
+        """
+
+    def __init__(
+        self,
+        *,
+        features: _abc.Iterable[_builtins.str] | None = ...,
+        directions: _builtins.bool = ...,
+        reconstruct: _builtins.bool = ...,
+        presets: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["directions", b"directions", "features", b"features", "presets", b"presets", "reconstruct", b"reconstruct"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Allow: _TypeAlias = Allow  # noqa: Y015

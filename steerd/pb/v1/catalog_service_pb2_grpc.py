@@ -71,7 +71,7 @@ class CatalogServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ListPresets(self, request, context):
-        """The presets that requests may name, in the order of the configuration.
+        """The presets that requests may name, and the policies that no request gets around.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

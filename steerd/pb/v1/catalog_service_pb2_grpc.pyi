@@ -38,7 +38,7 @@ class CatalogServiceStub:
     ListSaes: _grpc.UnaryUnaryMultiCallable[_catalog_service_pb2.ListSaesRequest, _catalog_service_pb2.ListSaesResponse]
     """Every SAE that is served, in the order of the configuration."""
     ListPresets: _grpc.UnaryUnaryMultiCallable[_catalog_service_pb2.ListPresetsRequest, _catalog_service_pb2.ListPresetsResponse]
-    """The presets that requests may name, in the order of the configuration."""
+    """The presets that requests may name, and the policies that no request gets around."""
 
 @_typing.type_check_only
 class CatalogServiceAsyncStub(CatalogServiceStub):
@@ -50,7 +50,7 @@ class CatalogServiceAsyncStub(CatalogServiceStub):
     ListSaes: _aio.UnaryUnaryMultiCallable[_catalog_service_pb2.ListSaesRequest, _catalog_service_pb2.ListSaesResponse]  # type: ignore[assignment]
     """Every SAE that is served, in the order of the configuration."""
     ListPresets: _aio.UnaryUnaryMultiCallable[_catalog_service_pb2.ListPresetsRequest, _catalog_service_pb2.ListPresetsResponse]  # type: ignore[assignment]
-    """The presets that requests may name, in the order of the configuration."""
+    """The presets that requests may name, and the policies that no request gets around."""
 
 class CatalogServiceServicer(metaclass=_abc_1.ABCMeta):
     """Tells what is served here."""
@@ -77,6 +77,6 @@ class CatalogServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _catalog_service_pb2.ListPresetsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_catalog_service_pb2.ListPresetsResponse, _abc.Awaitable[_catalog_service_pb2.ListPresetsResponse]]:
-        """The presets that requests may name, in the order of the configuration."""
+        """The presets that requests may name, and the policies that no request gets around."""
 
 def add_CatalogServiceServicer_to_server(servicer: CatalogServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -71,8 +71,8 @@ class GenerateRequest(_message.Message):
     prompt: _builtins.str
     """Plain text, tokenized as the host does by default."""
     baseline: _builtins.bool
-    """Also run the request without steering beside it, in the same batch and with the same random numbers, and compare.
-    It takes the place and memory of a second request. Default: false.
+    """Also run the request without its steering beside it, in the same batch and with the same random numbers, and compare.
+    It takes the place and memory of a second request. Policies stay in force. Default: false.
     """
     @_builtins.property
     def chat(self) -> Global___Chat:
@@ -90,7 +90,7 @@ class GenerateRequest(_message.Message):
     def interventions(self) -> _containers.RepeatedCompositeFieldContainer[_steering_pb2.Intervention]:
         """Edits of features and directions, all computed from the same row and then added; at different hook points, in
         layer order. Several edits of one target, those of presets included, are refused unless all are `add`, which sum.
-        Default: none.
+        What the server's policies do is computed from the row as these edits left it. Default: none.
         """
 
     @_builtins.property
@@ -361,6 +361,7 @@ class Started(_message.Message):
     INTERVENTIONS_FIELD_NUMBER: _builtins.int
     PROMPT_TOKEN_TEXTS_FIELD_NUMBER: _builtins.int
     PRESETS_FIELD_NUMBER: _builtins.int
+    POLICIES_FIELD_NUMBER: _builtins.int
     WARNINGS_FIELD_NUMBER: _builtins.int
     PLAN_HASH_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
@@ -381,7 +382,7 @@ class Started(_message.Message):
 
     @_builtins.property
     def interventions(self) -> _containers.RepeatedCompositeFieldContainer[_steering_pb2.Intervention]:
-        """The interventions that will be applied, those of presets included; strengths, values and limits in
+        """The interventions that will be applied, those of presets and policies included; strengths, values and limits in
         UNIT_ACTIVATION, directions by hash.
         """
 
@@ -392,6 +393,10 @@ class Started(_message.Message):
     @_builtins.property
     def presets(self) -> _containers.RepeatedCompositeFieldContainer[_steering_pb2.NamedVersion]:
         """The presets that are applied."""
+
+    @_builtins.property
+    def policies(self) -> _containers.RepeatedCompositeFieldContainer[_steering_pb2.NamedVersion]:
+        """The server's policies, all of which are in force for every request."""
 
     @_builtins.property
     def warnings(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
@@ -408,12 +413,13 @@ class Started(_message.Message):
         interventions: _abc.Iterable[_steering_pb2.Intervention] | None = ...,
         prompt_token_texts: _abc.Iterable[_builtins.str] | None = ...,
         presets: _abc.Iterable[_steering_pb2.NamedVersion] | None = ...,
+        policies: _abc.Iterable[_steering_pb2.NamedVersion] | None = ...,
         warnings: _abc.Iterable[_builtins.str] | None = ...,
         plan_hash: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["sampling", b"sampling"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["interventions", b"interventions", "model", b"model", "plan_hash", b"plan_hash", "presets", b"presets", "prompt_token_texts", b"prompt_token_texts", "prompt_tokens", b"prompt_tokens", "queue_seconds", b"queue_seconds", "request_id", b"request_id", "sampling", b"sampling", "warnings", b"warnings"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["interventions", b"interventions", "model", b"model", "plan_hash", b"plan_hash", "policies", b"policies", "presets", b"presets", "prompt_token_texts", b"prompt_token_texts", "prompt_tokens", b"prompt_tokens", "queue_seconds", b"queue_seconds", "request_id", b"request_id", "sampling", b"sampling", "warnings", b"warnings"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -789,7 +795,7 @@ class ScoreRequest(_message.Message):
     prompt: _builtins.str
     """Plain text, tokenized as the host does by default."""
     baseline: _builtins.bool
-    """Score without steering as well. Default: false."""
+    """Score without the request's steering as well; policies stay in force. Default: false."""
     @_builtins.property
     def chat(self) -> Global___Chat:
         """A conversation, put through the host's chat template, ending where the assistant speaks."""
@@ -877,6 +883,7 @@ class ScoreResponse(_message.Message):
     SCORES_FIELD_NUMBER: _builtins.int
     INTERVENTIONS_FIELD_NUMBER: _builtins.int
     PRESETS_FIELD_NUMBER: _builtins.int
+    POLICIES_FIELD_NUMBER: _builtins.int
     WARNINGS_FIELD_NUMBER: _builtins.int
     PLAN_HASH_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
@@ -896,6 +903,10 @@ class ScoreResponse(_message.Message):
         """As Started.presets."""
 
     @_builtins.property
+    def policies(self) -> _containers.RepeatedCompositeFieldContainer[_steering_pb2.NamedVersion]:
+        """As Started.policies."""
+
+    @_builtins.property
     def warnings(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """As Started.warnings."""
 
@@ -906,12 +917,13 @@ class ScoreResponse(_message.Message):
         scores: _abc.Iterable[Global___ContinuationScore] | None = ...,
         interventions: _abc.Iterable[_steering_pb2.Intervention] | None = ...,
         presets: _abc.Iterable[_steering_pb2.NamedVersion] | None = ...,
+        policies: _abc.Iterable[_steering_pb2.NamedVersion] | None = ...,
         warnings: _abc.Iterable[_builtins.str] | None = ...,
         plan_hash: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["interventions", b"interventions", "plan_hash", b"plan_hash", "presets", b"presets", "request_id", b"request_id", "scores", b"scores", "warnings", b"warnings"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["interventions", b"interventions", "plan_hash", b"plan_hash", "policies", b"policies", "presets", b"presets", "request_id", b"request_id", "scores", b"scores", "warnings", b"warnings"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

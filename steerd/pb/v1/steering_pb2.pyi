@@ -139,8 +139,8 @@ class Intervention(_message.Message):
     preserve_norm: _builtins.bool
     """Bring every row that this edits back to the length that it had before the edits of its hook point. Default: false."""
     source: _builtins.str
-    """Who asks for it: empty for the request itself, else preset:NAME@VERSION. Set by the server in answers; must be
-    empty in a request.
+    """Who asks for it: empty for the request itself, else preset:NAME@VERSION or policy:NAME@VERSION. Set by the server
+    in answers; must be empty in a request.
     """
     @_builtins.property
     def feature(self) -> _feature_pb2.FeatureRef:
@@ -521,7 +521,7 @@ Global___Schedule: _TypeAlias = Schedule  # noqa: Y015
 
 @_typing.final
 class NamedVersion(_message.Message):
-    """A preset of the server's configuration."""
+    """A preset or a policy of the server's configuration."""
 
     DESCRIPTOR: _descriptor.Descriptor
 

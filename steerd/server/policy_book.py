@@ -1,0 +1,107 @@
+"""The policies of the configuration, read by the rules of a request when host, SAEs and presets are there."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from steerd.config import LimitsConfig, NamedTable
+from steerd.errors import ConfigError
+from steerd.host.host_model import HostModel
+from steerd.pb.v1 import catalog_service_pb2, steering_pb2
+from steerd.server.allowance import read_allowance
+from steerd.server.dose import DoseGuard
+from steerd.server.edit_conflicts import PlacedEdit, check_conflicts
+from steerd.server.policy import Policies, Policy
+from steerd.server.preset_book import PresetBook, message_of, read_edits, settled
+from steerd.server.violations import Violations, shown
+from steerd.steering.loaded_saes import LoadedSaes
+from steerd.steering.scope import Schedule
+from steerd.steering.steering import NamedVersion
+
+_OVER_DOSE = {
+    steering_pb2.OVER_DOSE_WARN: "warn",
+    steering_pb2.OVER_DOSE_CLAMP: "clamp",
+    steering_pb2.OVER_DOSE_REJECT: "reject",
+}
+
+
+def read_policies(
+    configs: Sequence[NamedTable],
+    presets: PresetBook,
+    host: HostModel,
+    saes: LoadedSaes,
+    limits: LimitsConfig,
+) -> Policies:
+    """The policies of a configuration. Raises ConfigError, which names the key."""
+    read = [
+        _policy(f"policies[{position}]", config, presets, host, saes, limits)
+        for position, config in enumerate(configs)
+    ]
+    violations = Violations()
+    check_conflicts(
+        [
+            PlacedEdit(f"policies[{position}].interventions[{number}]", edit)
+            for position, policy in enumerate(read)
+            for number, edit in enumerate(policy.interventions)
+        ],
+        saes,
+        violations,
+    )
+    settled(violations)
+    policies = Policies(read, saes)
+    _check_presets(presets, policies)
+    return policies
+
+
+def _policy(
+    key: str,
+    config: NamedTable,
+    presets: PresetBook,
+    host: HostModel,
+    saes: LoadedSaes,
+    limits: LimitsConfig,
+) -> Policy:
+    message = message_of(config.table, catalog_service_pb2.Policy(), key)
+    named = NamedVersion(config.name, config.version)
+    edits = read_edits(message.interventions, f"{key}.interventions", host, saes, limits)
+    _check_edits(edits)
+    allowed = message.HasField("allow")
+    return Policy(
+        named=named,
+        description=message.description,
+        interventions=tuple(replace(edit.intervention, source=f"policy:{named}") for edit in edits),
+        allowance=read_allowance(message.allow, f"{key}.allow", saes, presets) if allowed else None,
+        cap=_cap(message, key, saes),
+    )
+
+
+def _check_edits(edits: Sequence[PlacedEdit]) -> None:
+    """What would have no meaning for every request, or could be got around."""
+    for edit in edits:
+        if edit.intervention.scope.roles:
+            raise ConfigError(f"{edit.place}.scope.roles is for chats; other requests would get around it")
+        if edit.intervention.preserve_norm:
+            raise ConfigError(f"{edit.place}.preserve_norm is for requests; a policy leaves what it makes")
+        if edit.intervention.schedule != Schedule():
+            raise ConfigError(f"{edit.place}.schedule is for requests; a policy holds on every row in scope")
+
+
+def _cap(message: catalog_service_pb2.Policy, key: str, saes: LoadedSaes) -> DoseGuard | None:
+    if not message.HasField("max_dose"):
+        return None
+    if not 0 <= message.max_dose <= 1e9:
+        raise ConfigError(f"{key}.max_dose must be between 0 and 1e9; got {shown(message.max_dose)}")
+    if message.over_dose not in _OVER_DOSE:
+        raise ConfigError(f"{key}.over_dose must say what happens to more than max_dose")
+    return DoseGuard(saes, message.max_dose, _OVER_DOSE[message.over_dose])
+
+
+def _check_presets(presets: PresetBook, policies: Policies) -> None:
+    """A preset that a policy refuses whatever the request could never be used."""
+    for position, preset in enumerate(presets):
+        for number, edit in enumerate(preset.interventions):
+            for policy in policies:
+                if (reason := policies.undone(policy, edit.target)) is not None:
+                    key = f"presets[{position}].interventions[{number}]"
+                    raise ConfigError(f"{key}: policy {policy.named} {reason}")
