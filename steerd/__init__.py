@@ -19,6 +19,7 @@ Modules:
 - `client`: a small typed client, used by `cli` (the subcommands), the tests and the benchmarks;
   `client_messages` is what it says and hears, as plain data, `client_wire` turns that into protobuf and back
 - `intervention_wire`: interventions to protobuf, for the client that asks and the server that repeats them
+- `receipt_wire`: receipts of what steering did, to protobuf and back
 - `__main__`: the command `steerd`
 
 Imports point one way, `app -> server -> engine -> steering -> {sae, host}`; tests/test_architecture.py holds

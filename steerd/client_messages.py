@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from enum import Enum
 
 from steerd.steering.intervention import FeatureRef, Intervention
+from steerd.steering.receipt import NO_RECEIPT, Receipt
 from steerd.steering.steering import NamedVersion
 
 
@@ -51,17 +52,23 @@ class GenerateCall:
     top_features: int = 0
     top_features_of: tuple[str, ...] = ()  # names of SAEs; none: all
     include_prompt: bool = False
+    after_edit: bool = False  # watched features after the edits of their hook point too
     baseline: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """Activations of one SAE's features at one position, before any edit; both tuples run in parallel."""
+    """Activations of one SAE's features at one position, before any edit; both tuples run in parallel.
+
+    `values_after`, if asked for, are those of the watched features, which come first, after all edits of
+    their hook point.
+    """
 
     position: int
     sae: str
     features: tuple[int, ...]
     values: tuple[float, ...]
+    values_after: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -84,11 +91,15 @@ class ScoreCall:
     top_features: int = 0
     top_features_of: tuple[str, ...] = ()  # names of SAEs; none: all
     include_prompt: bool = False
+    after_edit: bool = False  # watched features after the edits of their hook point too
 
 
 @dataclass(frozen=True, slots=True)
 class Started:
-    """The first event: the request as the server runs it; equal plan hashes steer equally."""
+    """The first event: the request as the server runs it; equal plan hashes steer equally.
+
+    `interventions` are in activation units, directions known by their hashes alone.
+    """
 
     request_id: str
     model: str
@@ -100,6 +111,7 @@ class Started:
     plan_hash: str
     presets: tuple[NamedVersion, ...] = ()
     policies: tuple[NamedVersion, ...] = ()
+    interventions: tuple[Intervention, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,6 +182,7 @@ class Completed:
     prefill_seconds: float
     decode_seconds: float
     features: tuple[FeatureUse, ...]
+    receipt: Receipt = NO_RECEIPT
     baseline: BaselineEnd | None = None
 
 
@@ -204,6 +217,7 @@ class ScoredText:
     baseline_logprobs: tuple[float, ...]
     baseline_total_logprob: float
     readings: tuple[Reading, ...]
+    receipt: Receipt
 
 
 @dataclass(frozen=True, slots=True)

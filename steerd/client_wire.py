@@ -26,6 +26,7 @@ from steerd.client_messages import (
 from steerd.intervention_wire import asked_message, feature_message, intervention_of
 from steerd.pb.v1 import catalog_service_pb2, steering_pb2
 from steerd.pb.v1 import generation_service_pb2 as pb
+from steerd.receipt_wire import receipt
 from steerd.steering.intervention import FeatureRef
 from steerd.steering.steering import NamedVersion
 
@@ -80,6 +81,7 @@ def _capture(call: GenerateCall | ScoreCall) -> pb.Capture:
         top_k=call.top_features,
         top_k_saes=call.top_features_of,
         include_prompt=call.include_prompt,
+        after_edit=call.after_edit,
     )
 
 
@@ -113,11 +115,18 @@ def _scored_text(message: pb.ContinuationScore) -> ScoredText:
         baseline_logprobs=tuple(message.baseline_logprobs),
         baseline_total_logprob=message.baseline_total_logprob,
         readings=tuple(map(_reading, message.readings)),
+        receipt=receipt(message.receipt),
     )
 
 
 def _reading(message: pb.TokenReading) -> Reading:
-    return Reading(message.position, message.sae, tuple(message.features), tuple(message.values))
+    return Reading(
+        position=message.position,
+        sae=message.sae,
+        features=tuple(message.features),
+        values=tuple(message.values),
+        values_after=tuple(message.values_after),
+    )
 
 
 def _sampling(call: GenerateCall) -> pb.SamplingParams:
@@ -154,6 +163,7 @@ def _started(message: pb.Started) -> Started:
         plan_hash=message.plan_hash,
         presets=tuple(map(_named, message.presets)),
         policies=tuple(map(_named, message.policies)),
+        interventions=tuple(map(intervention_of, message.interventions)),
     )
 
 
@@ -192,6 +202,7 @@ def _completed(message: pb.Completed) -> Completed:
         prefill_seconds=message.timings.prefill_seconds,
         decode_seconds=message.timings.decode_seconds,
         features=tuple(_feature_use(summary) for summary in message.features),
+        receipt=receipt(message.receipt),
         baseline=_baseline_end(message.baseline) if message.HasField("baseline") else None,
     )
 

@@ -42,6 +42,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "steerd.pb": (),
     "steerd.server": (
         "steerd.intervention_wire",
+        "steerd.receipt_wire",
         "steerd.pb",
         "steerd.engine",
         "steerd.steering",
@@ -52,16 +53,22 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
         "steerd.errors",
     ),
     "steerd.app": ("steerd",),
-    "steerd.client_messages": ("steerd.steering.intervention", "steerd.steering.steering"),
+    "steerd.client_messages": (
+        "steerd.steering.intervention",
+        "steerd.steering.receipt",
+        "steerd.steering.steering",
+    ),
     "steerd.intervention_wire": (
         "steerd.pb",
         "steerd.steering.intervention",
         "steerd.steering.scope",
         "steerd.steering.steering",
     ),
+    "steerd.receipt_wire": ("steerd.pb", "steerd.steering.receipt"),
     "steerd.client_wire": (
         "steerd.client_messages",
         "steerd.intervention_wire",
+        "steerd.receipt_wire",
         "steerd.pb",
         "steerd.steering.intervention",
         "steerd.steering.steering",
@@ -88,6 +95,7 @@ ONLY_IN: dict[str, tuple[str, ...]] = {
         "steerd.client",
         "steerd.client_wire",
         "steerd.intervention_wire",
+        "steerd.receipt_wire",
     ),
     "prometheus_client": ("steerd.monitoring", "steerd.app"),
     # Of other people's pickles one reader reads the weights, in the trainer's import command.
@@ -109,6 +117,7 @@ TORCH_FREE = (
     "steerd.config",
     "steerd.engine.request",
     "steerd.steering.intervention",
+    "steerd.steering.receipt",
     "steerd.steering.scope",
     "steerd.steering.steering",
     "steerd.steering.trigger",

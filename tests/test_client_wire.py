@@ -28,6 +28,7 @@ from steerd.intervention_wire import applied_message, intervention_of
 from steerd.pb.v1 import catalog_service_pb2, feature_pb2
 from steerd.pb.v1 import generation_service_pb2 as pb
 from steerd.pb.v1 import steering_pb2 as steering
+from steerd.receipt_wire import receipt_message
 from steerd.steering.intervention import (
     Ablate,
     Add,
@@ -41,10 +42,15 @@ from steerd.steering.intervention import (
     WholeSae,
     unit_direction,
 )
+from steerd.steering.receipt import HookPointReceipt, InterventionReceipt, Receipt
 from steerd.steering.scope import Phase, PositionRange, Schedule, Scope
 from steerd.steering.steering import NamedVersion
 
 FEATURE = FeatureRef("s", 7)
+RECEIPT = Receipt(
+    (InterventionReceipt(5, 4, 0.5, 1.5, 2.5), InterventionReceipt(0, 0, 0.0, 0.0, 0.0)),
+    (HookPointReceipt("blocks.1.hook_resid_post", 4, 0.25, 0.75),),
+)
 WIRE_FEATURE = feature_pb2.FeatureRef(sae="s", index=7)
 
 
@@ -243,6 +249,7 @@ def test_events_are_read() -> None:
         features=[
             pb.FeatureSummary(feature=WIRE_FEATURE, max_activation=1.5, mean_activation=0.5, active_tokens=1)
         ],
+        receipt=receipt_message(RECEIPT, "ab12"),
     )
 
     assert client_wire.event(pb.GenerateResponse(started=started)) == Started(
@@ -252,7 +259,7 @@ def test_events_are_read() -> None:
         "ab", (Token(4, 3, -1.0, "a"), Token(5, 4, -0.5, "b")), (Reading(2, "s", (7,), (1.5,)),)
     )
     assert client_wire.event(pb.GenerateResponse(completed=completed)) == Completed(
-        "stop_sequence", 3, 2, 0.5, 0.25, 2.0, (FeatureUse(FEATURE, 1.5, 0.5, 1, 0),)
+        "stop_sequence", 3, 2, 0.5, 0.25, 2.0, (FeatureUse(FEATURE, 1.5, 0.5, 1, 0),), RECEIPT
     )
 
 
@@ -309,11 +316,16 @@ def test_a_score_call_is_a_request_and_its_answer_comes_back() -> None:
         baseline_logprobs=[-1.0],
         baseline_total_logprob=-1.0,
         readings=[pb.TokenReading(position=2, sae="s", features=[7], values=[1.5])],
+        receipt=receipt_message(RECEIPT, "ab12"),
     )
     assert client_wire.scores(
         pb.ScoreResponse(scores=[score], warnings=["careful"], plan_hash="ab12")
     ) == Scores(
-        (ScoredText((1,), ("a",), (-0.5,), (True,), -0.5, (-1.0,), -1.0, (Reading(2, "s", (7,), (1.5,)),)),),
+        (
+            ScoredText(
+                (1,), ("a",), (-0.5,), (True,), -0.5, (-1.0,), -1.0, (Reading(2, "s", (7,), (1.5,)),), RECEIPT
+            ),
+        ),
         ("careful",),
         "ab12",
     )

@@ -9,7 +9,15 @@ from rich.console import Console
 from steerd.cli import arguments, steering_options
 from steerd.cli.labels import starter_labels
 from steerd.cli.stream import show_stream
-from steerd.cli.tables import divergence_line, peaks, peaks_table, speed_line, summary_table
+from steerd.cli.tables import (
+    after_edit_table,
+    divergence_line,
+    peaks,
+    peaks_table,
+    receipt_table,
+    speed_line,
+    summary_table,
+)
 from steerd.cli.terminal import open_console, print_warnings
 from steerd.client import Client
 from steerd.client_messages import ChatTurn, GenerateCall, Generation
@@ -53,6 +61,11 @@ def _add_reading(parser: argparse.ArgumentParser) -> None:
         default=[],
         metavar="SAE:FEATURE",
         help="read this feature",
+    )
+    group.add_argument(
+        "--after-edit",
+        action="store_true",
+        help="tell what watched features read after the edits too",
     )
     group.add_argument(
         "--top-features", type=int, default=0, metavar="N", help="read each SAE's N most active per token"
@@ -111,6 +124,7 @@ def generate_call(options: argparse.Namespace) -> GenerateCall:
         watch=tuple(dict.fromkeys([*options.watch, *steering_options.steered_features(steering)])),
         top_features=options.top_features,
         top_features_of=tuple(options.top_features_of),
+        after_edit=options.after_edit,
         baseline=options.baseline,
     )
 
@@ -124,6 +138,10 @@ def report(client: Client, call: GenerateCall, generation: Generation, console: 
     labels = starter_labels(client.saes()) if call.watch or call.top_features else {}
     if generation.completed.features:
         console.print(summary_table(generation.completed, labels))
+    if call.after_edit:
+        console.print(after_edit_table(generation.readings, labels))
+    if generation.started.interventions:
+        console.print(receipt_table(generation.started.interventions, generation.completed.receipt))
     if call.top_features:
         texts = {token.position: token.text for token in generation.tokens}
         strongest = peaks(generation.readings)[:_SHOWN_PEAKS]

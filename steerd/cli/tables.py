@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from math import isfinite
+from statistics import fmean
 
 from rich.table import Table
 from rich.text import Text
@@ -25,6 +26,7 @@ from steerd.steering.intervention import (
     WholeSae,
     operation_name,
 )
+from steerd.steering.receipt import Receipt
 
 MARK = shade(1.0, 1.0)
 
@@ -165,6 +167,36 @@ def _summary_row(use: FeatureUse, labels: Mapping[FeatureRef, str]) -> list[str]
         str(use.active_tokens),
         str(use.steered_tokens),
     ]
+
+
+def after_edit_table(readings: Iterable[Reading], labels: Mapping[FeatureRef, str]) -> Table:
+    """What watched features read at the tokens that were read, before and after the edits."""
+    values: dict[FeatureRef, list[tuple[float, float]]] = {}
+    for reading in readings:
+        for index, before, after in zip(reading.features, reading.values, reading.values_after, strict=False):
+            values.setdefault(FeatureRef(reading.sae, index), []).append((before, after))
+    table = Table("feature", "label", "tokens", "mean before", "mean after", title="After the edits")
+    table.title_justify = "left"
+    for feature, pairs in values.items():
+        means = [f"{fmean(column):.2f}" for column in zip(*pairs, strict=True)]
+        table.add_row(named(feature), labels.get(feature, ""), str(len(pairs)), *means)
+    return table
+
+
+def receipt_table(interventions: Sequence[Intervention], receipt: Receipt) -> Table:
+    """What each intervention really did, then what all did together at each hook point."""
+    table = Table("what", "tokens", "changed", "added", "before", "after", title_justify="left")
+    table.title = "Receipt (added: share of the token's length)"
+    for edit, part in zip(interventions, receipt.interventions, strict=False):
+        added, before, after = f"{part.mean_relative_norm:.3f}", "", ""
+        if not isinstance(edit.target, WholeSae):
+            before, after = f"{part.mean_before:.2f}", f"{part.mean_after:.2f}"
+        table.add_row(edit_text(edit), str(part.rows), str(part.rows_changed), added, before, after)
+    table.add_section()
+    for point in receipt.hook_points:
+        added = f"{point.mean_relative_norm:.3f}, at most {point.max_relative_norm:.3f}"
+        table.add_row(point.hook_point, "", str(point.rows_changed), added, "", "")
+    return table
 
 
 def speed_line(completed: Completed) -> str:

@@ -11,6 +11,7 @@
 - `watch_list`: the features that the server watches on every token
 - `readings`: what a step read from the SAEs, on its way to events
 - `tally`: what the features of the running requests did so far
+- `edit_tally`: what their edits did so far
 - `triggers`: which features fired, and what is to come of it
 - `twins`: a steered request and its unsteered baseline in one stream
 - `scored`: how likely given tokens are

@@ -225,6 +225,7 @@ class Engine:
             top_k=capture.top_k,
             top_k_saes=capture.top_k_saes,
             include_prompt=capture.include_prompt,
+            after_edit=capture.after_edit,
         )
 
     def _check_fits(self, request: GenerationRequest) -> None:

@@ -12,19 +12,25 @@ from numpy.typing import NDArray
 from steerd.engine.request import FinishReason, GenerationRequest
 from steerd.engine.watch_list import WatchList
 from steerd.steering.intervention import FeatureRef
+from steerd.steering.receipt import NO_RECEIPT, Receipt
 
 Floats = NDArray[np.float32]
 Ints = NDArray[np.int64]
+Bools = NDArray[np.bool_]
 
 
 @dataclass(frozen=True, slots=True)
 class TokenReading:
-    """Activations of one token in one SAE, before any edit: watched features first, then the top-k."""
+    """Activations of one token in one SAE, before any edit: watched features first, then the top-k.
+
+    `values_after` are those of the watched ones after all edits of the hook point, if they were asked for.
+    """
 
     position: int
     sae: str
     features: Sequence[int]
     values: Sequence[float]
+    values_after: Sequence[float] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,6 +146,7 @@ class FinishedEvent:
     generated_tokens: int
     timings: Timings
     features: tuple[FeatureUse, ...]
+    receipt: Receipt = NO_RECEIPT
     baseline: BaselineOutcome | None = None
 
 
@@ -196,14 +203,12 @@ class SampledRows:
 
 @dataclass(frozen=True, slots=True)
 class StepReport:
-    """One engine step, for the observer. Special and first tokens count in no feature number but
-    `steered_rows`.
+    """One engine step, for the observer. Special and first tokens count in no feature number.
 
     `prompt_tokens` are the rows run of prompts and scored texts, `generated_tokens` the tokens sampled,
     `batch_size` the requests in the step; `running` and `waiting` are as it ended. `request_ids` own the rows
     from `first_rows` on; a baseline, which is no client's request, has the id "". By SAE: `monitored_tokens`,
-    the rows its features were read on, and the `sampled` rows. `steered_rows` counts edited rows by SAE and
-    operation (add, set, scale, ablate).
+    the rows its features were read on, and the `sampled` rows.
     """
 
     duration_seconds: float
@@ -218,7 +223,6 @@ class StepReport:
     first_rows: Ints
     monitored_tokens: dict[str, int]
     sampled: Mapping[str, SampledRows]
-    steered_rows: dict[tuple[str, str], int]
     watched: WatchedRows
 
 

@@ -8,6 +8,7 @@ import numpy as np
 
 from steerd.engine.events import (
     ActiveEntries,
+    Bools,
     Floats,
     Ints,
     SampledRows,
@@ -18,7 +19,7 @@ from steerd.engine.watch_list import WatchList
 from steerd.host.hook_point import HookPoint
 from steerd.steering.request_wishes import RequestWishes, SaeReads
 from steerd.steering.row_span import RowSpan, reported_rows
-from steerd.steering.steered_point import SaeEncoding
+from steerd.steering.steered_point import EditsDone, PointEdits, PointStep, SaeEncoding
 from steerd.steering.step_plan import StepPlan
 
 
@@ -37,15 +38,48 @@ class TopReadings:
         return [(feature, value) for feature, value in top if value > 0]
 
 
+class DoneReadings:
+    """What some edits of one hook point did in a step, as EditsDone says, on the CPU."""
+
+    def __init__(self, edits: PointEdits, done: EditsDone) -> None:
+        self.edits = edits
+        self.amounts: Floats | None = None if done.amounts is None else done.amounts.cpu().numpy()
+        self.made: Bools | None = None if done.made is None else done.made.cpu().numpy()
+        self.reconstructions = [
+            (part.factors.cpu().numpy(), part.lengths.cpu().numpy()) for part in done.reconstructions
+        ]
+
+
+class EditReadings:
+    """What all edits of one hook point did in a step: `done` in turn, and RowsAfter, on the CPU."""
+
+    def __init__(self, step: PointStep) -> None:
+        self.done: list[DoneReadings] = []
+        if step.edits is not None:
+            self.done.append(DoneReadings(step.edits, step.edits_done))
+        if step.demanded is not None:
+            self.done.append(DoneReadings(step.demanded, step.demanded_done))
+        self.acts: Floats = step.after.acts.cpu().numpy()
+        self.lengths: Floats = step.after.lengths.cpu().numpy()
+        self.changes: Floats = step.after.changes.cpu().numpy()
+
+
 class StepReadings:
-    """The readings of all SAEs in one step: `acts` [rows, columns] by hook point, on the CPU."""
+    """The readings of all SAEs in one step, and what was edited, by hook point, on the CPU.
+
+    `acts` [rows, columns] are those before the edits of their hook point.
+    """
 
     def __init__(self, plan: StepPlan) -> None:
         self.plan = plan
         self.acts: dict[HookPoint, Floats] = {
             hook_point: step.acts.cpu().numpy() for hook_point, step in plan.points.items()
         }
-        self.steered = plan.steered()
+        self.edits = {
+            hook_point: EditReadings(step)
+            for hook_point, step in plan.points.items()
+            if step.edits is not None or step.demanded is not None
+        }
         self._top = {
             encoding.name: TopReadings(encoding)
             for step in plan.points.values()
@@ -59,7 +93,7 @@ class StepReadings:
             return {}
         offset = span.first_position - span.first_row
         return {
-            row: tuple(self._token(row, row + offset, reads) for reads in reading)
+            row: tuple(self._token(row, row + offset, reads, wishes.after_edit) for reads in reading)
             for row in reported_rows(span, wishes.prompt_length, wishes.include_prompt)
         }
 
@@ -86,16 +120,21 @@ class StepReadings:
             entries.append(ActiveEntries(rows, positions[features], acts[rows, features]))
         return WatchedRows(watch, tuple(entries))
 
-    def _token(self, row: int, position: int, reads: SaeReads) -> TokenReading:
+    def _token(self, row: int, position: int, reads: SaeReads, after_edit: bool) -> TokenReading:
         """The watched features of a row, then its strongest others among the top k that are active."""
         features = list(reads.features[: reads.num_watched])
-        values = self.acts[reads.hook_point][row, list(reads.columns[: reads.num_watched])].tolist()
+        columns, acts = list(reads.columns[: reads.num_watched]), self.acts[reads.hook_point]
+        values = acts[row, columns].tolist()
+        after = []
+        if after_edit:
+            edits = self.edits.get(reads.hook_point)
+            after = (acts if edits is None else edits.acts)[row, columns].tolist()
         if reads.top_k:
             for feature, value in self._top[reads.sae].of(row, reads.top_k):
                 if feature not in features:
                     features.append(feature)
                     values.append(value)
-        return TokenReading(position=position, sae=reads.sae, features=features, values=values)
+        return TokenReading(position, reads.sae, features, values, after)
 
 
 def sampled_rows(encoding: SaeEncoding) -> SampledRows:

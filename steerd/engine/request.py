@@ -28,13 +28,15 @@ class SamplingParams:
 class Capture:
     """What is read from the SAEs and sent back: watched features, and the top_k strongest per token and SAE.
 
-    `top_k_saes` names the SAEs whose strongest features are wanted; `include_prompt` adds the prompt's rows.
+    `top_k_saes` names the SAEs whose strongest features are wanted; `include_prompt` adds the prompt's rows,
+    `after_edit` what watched features read after the edits of their hook point.
     """
 
     watch: tuple[FeatureRef, ...] = ()
     top_k: int = 0
     top_k_saes: tuple[str, ...] = ()
     include_prompt: bool = False
+    after_edit: bool = False
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

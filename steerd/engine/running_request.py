@@ -123,4 +123,5 @@ class RunningRequest:
                 decode_seconds=now - first_token,
             ),
             features=self._tallies.uses(self.wishes),
+            receipt=self._tallies.receipt(self.wishes),
         )

@@ -50,9 +50,10 @@ class RunningRequests:
         request = running.request
         running.wishes = self._planner.switch(
             running.wishes,
-            request.steering.switched(switch.interventions),
+            request.steering.switched(switch),
             prompt_ids=request.prompt_ids,
             first_position=first_position,
+            numbers=request.steering.numbers_after(switch),
         )
 
     def free(self, running: RunningRequest) -> None:

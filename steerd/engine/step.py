@@ -98,7 +98,6 @@ class Step:
                 first_rows=plan.layout.starts,
                 monitored_tokens=readings.monitored_tokens(),
                 sampled=readings.sampled(),
-                steered_rows=plan.steered_rows(),
                 watched=readings.watched(self._planner.watched_columns, self._watch),
             )
         )

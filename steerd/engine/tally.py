@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 
+from steerd.engine.edit_tally import EditTally
 from steerd.engine.events import FeatureUse, Floats
 from steerd.engine.readings import StepReadings
 from steerd.host.hook_point import HookPoint
-from steerd.steering.intervention import FeatureRef
+from steerd.steering.intervention import FeatureRef, Target
+from steerd.steering.receipt import Receipt
 from steerd.steering.request_wishes import RequestWishes, SaeReads
 from steerd.steering.step_layout import StepLayout
 
@@ -59,12 +63,12 @@ class Tallies:
     def __init__(self) -> None:
         self._points: dict[HookPoint, PointTally] = {}
         self._num_rows: dict[int, int] = {}
-        self._steered: dict[int, dict[FeatureRef, int]] = {}
+        self._edits = EditTally()
 
     def start(self, wishes: RequestWishes) -> None:
         """Begin counting for a request whose slot may have been another's."""
         self._num_rows[wishes.slot] = 0
-        self._steered[wishes.slot] = {}
+        self._edits.start(wishes)
         for reads in wishes.by_sae:
             self._points.setdefault(reads.hook_point, PointTally())
         for point in self._points.values():
@@ -78,16 +82,18 @@ class Tallies:
             self._num_rows[slot] += num_rows
         for hook_point in layout.points & self._points.keys():
             self._points[hook_point].add(readings.acts[hook_point], layout)
-        for count in readings.steered:
-            if isinstance(count.target, FeatureRef):
-                steered = self._steered[count.slot]
-                steered[count.target] = steered.get(count.target, 0) + count.num_rows
+        self._edits.add(readings)
 
     def uses(self, wishes: RequestWishes) -> tuple[FeatureUse, ...]:
         """What a request's features did, watched features first within each SAE."""
-        return tuple(use for reads in wishes.by_sae for use in self._uses(wishes.slot, reads))
+        steered = self._edits.steered_rows(wishes)
+        return tuple(use for reads in wishes.by_sae for use in self._uses(wishes.slot, reads, steered))
 
-    def _uses(self, slot: int, reads: SaeReads) -> list[FeatureUse]:
+    def receipt(self, wishes: RequestWishes) -> Receipt:
+        """What a request's edits did."""
+        return self._edits.receipt(wishes)
+
+    def _uses(self, slot: int, reads: SaeReads, steered: Mapping[Target, int]) -> list[FeatureUse]:
         point, num_rows = self._points[reads.hook_point], max(self._num_rows[slot], 1)
         point.fit(slot + 1, max(reads.columns, default=0) + 1)  # it may have ended before its first step
         refs = [FeatureRef(reads.sae, feature) for feature in reads.features]
@@ -97,7 +103,7 @@ class Tallies:
                 max_activation=float(point.largest[slot, column]),
                 mean_activation=float(point.sums[slot, column] / num_rows),
                 active_tokens=int(point.active[slot, column]),
-                steered_tokens=self._steered[slot].get(ref, 0),
+                steered_tokens=steered.get(ref, 0),
             )
             for ref, column in zip(refs, reads.columns, strict=True)
         ]

@@ -35,13 +35,14 @@ class HookPoint:
         """The one name of rows that have two: what enters a layer is what left the one before."""
         return HookPoint(self.layer - 1, "resid_post") if self.site == "resid_pre" and self.layer else self
 
-    def follows(self, other: HookPoint) -> bool:
-        """Whether a forward comes here at `other` or after it.
+    @property
+    def depth(self) -> tuple[int, int]:
+        """Larger where a forward comes later; attn_out and mlp_out of one layer have no order."""
+        return self.layer, _PLACES[self.site]
 
-        attn_out and mlp_out of one layer have no order.
-        """
-        here, there = (self.layer, _PLACES[self.site]), (other.layer, _PLACES[other.site])
-        return self == other or there < here
+    def follows(self, other: HookPoint) -> bool:
+        """Whether a forward comes here at `other` or after it."""
+        return self == other or other.depth < self.depth
 
     @classmethod
     def parse(cls, text: str) -> HookPoint:

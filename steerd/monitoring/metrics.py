@@ -83,6 +83,7 @@ class Metrics:
         features: RequestFeatures | None,
     ) -> None:
         self._engine.request_finished(event)
+        self._saes.request_finished(request, event)
         if features is not None:
             self._watched.request_finished(request.id, features)
 

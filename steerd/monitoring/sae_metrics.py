@@ -11,9 +11,10 @@ from typing import get_args
 
 from prometheus_client import CollectorRegistry, Counter, Histogram
 
-from steerd.engine.events import StepReport
+from steerd.engine.events import FailedEvent, LastEvent, StepReport
+from steerd.engine.request import GenerationRequest
 from steerd.monitoring.buckets import ACTIVE_FEATURES
-from steerd.steering.intervention import DIRECTIONS, Operation
+from steerd.steering.intervention import DIRECTIONS, Direction, Operation, operation_name
 
 MODES = tuple(operation.__name__.lower() for operation in get_args(Operation))
 
@@ -34,7 +35,7 @@ class SaeMetrics:
         )
         steered = Counter(
             "steerd_steering_applied_tokens_total",
-            "Edits applied, one for each token and target.",
+            "Edits applied by requests that have ended, one for each token and intervention.",
             ("sae", "mode"),
             registry=registry,
         )
@@ -49,5 +50,11 @@ class SaeMetrics:
         for sae, sampled in report.sampled.items():
             for count in sampled.active_features.tolist():
                 self._active_features[sae].observe(count)
-        for sae_and_mode, rows in report.steered_rows.items():
-            self._steered[sae_and_mode].inc(rows)
+
+    def request_finished(self, request: GenerationRequest, event: LastEvent) -> None:
+        if isinstance(event, FailedEvent):
+            return
+        # Nothing was done yet for a request that was cancelled before it ran.
+        for edit, receipt in zip(request.steering.numbered, event.receipt.interventions, strict=False):
+            sae = DIRECTIONS if isinstance(edit.target, Direction) else edit.target.sae
+            self._steered[sae, operation_name(edit.operation)].inc(receipt.rows)

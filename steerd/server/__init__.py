@@ -14,7 +14,8 @@ A Generate call passes, in this order:
 - `parse_capture`: what is read
 - `violations`: the collector of broken rules
 - `event_stream`: from the engine's thread to this request's coroutine, bounded
-- `reply`: events -> wire; `reply_baseline` tells of the unsteered twin, `reply_finish` why either ended
+- `reply`: events -> wire; `reply_reading` tells of activations, `reply_baseline` of the unsteered twin,
+  `reply_finish` why either ended
 - `scoring`: a Score call, with `parse_score` and `reply_score`
 - `stop_text`: holds text back while it may be the start of a stop string
 

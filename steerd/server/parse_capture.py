@@ -35,7 +35,11 @@ class CaptureParser:
         if violations.must_be_at_most("capture.watch", len(message.watch), limit, "features"):
             watch = self._watch(message.watch)
         return Capture(
-            watch=watch, top_k=message.top_k, top_k_saes=saes, include_prompt=message.include_prompt
+            watch=watch,
+            top_k=message.top_k,
+            top_k_saes=saes,
+            include_prompt=message.include_prompt,
+            after_edit=message.after_edit,
         )
 
     def _watch(self, messages: Sequence[feature_pb2.FeatureRef]) -> tuple[FeatureRef, ...]:

@@ -24,8 +24,10 @@ from steerd.host.text import IncrementalDecoder
 from steerd.intervention_wire import applied_message, named_message
 from steerd.pb.v1 import feature_pb2
 from steerd.pb.v1 import generation_service_pb2 as pb
+from steerd.receipt_wire import receipt_message
 from steerd.server.reply_baseline import BaselineWriter, baseline_summary
 from steerd.server.reply_finish import FINISH_REASONS
+from steerd.server.reply_reading import reading_message
 from steerd.server.stop_text import StopText
 
 # A message of this many activations takes about half a megabyte; the transport's limit is 4 MiB.
@@ -94,7 +96,7 @@ class ReplyWriter:
                 seed=sampling.seed,
                 stop=self._stop,
             ),
-            interventions=[applied_message(intervention) for intervention in steering.interventions],
+            interventions=[applied_message(intervention) for intervention in steering.numbered],
             presets=[named_message(preset) for preset in steering.presets],
             policies=[named_message(policy) for policy in steering.policies],
             warnings=steering.warnings,
@@ -118,10 +120,8 @@ class ReplyWriter:
     ) -> Iterator[pb.GenerateResponse]:
         """Add readings to the delta, sending it whenever it has become large."""
         for reading in readings:
-            delta.readings.add(
-                position=reading.position, sae=reading.sae, features=reading.features, values=reading.values
-            )
-            self._values += len(reading.values)
+            delta.readings.append(reading_message(reading))
+            self._values += len(reading.values) + len(reading.values_after)
             if self._values >= _MAX_VALUES_PER_DELTA:
                 yield from self._take(delta)
 
@@ -136,7 +136,7 @@ class ReplyWriter:
         self._baseline.end(delta)
         yield from self._take(delta)
         self.finished = event
-        yield self._numbered(completed=_completed(event))
+        yield self._numbered(completed=_completed(event, self._request.plan_hash))
 
     def _take(self, delta: pb.Delta) -> Iterator[pb.GenerateResponse]:
         """The delta as a message, if there is anything in it; it is empty afterwards."""
@@ -159,7 +159,7 @@ class ReplyWriter:
         return response
 
 
-def _completed(event: FinishedEvent) -> pb.Completed:
+def _completed(event: FinishedEvent, plan_hash: str) -> pb.Completed:
     timings = event.timings
     return pb.Completed(
         finish_reason=FINISH_REASONS[event.reason],
@@ -170,6 +170,7 @@ def _completed(event: FinishedEvent) -> pb.Completed:
             decode_seconds=timings.decode_seconds,
         ),
         features=[_feature_summary(use) for use in event.features],
+        receipt=receipt_message(event.receipt, plan_hash),
         baseline=None if event.baseline is None else baseline_summary(event.baseline),
     )
 

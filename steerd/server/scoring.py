@@ -15,7 +15,7 @@ from steerd.pb.v1 import generation_service_pb2 as pb
 from steerd.server.event_stream import EventStream
 from steerd.server.parse import RequestParser
 from steerd.server.parse_score import ScoreParser
-from steerd.server.reply_score import continuation_score
+from steerd.server.reply_score import Scored, continuation_score
 
 _log = logging.getLogger(__name__)
 
@@ -63,14 +63,14 @@ class Scoring:
             message.baseline,
         )
         steering = parsed.steered[0].steering
-        baselines = scored[len(parsed.steered) :] or [[]] * len(parsed.steered)
+        baselines = scored[len(parsed.steered) :] or [Scored()] * len(parsed.steered)
         return pb.ScoreResponse(
             request_id=request_id,
             scores=[
                 continuation_score(request, steered, baseline, self._tokenizer)
                 for request, steered, baseline in zip(parsed.steered, scored, baselines, strict=False)
             ],
-            interventions=[applied_message(each) for each in steering.interventions],
+            interventions=[applied_message(each) for each in steering.numbered],
             presets=[named_message(preset) for preset in steering.presets],
             policies=[named_message(policy) for policy in steering.policies],
             warnings=steering.warnings,
@@ -83,7 +83,7 @@ def _most_events(request: GenerationRequest) -> int:
     return len(request.given_ids) + 2
 
 
-async def _scored(stream: EventStream) -> list[ScoredEvent]:
+async def _scored(stream: EventStream) -> Scored:
     chunks: list[ScoredEvent] = []
     while True:
         for event in await stream.next_events():
@@ -92,7 +92,7 @@ async def _scored(stream: EventStream) -> list[ScoredEvent]:
                     chunks.append(event)
                 case FailedEvent(error):
                     raise error
-                case FinishedEvent(reason=FinishReason.SCORED):
-                    return chunks
+                case FinishedEvent(reason=FinishReason.SCORED, receipt=receipt):
+                    return Scored(chunks, receipt)
                 case FinishedEvent():
                     raise Unavailable("the server gave up the request", reason="GIVEN_UP")

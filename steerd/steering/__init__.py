@@ -4,6 +4,7 @@
 - `trigger`: what is to happen when features fire, as data
 - `scope`: the rows of a request that it is for, and its strength over them, as data
 - `steering`: all that steers one request, as data
+- `receipt`: what was done in the end, as data
 - `loaded_saes`: the SAEs being served, each bound to its hook point
 - `residual_norms`: how long the host's rows usually are
 - `plan_hash`: all that steers a request as bytes, and their hash
@@ -17,6 +18,7 @@
 - `lane_tables`: the tests and lanes of one hook point by request, and their state from step to step
 - `step_rows`: whose rows a step has, for tests and lanes
 - `row_span`: which rows of a step are a request's
+- `edit_cells`: which rows and columns of a step are whose edits
 - `step_layout`: whose rows a step has and what is done to each, kept while it does not change
 - `step_plan`: rows and wishes of one step, turned into what the hooks read
 - `steered_point`: the hook, which reads what was planned and does arithmetic

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from math import inf
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -31,6 +32,7 @@ class PointTable:
     `acquire` and `release` are counted, so a target keeps its column while anyone needs it and costs nothing
     afterwards; copies of a target have columns of their own. A columnwise SAE (ReLU, JumpReLU) is read at
     O(d_model) per column; a TopK SAE has to encode its whole dictionary, of which the columns are then taken.
+    What may be added stands in `directions` [capacity, d_model], `lengths` [capacity] long.
     """
 
     def __init__(self, saes: Mapping[str, SparseAutoencoder], d_model: int, device: torch.device) -> None:
@@ -85,9 +87,11 @@ class PointTable:
             unit = torch.tensor(target.values, device=self._device)
             self._enc[column], self.directions[column] = unit, unit
             self._b_enc[column], self._threshold[column] = 0.0, -inf
+            self.lengths[column] = 1.0
             return
         sae, feature = self._saes[target.sae], target.index
         self.directions[column] = sae.W_dec[feature]
+        self.lengths[column] = float(sae.W_dec[feature].norm())
         self._enc[column], self._b_enc[column] = sae.W_enc[:, feature], sae.b_enc[feature]
         self._threshold[column] = 0.0
         if isinstance(sae.activation, JumpReLU):
@@ -118,15 +122,17 @@ class PointTable:
         heapq.heapify(self._free)
 
     def _grow(self) -> None:
-        kept = self._enc, self._b_enc, self.directions, self._threshold
+        kept, lengths = (self._enc, self._b_enc, self.directions, self._threshold), self.lengths
         capacity = len(self._b_enc)
         self._allocate(2 * capacity)
         grown = self._enc, self._b_enc, self.directions, self._threshold
         for new, old in zip(grown, kept, strict=True):
             new[:capacity] = old
+        self.lengths[:capacity] = lengths
 
     def _allocate(self, capacity: int) -> None:
         self._enc = torch.zeros(capacity, self._d_model, device=self._device)
         self._b_enc = torch.zeros(capacity, device=self._device)
         self.directions = torch.zeros(capacity, self._d_model, device=self._device)
         self._threshold = torch.zeros(capacity, device=self._device)
+        self.lengths = np.zeros(capacity, dtype=np.float32)

@@ -29,19 +29,26 @@ class ColumnEdit:
 class ResolvedEdit:
     """One intervention at its hook point; `does` is an SAE where its reconstruction takes the row's place.
 
-    `source` is its SAE's name, or DIRECTIONS; `is_demanded` is as Intervention's. `lane` is the number of the
-    one that it waits for, if any.
+    `number` is its own among all of its request; `is_demanded` is as Intervention's, and `lane` the number of
+    the one that it waits for, if any.
     """
 
+    number: int
     hook_point: HookPoint
     target: Target
     does: ColumnEdit | SparseAutoencoder
     coverage: Coverage
     preserve_norm: bool
-    source: str
-    operation: str
     is_demanded: bool
     lane: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class NumberedTarget:
+    """What an intervention edits, and where."""
+
+    hook_point: HookPoint
+    target: Target
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,14 +80,17 @@ class RequestWishes:
     """What one request wants, and what is needed to find its rows.
 
     `slot` is a number that no other running request has, `columns` all that it holds. `is_steady` says that
-    on generated rows nothing but a special token changes what is done. Of `tests` and `lanes`, those of one
+    on generated rows nothing but a special token changes what is done. `edits` are made now, `numbered` stand
+    by number for all that may be, whatever triggers bring. Of `tests` and `lanes`, those of one
     hook point are numbered in their order; the tests of `triggers` come first.
     """
 
     slot: int
     prompt_length: int
     include_prompt: bool
+    after_edit: bool
     edits: tuple[ResolvedEdit, ...]
+    numbered: tuple[NumberedTarget, ...]
     by_sae: tuple[SaeReads, ...]
     triggers: tuple[ResolvedTrigger, ...]
     tests: tuple[ResolvedTest, ...]

@@ -7,6 +7,7 @@ rows as these edits left them, so that no edit takes it back.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -14,6 +15,7 @@ from torch import Tensor
 
 from steerd.sae.autoencoder import SparseAutoencoder
 from steerd.steering.apply import AffineTables, add_directions, amounts, keep_lengths, reconstruct_rows
+from steerd.steering.edit_cells import EditCells
 from steerd.steering.lane_tables import LaneTables
 from steerd.steering.point_table import PointTable
 from steerd.steering.step_rows import StepRows
@@ -65,6 +67,7 @@ class PointEdits:
     tables: AffineTables | None
     reconstructions: tuple[Reconstruction, ...]
     preserve: Tensor | None
+    cells: EditCells
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,11 +86,47 @@ class PointLanes:
         return self.tables.open(self.rows.bits, self.rows.rows) if self.has_lanes else None
 
 
+@dataclass(frozen=True, slots=True)
+class ReconstructionDone:
+    """How far each of a reconstruction's rows was moved, and by which length; both [reconstructed]."""
+
+    factors: Tensor
+    lengths: Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class EditsDone:
+    """What some edits of a hook point did in a step.
+
+    `amounts` [rows, window], None without tables, are the multiples of directions that were added; `made`
+    [rows, window], None where no edit waits for a lane, says which edits were made. `reconstructions` are in
+    the order of the plan.
+    """
+
+    amounts: Tensor | None
+    made: Tensor | None
+    reconstructions: tuple[ReconstructionDone, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class RowsAfter:
+    """What all edits of a hook point made of the rows.
+
+    `acts` [rows, columns] are the readings after them, `lengths` [rows] those of the rows before and
+    `changes` [rows] those of what was added altogether.
+    """
+
+    acts: Tensor
+    lengths: Tensor
+    changes: Tensor
+
+
 @dataclass(slots=True)
 class PointStep:
     """One hook point's part of a step: what requests ask for there, and what policies demand after that.
 
-    Filled by the hook: `acts` [rows, columns], and `is_open` [rows, lanes] where edits wait for lanes.
+    Filled by the hook: `acts` [rows, columns], `is_open` [rows, lanes] where edits wait for lanes, and what
+    was done where there are any.
     """
 
     table: PointTable
@@ -97,6 +136,9 @@ class PointStep:
     encodings: tuple[SaeEncoding, ...] = ()
     acts: Tensor = field(init=False)
     is_open: Tensor | None = field(init=False, default=None)
+    edits_done: EditsDone = field(init=False)
+    demanded_done: EditsDone = field(init=False)
+    after: RowsAfter = field(init=False)
 
     def read(self, x: Tensor) -> None:
         """Take the planned readings of rows x [rows, d_model], float32."""
@@ -108,15 +150,12 @@ class PointStep:
 
     def edited(self, x: Tensor, edits: PointEdits) -> Tensor:
         """The rows with the planned edits, all computed from x [rows, d_model]."""
-        result = x
-        for part in edits.reconstructions:
-            result = reconstruct_rows(result, part.sae, part.rows, self._factors(part))
+        result, reconstructions = self._reconstructed(x, edits.reconstructions)
+        amount, made = None, None
         if edits.tables is not None:
-            amount = amounts(self.acts[:, edits.window], edits.tables)
-            if self.is_open is not None and self.lanes is not None:
-                made = self.lanes.tables.gates(self.is_open, self.lanes.rows.rows, self.acts.shape[1])
-                amount = torch.where(made[:, edits.window], amount, 0.0)
+            amount, made = self._amount(edits.tables, edits.window)
             result = add_directions(result, amount, self.table.directions[edits.window])
+        self.edits_done = EditsDone(amount, made, reconstructions)
         preserve = self._preserve(edits)
         return result if preserve is None else keep_lengths(result, x, preserve)
 
@@ -125,13 +164,35 @@ class PointStep:
 
         These wait for no lane.
         """
-        result = x
-        for part in demanded.reconstructions:
-            result = reconstruct_rows(result, part.sae, part.rows, part.factors)
+        result, reconstructions = self._reconstructed(x, demanded.reconstructions)
+        amount = None
         if demanded.tables is not None:
             amount = amounts(self.table.read(x)[:, demanded.window], demanded.tables)
             result = add_directions(result, amount, self.table.directions[demanded.window])
+        self.demanded_done = EditsDone(amount, None, reconstructions)
         return result
+
+    def compare(self, x: Tensor, result: Tensor) -> None:
+        """Keep what the edits made of the rows x [rows, d_model]."""
+        self.after = RowsAfter(self.table.read(result), x.norm(dim=1), (result - x).norm(dim=1))
+
+    def _reconstructed(
+        self, x: Tensor, parts: Sequence[Reconstruction]
+    ) -> tuple[Tensor, tuple[ReconstructionDone, ...]]:
+        result, done = x, []
+        for part in parts:
+            factors = self._factors(part)
+            result = reconstruct_rows(result, part.sae, part.rows, factors)
+            done.append(ReconstructionDone(factors, (result[part.rows] - x[part.rows]).norm(dim=1)))
+        return result, tuple(done)
+
+    def _amount(self, tables: AffineTables, window: slice) -> tuple[Tensor, Tensor | None]:
+        """How much of each direction is added [rows, window], and whether its edit is made if any may not."""
+        amount = amounts(self.acts[:, window], tables)
+        if self.is_open is None or self.lanes is None:
+            return amount, None
+        made = self.lanes.tables.gates(self.is_open, self.lanes.rows.rows, self.acts.shape[1])[:, window]
+        return torch.where(made, amount, 0.0), made
 
     def _factors(self, part: Reconstruction) -> Tensor:
         """How far each of the rows is reconstructed, [reconstructed]."""
@@ -161,4 +222,7 @@ class SteeredPoint:
         result = x if step.edits is None else step.edited(x, step.edits)
         if step.demanded is not None:
             result = step.with_demanded(result, step.demanded)
-        return None if result is x else result.to(resid.dtype)
+        if result is x:
+            return None
+        step.compare(x, result)
+        return result.to(resid.dtype)

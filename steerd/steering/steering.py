@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 from steerd.steering.intervention import Intervention
 from steerd.steering.scope import RoleSpan
-from steerd.steering.trigger import Trigger
+from steerd.steering.trigger import Switch, Trigger
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,9 +41,24 @@ class Steering:
         """The interventions of policies."""
         return tuple(intervention for intervention in self.interventions if intervention.is_demanded)
 
-    def switched(self, interventions: tuple[Intervention, ...]) -> Steering:
-        """What it becomes when these take the place of the request's own; policies stay."""
-        return replace(self, interventions=(*interventions, *self.demanded))
+    @property
+    def numbered(self) -> tuple[Intervention, ...]:
+        """All that may come to be done: its interventions, then what its triggers bring, in their order."""
+        return (*self.interventions, *(each for trigger in self.triggers for each in trigger.brings))
+
+    def switched(self, switch: Switch) -> Steering:
+        """What it becomes when those of a switch take the place of the request's own; policies stay."""
+        return replace(self, interventions=(*switch.interventions, *self.demanded))
+
+    def numbers_after(self, switch: Switch) -> tuple[int, ...]:
+        """The numbers that the interventions after a switch have among all."""
+        first = len(self.interventions)
+        for trigger in self.triggers:
+            if trigger.action is switch:
+                break
+            first += len(trigger.brings)
+        kept = [number for number, edit in enumerate(self.interventions) if edit.is_demanded]
+        return (*range(first, first + len(switch.interventions)), *kept)
 
     def unsteered(self) -> Steering:
         """What is left of it where the request's own wishes are set aside, in its baseline: policies."""

@@ -11,62 +11,16 @@ from numpy.typing import NDArray
 
 from steerd.host.hook_point import HookPoint
 from steerd.steering.coverage import Bools, Floats
+from steerd.steering.edit_cells import SpanEdit, edit_cells
 from steerd.steering.edit_tables import EditTables
 from steerd.steering.hooked_points import HookedPoints
-from steerd.steering.intervention import Target
-from steerd.steering.request_wishes import ColumnEdit, RequestWishes, ResolvedEdit
+from steerd.steering.point_table import PointTable
+from steerd.steering.request_wishes import ColumnEdit, RequestWishes
 from steerd.steering.row_span import RowSpan, reported_rows
 from steerd.steering.steered_point import PointEdits, PointLanes, Reconstruction
 from steerd.steering.step_rows import StepRows
 
 Ints = NDArray[np.int64]
-
-
-@dataclass(frozen=True, slots=True)
-class SteeredCount:
-    """How many rows of a step one request's edits of one target are for."""
-
-    slot: int
-    target: Target
-    source: str
-    operation: str
-    num_rows: int
-
-
-@dataclass(frozen=True, slots=True)
-class GatedRows:
-    """Rows of a step from `first_row` on, those that one edit is for where its lane is open.
-
-    `covered` [rows] says which; `lane` is None where the edit waits for none.
-    """
-
-    hook_point: HookPoint
-    first_row: int
-    covered: Bools
-    lane: int | None
-
-
-@dataclass(frozen=True, slots=True)
-class GatedCount:
-    """A SteeredCount that only the forward can tell: its rows are those of any of `parts`."""
-
-    slot: int
-    target: Target
-    source: str
-    operation: str
-    parts: tuple[GatedRows, ...]
-
-    def counted(self, is_open: Mapping[HookPoint, Bools]) -> SteeredCount:
-        """The count, by which lanes were open [rows, lanes]."""
-        steered = np.zeros(len(self.parts[0].covered), dtype=np.bool_)
-        for part in self.parts:
-            rows = slice(part.first_row, part.first_row + len(part.covered))
-            # Where no row is covered its point may have run no lanes.
-            if part.lane is None or not part.covered.any():
-                steered |= part.covered
-            else:
-                steered |= is_open[part.hook_point][rows, part.lane]
-        return SteeredCount(self.slot, self.target, self.source, self.operation, int(steered.sum()))
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,8 +52,6 @@ class StepLayout:
     points: frozenset[HookPoint]
     saes: frozenset[str]
     top_rows: dict[str, TopRows]
-    steered: tuple[SteeredCount, ...]
-    gated: tuple[GatedCount, ...]
 
 
 Strengths = Sequence[Sequence[Floats]]
@@ -124,16 +76,16 @@ def lay_out(
     if lanes:
         rows.write(slots, starts, ordinary)
     reads = [reads for request in wishes for reads in request.by_sae]
-    steered, gated = _counts(spans, wishes, strengths)
     return StepLayout(
         slots=slots,
         starts=starts,
         ordinary=ordinary,
         edits={
-            point: _point_edits(found, points[point].edits, len(ordinary)) for point, found in edits.items()
+            point: _point_edits(found, points[point].edits, points[point].table, len(ordinary))
+            for point, found in edits.items()
         },
         demanded={
-            point: _point_edits(found, points[point].demanded, len(ordinary))
+            point: _point_edits(found, points[point].demanded, points[point].table, len(ordinary))
             for point, found in demanded.items()
         },
         lanes=lanes,
@@ -142,8 +94,6 @@ def lay_out(
         points=frozenset((*edits, *demanded, *lanes, *(read.hook_point for read in reads))),
         saes=frozenset(read.sae for read in reads),
         top_rows=_top_rows(spans, wishes),
-        steered=tuple(steered),
-        gated=tuple(gated),
     )
 
 
@@ -155,27 +105,21 @@ def _ordinary(spans: Sequence[RowSpan], special_ids: frozenset[int]) -> list[boo
     ]
 
 
-@dataclass(frozen=True, slots=True)
-class _SpanEdit:
-    first_row: int
-    edit: ResolvedEdit
-    factors: Floats
-
-
 def _edits_by_point(
     spans: Sequence[RowSpan], wishes: Sequence[RequestWishes], strengths: Strengths, *, demanded: bool
-) -> dict[HookPoint, list[_SpanEdit]]:
+) -> dict[HookPoint, list[SpanEdit]]:
     """The edits that some row of the step is in the scope of: those that policies demand, or the others."""
-    found: dict[HookPoint, list[_SpanEdit]] = {}
+    found: dict[HookPoint, list[SpanEdit]] = {}
     for span, request, by_edit in zip(spans, wishes, strengths, strict=True):
         for edit, factors in zip(request.edits, by_edit, strict=True):
             if edit.is_demanded == demanded and factors.any():
-                found.setdefault(edit.hook_point, []).append(_SpanEdit(span.first_row, edit, factors))
+                part = SpanEdit(request.slot, span.first_row, edit, factors)
+                found.setdefault(edit.hook_point, []).append(part)
     return found
 
 
 def _lanes_by_point(
-    edits: Mapping[HookPoint, Sequence[_SpanEdit]],
+    edits: Mapping[HookPoint, Sequence[SpanEdit]],
     wishes: Sequence[RequestWishes],
     points: HookedPoints,
     rows: StepRows,
@@ -195,7 +139,9 @@ def _lanes_by_point(
     return lanes
 
 
-def _point_edits(found: Sequence[_SpanEdit], tables: EditTables, num_rows: int) -> PointEdits:
+def _point_edits(
+    found: Sequence[SpanEdit], tables: EditTables, table: PointTable, num_rows: int
+) -> PointEdits:
     columns = [part.edit.does.column for part in found if isinstance(part.edit.does, ColumnEdit)]
     window = range(min(columns, default=0), max(columns, default=-1) + 1)
     tables.begin(num_rows, window)
@@ -211,43 +157,24 @@ def _point_edits(found: Sequence[_SpanEdit], tables: EditTables, num_rows: int) 
         tables=numbers if columns else None,
         reconstructions=tuple(_reconstructions(found, tables.device)),
         preserve=preserve,
+        cells=edit_cells(found, table.lengths),
     )
 
 
-def _reconstructions(found: Sequence[_SpanEdit], device: torch.device) -> list[Reconstruction]:
+def _reconstructions(found: Sequence[SpanEdit], device: torch.device) -> list[Reconstruction]:
     reconstructions = []
     for part in found:
         if not isinstance(part.edit.does, ColumnEdit):
-            rows = np.flatnonzero(part.factors)
+            rows = part.rows
             reconstructions.append(
                 Reconstruction(
                     sae=part.edit.does,
-                    rows=torch.from_numpy(rows + part.first_row).to(device),
-                    factors=torch.from_numpy(part.factors[rows]).to(device),
+                    rows=torch.from_numpy(rows).to(device),
+                    factors=torch.from_numpy(part.factors[rows - part.first_row]).to(device),
                     lane=part.edit.lane,
                 )
             )
     return reconstructions
-
-
-def _counts(
-    spans: Sequence[RowSpan], wishes: Sequence[RequestWishes], strengths: Strengths
-) -> tuple[list[SteeredCount], list[GatedCount]]:
-    """A row that several edits of one target are for is one steered row."""
-    steered, gated = [], []
-    for span, request, by_edit in zip(spans, wishes, strengths, strict=True):
-        by_target: dict[Target, list[tuple[ResolvedEdit, Bools]]] = {}
-        for edit, factors in zip(request.edits, by_edit, strict=True):
-            by_target.setdefault(edit.target, []).append((edit, factors > 0))
-        for target, parts in by_target.items():
-            first, _ = parts[0]
-            named = request.slot, target, first.source, first.operation
-            if all(edit.lane is None for edit, _ in parts):
-                steered.append(SteeredCount(*named, int(np.any([rows for _, rows in parts], axis=0).sum())))
-            else:
-                rows = [GatedRows(edit.hook_point, span.first_row, here, edit.lane) for edit, here in parts]
-                gated.append(GatedCount(*named, tuple(rows)))
-    return steered, gated
 
 
 def _top_rows(spans: Sequence[RowSpan], wishes: Sequence[RequestWishes]) -> dict[str, TopRows]:

@@ -22,7 +22,7 @@ from steerd.steering.loaded_saes import LoadedSaes
 from steerd.steering.request_wishes import RequestWishes
 from steerd.steering.row_span import RowSpan
 from steerd.steering.steered_point import PointStep, SaeEncoding
-from steerd.steering.step_layout import Ints, SteeredCount, StepLayout, TopRows, lay_out
+from steerd.steering.step_layout import Ints, StepLayout, TopRows, lay_out
 from steerd.steering.step_rows import StepRows
 from steerd.steering.wish_resolver import WishResolver
 
@@ -42,24 +42,6 @@ class StepPlan:
         """Which tests are on, by row and bit, after the forward; None when no request has triggers."""
         rows = self.layout.rows
         return rows.bits.cpu().numpy() if rows is not None and self.layout.has_triggers else None
-
-    def steered(self) -> list[SteeredCount]:
-        """How many rows each edited target had edited; after the forward, where lanes are open or not."""
-        layout = self.layout
-        is_open = {
-            hook_point: step.is_open.cpu().numpy()
-            for hook_point, step in self.points.items()
-            if layout.gated and step.is_open is not None
-        }
-        return [*layout.steered, *(count.counted(is_open) for count in layout.gated)]
-
-    def steered_rows(self) -> dict[tuple[str, str], int]:
-        """Edited rows by SAE and operation, after the forward."""
-        counts: dict[tuple[str, str], int] = {}
-        for steered in self.steered():
-            key = steered.source, steered.operation
-            counts[key] = counts.get(key, 0) + steered.num_rows
-        return counts
 
 
 class StepPlanner:

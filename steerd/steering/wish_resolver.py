@@ -13,7 +13,6 @@ from steerd.sae.autoencoder import SparseAutoencoder
 from steerd.steering.coverage import Coverage
 from steerd.steering.hooked_points import HookedPoints
 from steerd.steering.intervention import (
-    DIRECTIONS,
     Direction,
     FeatureRef,
     FeatureTest,
@@ -21,7 +20,6 @@ from steerd.steering.intervention import (
     Target,
     WholeSae,
     affine,
-    operation_name,
 )
 from steerd.steering.lanes import ALWAYS, Lane, LaneBook
 from steerd.steering.loaded_saes import LoadedSaes
@@ -29,6 +27,7 @@ from steerd.steering.point_table import ColumnTarget
 from steerd.steering.request_wishes import (
     ColumnEdit,
     HeldColumn,
+    NumberedTarget,
     RequestWishes,
     ResolvedEdit,
     ResolvedTrigger,
@@ -58,6 +57,7 @@ class WishResolver:
         top_k: int = 0,
         top_k_saes: Sequence[str] = (),
         include_prompt: bool = False,
+        after_edit: bool = False,
     ) -> RequestWishes:
         """Give every target of a request its column; `release` must follow when the request ends.
 
@@ -69,17 +69,20 @@ class WishResolver:
             triggers = [
                 ResolvedTrigger(trigger, book.needs(trigger.condition)) for trigger in steering.triggers
             ]
-            edits = self._edits(steering, prompt_ids, 0, book, held)
-            steered = [*steering.interventions, *(e for trigger in steering.triggers for e in trigger.brings)]
+            edits = self._edits(steering, range(len(steering.interventions)), prompt_ids, 0, book, held)
             by_sae = [
-                self._reads(name, steered, watch, top_k if name in top_k_saes else 0, held)
+                self._reads(name, steering.numbered, watch, top_k if name in top_k_saes else 0, held)
                 for name in self._saes
             ]
         wishes = RequestWishes(
             slot=self._take_slot(),
             prompt_length=len(prompt_ids),
             include_prompt=include_prompt,
+            after_edit=after_edit,
             edits=edits,
+            numbered=tuple(
+                NumberedTarget(self._hook_point(each.target), each.target) for each in steering.numbered
+            ),
             by_sae=tuple(reads for reads in by_sae if reads.features or reads.top_k),
             triggers=tuple(triggers),
             tests=tuple(book.tests),
@@ -97,10 +100,12 @@ class WishResolver:
         *,
         prompt_ids: Sequence[int],
         first_position: int,
+        numbers: Sequence[int],
     ) -> RequestWishes:
         """The wishes of a request whose rows from a position on are edited otherwise; the old ones are void.
 
-        Slot, readings and triggers stay, the tests of these in the state in which they are.
+        `numbers` are its interventions' among all that the request may have. Slot, readings and triggers
+        stay, the tests of these in the state in which they are.
         """
         with self._holding() as held:
             for reads in wishes.by_sae:
@@ -110,7 +115,7 @@ class WishResolver:
             for resolved in wishes.triggers:
                 book.needs(resolved.trigger.condition)
             num_kept = len(book.tests)
-            edits = self._edits(steering, prompt_ids, first_position, book, held)
+            edits = self._edits(steering, numbers, prompt_ids, first_position, book, held)
         switched = replace(
             wishes,
             edits=edits,
@@ -153,6 +158,7 @@ class WishResolver:
     def _edits(
         self,
         steering: Steering,
+        numbers: Sequence[int],
         prompt_ids: Sequence[int],
         first_position: int,
         book: LaneBook,
@@ -160,11 +166,12 @@ class WishResolver:
     ) -> tuple[ResolvedEdit, ...]:
         copies: Counter[Target] = Counter()
         edits = []
-        for intervention in steering.interventions:
+        for number, intervention in zip(numbers, steering.interventions, strict=True):
             target = intervention.target
             does = self._does(intervention, copies[target], held)
             edits.append(
                 ResolvedEdit(
+                    number=number,
                     hook_point=self._hook_point(target),
                     target=target,
                     does=does,
@@ -177,8 +184,6 @@ class WishResolver:
                         origin=first_position,
                     ),
                     preserve_norm=intervention.preserve_norm,
-                    source=DIRECTIONS if isinstance(target, Direction) else target.sae,
-                    operation=operation_name(intervention.operation),
                     is_demanded=intervention.is_demanded,
                     lane=self._lane(intervention, does, book),
                 )

@@ -78,6 +78,9 @@ def test_a_generation_is_whole(client: Client) -> None:
     (use,) = generation.completed.features
     assert use.feature == FEATURE
     assert use.steered_tokens > 0
+    assert generation.started.interventions == call.interventions
+    (receipt,) = generation.completed.receipt.interventions
+    assert receipt.rows == use.steered_tokens
 
 
 def test_continuations_are_scored(client: Client) -> None:

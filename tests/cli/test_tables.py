@@ -12,6 +12,7 @@ from steerd.cli.tables import (
     edit_text,
     peaks,
     peaks_table,
+    receipt_table,
     speed_line,
     summary_table,
     token_table,
@@ -27,6 +28,7 @@ from steerd.steering.intervention import (
     WholeSae,
     unit_direction,
 )
+from steerd.steering.receipt import HookPointReceipt, InterventionReceipt, Receipt
 
 ONE, TWO, THREE = (FeatureRef("s", index) for index in (1, 2, 3))
 COMPLETED = Completed("length", 5, 11, 0.1, 0.2, 2.0, (FeatureUse(ONE, 3.25, 0.5, 4, 9),))
@@ -52,6 +54,24 @@ def test_an_edit_is_written_as_the_command_line_takes_it() -> None:
     ]
 
     assert [edit_text(edit) for edit, _ in edits] == [text for _, text in edits]
+
+
+def test_a_receipt_tells_of_each_intervention_and_hook_point() -> None:
+    edits = [
+        Intervention(target=ONE, operation=Add(8.0)),
+        Intervention(target=WholeSae("s"), operation=Reconstruct()),
+    ]
+    receipt = Receipt(
+        (InterventionReceipt(12, 11, 0.25, 0.5, 8.5), InterventionReceipt(4, 3, 0.125, 0.0, 0.0)),
+        (HookPointReceipt("blocks.1.hook_resid_post", 11, 0.375, 0.625),),
+    )
+
+    lines = printed(receipt_table(edits, receipt)).splitlines()
+    rows = [[cell.strip() for cell in line.split("\N{BOX DRAWINGS LIGHT VERTICAL}")[1:-1]] for line in lines]
+
+    assert ["add s:1=8", "12", "11", "0.250", "0.50", "8.50"] in rows
+    assert ["reconstruct s", "4", "3", "0.125", "", ""] in rows
+    assert ["blocks.1.hook_resid_post", "", "11", "0.375, at most 0.625", "", ""] in rows
 
 
 def test_active_features_come_strongest_first() -> None:

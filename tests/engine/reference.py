@@ -34,6 +34,7 @@ from steerd.steering.intervention import (
 from steerd.steering.loaded_saes import LoadedSae, LoadedSaes
 from steerd.steering.scope import Phase
 from tests.engine.plain_conditions import PlainConditions
+from tests.engine.plain_ledger import PlainLedger
 
 
 class PlainRows:
@@ -122,13 +123,19 @@ class PlainHook:
     """Edits the rows of the request as its interventions at one hook point say, one after the other."""
 
     def __init__(
-        self, saes: Sequence[LoadedSae], request: GenerationRequest, rows: PlainRows, point: HookPoint
+        self,
+        saes: Sequence[LoadedSae],
+        request: GenerationRequest,
+        rows: PlainRows,
+        point: HookPoint,
+        ledger: PlainLedger,
     ) -> None:
         self._saes = {sae.name: sae.sae for sae in saes}
         self._point = point
         self._tests = [test for test in rows.conditions.tests if self._is_here(test.target)]
         edits = (*request.steering.interventions, *_brought(request))
         self._edits_here = any(self._is_here(intervention.target) for intervention in edits)
+        self.ledger = ledger
         self._rows = rows
         self.conditions = rows.conditions
         self._position = 0
@@ -148,12 +155,21 @@ class PlainHook:
 
     def _edited(self, x: Tensor, feature_acts: dict[str, Tensor]) -> Tensor:
         """What policies demand starts from the row as the request's own edits left it."""
-        left = self._edited_by(x, feature_acts, demanded=False)
+        left, asked = self._edited_by(x, feature_acts, demanded=False)
         acts = {name: sae.encode(left.unsqueeze(0))[0] for name, sae in self._saes.items()}
-        return self._edited_by(left, acts, demanded=True)
+        result, demanded = self._edited_by(left, acts, demanded=True)
+        self.ledger.row(self._point, self._position, x, result)
+        for intervention, added in (*asked, *demanded):
+            z = self._read(intervention.target, x), self._read(intervention.target, result)
+            self.ledger.edit(intervention, self._position, float(added.norm() / x.norm()), *z)
+        return result
 
-    def _edited_by(self, x: Tensor, feature_acts: dict[str, Tensor], *, demanded: bool) -> Tensor:
+    def _edited_by(
+        self, x: Tensor, feature_acts: dict[str, Tensor], *, demanded: bool
+    ) -> tuple[Tensor, list[tuple[Intervention, Tensor]]]:
+        """The row, and what each intervention added to it."""
         result, keeps_length = x.clone(), False
+        done: list[tuple[Intervention, Tensor]] = []
         for number, (intervention, since) in enumerate(self._rows.in_force(self._position)):
             if intervention.source.startswith("policy:") != demanded:
                 continue
@@ -167,11 +183,20 @@ class PlainHook:
             if isinstance(target, WholeSae):
                 assert isinstance(intervention.operation, Reconstruct)
                 reconstruction = self._saes[target.sae].decode(feature_acts[target.sae])
-                result = result + strength * (reconstruction - x)
+                added = strength * (reconstruction - x)
             else:
                 z = self._z(target, x, feature_acts)
-                result = result + strength * amount(intervention, z) * self._d(target)
-        return result * (x.norm() / result.norm()) if keeps_length else result
+                added = strength * amount(intervention, z) * self._d(target)
+            done.append((intervention, added))
+            result = result + added
+        return result * (x.norm() / result.norm()) if keeps_length else result, done
+
+    def _read(self, target: Target, x: Tensor) -> float:
+        """What a target reads on a row; nothing for a whole SAE."""
+        if isinstance(target, WholeSae):
+            return 0.0
+        feature_acts = {name: sae.encode(x.unsqueeze(0))[0] for name, sae in self._saes.items()}
+        return float(self._z(target, x, feature_acts))
 
     def _z(self, target: FeatureRef | Direction, x: Tensor, feature_acts: dict[str, Tensor]) -> Tensor:
         if isinstance(target, Direction):
@@ -236,13 +261,13 @@ def plain_hooks(
     host: HostModel, saes: LoadedSaes, request: GenerationRequest, ids: list[int]
 ) -> Iterator[list[PlainHook]]:
     """Inside the block the host's forwards, over the rows of `ids` in order, are steered as it says."""
-    rows = PlainRows(host, request, ids)
+    rows, ledger = PlainRows(host, request, ids), PlainLedger(request, saes)
     edits = (*request.steering.interventions, *_brought(request))
     targets = [edit.target for edit in edits] + [test.target for test in rows.conditions.tests]
     points = {sae.hook_point for sae in saes}
     points |= {HookPoint.parse(target.hook_point) for target in targets if isinstance(target, Direction)}
     hooks = {
-        point: PlainHook([sae for sae in saes if sae.hook_point == point], request, rows, point)
+        point: PlainHook([sae for sae in saes if sae.hook_point == point], request, rows, point, ledger)
         for point in points
     }
     handles = [host.attach(point, hook) for point, hook in hooks.items()]
@@ -289,3 +314,7 @@ class Reference:
             fired for fired in conditions.fired(num_rows) if stops_at is None or fired[1] <= stops_at
         ]
         self.acts = acts_of(hooks)
+        # What of a prompt is run past the row that ends the text depends on how it is cut.
+        is_cut = stops_at is not None and stops_at < len(prompt) - 1
+        num_rows = num_rows if stops_at is None else stops_at + 1
+        self.receipt = None if is_cut else hooks[0].ledger.receipt(num_rows)

@@ -15,6 +15,7 @@ from steerd.host.hook_point import HookPoint
 from steerd.host.host_model import HostModel
 from steerd.steering.loaded_saes import LoadedSaes
 from steerd.steering.steering import Steering
+from tests.engine.plain_ledger import assert_same_receipt
 from tests.engine.random_requests import RandomRequests
 from tests.engine.recorder import Recorder, StepLog, run_together, submit
 from tests.engine.reference import Reference
@@ -44,6 +45,8 @@ def assert_same(got: Recorder, request: GenerationRequest, reference: Reference)
     torch.testing.assert_close(
         torch.tensor(got.logprobs), torch.tensor(reference.logprobs), atol=LOGPROB_TOLERANCE, rtol=0
     )
+    if reference.receipt is not None:
+        assert_same_receipt(got.wait().receipt, reference.receipt)
     for reading in got.readings:
         expected = reference.acts[reading.sae][reading.position, list(reading.features)]
         torch.testing.assert_close(

@@ -14,12 +14,10 @@ from steerd.config import WatchedFeature
 from steerd.engine.events import FinishedEvent, PromptEvent, StepReport, TokenEvent
 from steerd.engine.request import Capture, GenerationRequest
 from steerd.steering.intervention import (
-    DIRECTIONS,
     Ablate,
     Add,
     FeatureRef,
     Intervention,
-    operation_name,
     unit_direction,
 )
 from steerd.steering.scope import Phase
@@ -154,23 +152,11 @@ def test_watched_features_are_counted_on_every_ordinary_row(run: Run) -> None:
     assert 0 < (forty > 1.0).sum() < (forty > 0).sum(), "the threshold is put to the test"
 
 
-def test_steered_rows_are_counted_by_sae_and_operation(run: Run) -> None:
-    """A row with several edits of one feature counts once, with edits of several features once for each."""
-    expected: Counter[tuple[str, str]] = Counter()
-    for number, request in enumerate(run.requests):
-        edited: dict[tuple[FeatureRef, str], set[int]] = {}
-        for intervention in request.steering.interventions:
-            key = intervention.target, operation_name(intervention.operation)
-            edited.setdefault(key, set()).update(run.covered(number, intervention))
-        for (feature, operation), positions in edited.items():
-            expected[feature.sae, operation] += len(positions)
-
-    counted: Counter[tuple[str, str]] = Counter()
-    for step in run.log.steps:
-        counted.update(step.steered_rows)
-
-    assert counted == expected
-    assert {operation for _, operation in counted} == {"add", "set", "scale", "ablate"}
+def test_receipts_are_of_the_rows_in_scope(run: Run) -> None:
+    for number, (request, recorder) in enumerate(zip(run.requests, run.recorders, strict=True)):
+        interventions, receipt = request.steering.interventions, recorder.wait().receipt
+        rows = [len(run.covered(number, intervention)) for intervention in interventions]
+        assert [part.rows for part in receipt.interventions] == rows
 
 
 def test_feature_use_is_that_of_all_rows_run(run: Run) -> None:
@@ -265,7 +251,7 @@ def test_a_cancelled_request_balances_too() -> None:
     assert 0 < run_of_it < len(SHORT) * 4
     assert [reading.position for reading in recorder.readings] == list(range(run_of_it))
     assert finished.features[0].steered_tokens == run_of_it
-    assert sum(step.steered_rows.get(("sae-0", "add"), 0) for step in log.steps) == run_of_it
+    assert finished.receipt.interventions[0].rows == run_of_it
     assert sum(step.monitored_tokens["sae-0"] for step in log.steps) == run_of_it + len(SHORT) + 11 - 2
 
 
@@ -302,7 +288,7 @@ def test_an_engine_that_reads_nothing_reports_nothing() -> None:
         recorder = run_together(engine, [greedy_request("request", SHORT, 3)])[0]
 
     last: StepReport = log.steps[-1]
-    assert (last.monitored_tokens, last.sampled, last.steered_rows, last.watched.entries) == ({}, {}, {}, ())
+    assert (last.monitored_tokens, last.sampled, last.watched.entries) == ({}, {}, ())
     assert recorder.readings == []
     assert recorder.wait().features == ()
 
@@ -321,11 +307,14 @@ def test_logprobs_do_not_depend_on_temperature_or_filters() -> None:
     assert recorders[0].logprobs[0] < 0
 
 
-def test_edits_of_directions_are_counted_under_a_name_of_their_own() -> None:
-    log = StepLog()
+def test_an_edit_of_a_direction_is_no_feature() -> None:
     along = Intervention(target=unit_direction("blocks.2.hook_resid_post", [1.0] * 32), operation=Ablate())
-    with serving(log) as engine:
+    with serving() as engine:
         recorder = run_together(engine, [greedy_request("request", SHORT, 3, along)])[0]
 
-    assert sum(step.steered_rows[DIRECTIONS, "ablate"] for step in log.steps) == len(SHORT) + 2
-    assert recorder.wait().features == ()
+    finished = recorder.wait()
+    assert finished.features == ()
+    (receipt,) = finished.receipt.interventions
+    assert receipt.rows == receipt.rows_changed == len(SHORT) + 2
+    assert abs(receipt.mean_before) > 1e-3
+    assert abs(receipt.mean_after) < 1e-6

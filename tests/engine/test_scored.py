@@ -15,6 +15,7 @@ from steerd.errors import AlreadyExists, InvalidRequest, Overloaded
 from steerd.host.host_model import HostModel
 from steerd.steering.intervention import Ablate, Add, FeatureRef, Intervention, Set
 from steerd.steering.scope import Phase
+from tests.engine.plain_ledger import assert_same_receipt
 from tests.engine.recorder import Recorder, StepLog, SteppedLog, run_together, submit
 from tests.engine.reference import acts_of, plain_hooks
 from tests.engine.requests import LONG, SHORT, edit, greedy_request
@@ -68,6 +69,13 @@ def assert_plain(host: HostModel, request: GenerationRequest, recorder: Recorder
         position += len(event.logprobs)
 
 
+def assert_plain_receipt(host: HostModel, request: GenerationRequest, recorder: Recorder) -> None:
+    saes, ids = tiny_saes(host), list(request.given_ids)
+    with plain_hooks(host, saes, request, ids) as hooks, torch.inference_mode():
+        host.model(torch.tensor([ids]), use_cache=False)
+    assert_same_receipt(recorder.wait().receipt, hooks[0].ledger.receipt(len(ids)))
+
+
 @pytest.fixture(scope="module")
 def plain_host() -> HostModel:
     return make_tiny_host()
@@ -92,6 +100,7 @@ def test_scores_are_a_plain_forwards(architecture: str, max_batch_tokens: int) -
 
     for request, recorder in zip(requests, recorders, strict=True):
         assert_plain(plain, request, recorder)
+        assert_plain_receipt(plain, request, recorder)
         assert recorder.wait().reason is FinishReason.SCORED
         assert recorder.wait().generated_tokens == 0
         assert not any(isinstance(event, TokenEvent) for event in recorder.events)

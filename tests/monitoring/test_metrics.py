@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
@@ -23,7 +23,9 @@ from steerd.engine.events import (
 from steerd.engine.request import FinishReason, GenerationRequest, SamplingParams
 from steerd.engine.watch_list import WatchList
 from steerd.monitoring.metrics import Metrics
-from steerd.steering.intervention import FeatureRef
+from steerd.steering.intervention import Ablate, FeatureRef, Intervention, Set, unit_direction
+from steerd.steering.receipt import InterventionReceipt, Receipt
+from steerd.steering.steering import Steering
 
 GREEDY = SamplingParams(max_new_tokens=9, temperature=0.0, top_p=1.0, top_k=0, seed=1)
 REQUEST = GenerationRequest(id="r", prompt_ids=(1, 2, 3), sampling=GREEDY)
@@ -81,7 +83,6 @@ def step(**fields: object) -> StepReport:
         "first_rows": np.array([0]),
         "monitored_tokens": {},
         "sampled": {},
-        "steered_rows": {},
         "watched": WatchedRows(WATCH),
     }
     return StepReport(**(values | fields))  # type: ignore[arg-type]
@@ -122,7 +123,6 @@ def test_a_step_counts_tokens_and_features(metrics: Metrics, registry: Collector
             batch_size=3,
             monitored_tokens={"a": 12, "b": 12},
             sampled={"a": SampledRows(np.array([1, 4]), entries([1] * 3 + [4] * 40, range(43), [1.0] * 43))},
-            steered_rows={("b", "set"): 6},
             watched=WatchedRows(WATCH, (entries([0, 2, 3, 5], [0] * 4, [0.5, 2.0, 2.5, 1.0]),)),
         )
     )
@@ -139,9 +139,28 @@ def test_a_step_counts_tokens_and_features(metrics: Metrics, registry: Collector
     assert value("steerd_monitored_tokens_total", sae="b") == 12
     assert value("steerd_sae_active_features_bucket", sae="a", le="5.0") == 1
     assert value("steerd_sae_active_features_count", sae="a") == 2
-    assert value("steerd_steering_applied_tokens_total", sae="b", mode="set") == 6
     assert value("steerd_feature_active_tokens_total", **SEVENTH) == 4
     assert value("steerd_feature_threshold_exceeded_total", **SEVENTH) == 1
+
+
+def test_edits_are_counted_when_their_request_ends(metrics: Metrics, registry: CollectorRegistry) -> None:
+    along = unit_direction("blocks.1.hook_resid_post", [1.0])
+    interventions = (
+        Intervention(target=FeatureRef("b", 1), operation=Set(1.0)),
+        Intervention(target=FeatureRef("b", 2), operation=Set(1.0)),
+        Intervention(target=along, operation=Ablate()),
+    )
+    request = replace(REQUEST, steering=Steering(interventions=interventions))
+    receipts = tuple(InterventionReceipt(rows, 0, 0.0, 0.0, 0.0) for rows in (6, 3, 4))
+
+    metrics.request_finished(request, replace(finished(), receipt=Receipt(receipts)), None)
+    metrics.request_finished(request, finished(FinishReason.CANCELLED), None)  # before it began
+    metrics.request_finished(request, FailedEvent(RuntimeError()), None)
+
+    def applied(sae: str, mode: str) -> float | None:
+        return registry.get_sample_value("steerd_steering_applied_tokens_total", {"sae": sae, "mode": mode})
+
+    assert (applied("b", "set"), applied("(directions)", "ablate"), applied("a", "set")) == (9, 4, 0)
 
 
 def test_a_finished_request_is_timed_once(metrics: Metrics, registry: CollectorRegistry) -> None:

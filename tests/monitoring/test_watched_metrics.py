@@ -46,7 +46,6 @@ def step(watch: WatchList, requests: dict[str, Sequence[Sequence[float]]]) -> St
         first_rows=np.cumsum([0, *lengths[:-1]]),
         monitored_tokens={},
         sampled={},
-        steered_rows={},
         watched=WatchedRows(watch, (ActiveEntries(rows, features, acts[rows, features]),)),
     )
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import random
 from collections import Counter
+from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 
@@ -144,3 +146,15 @@ def test_copies_of_a_feature_have_columns_of_their_own() -> None:
     torch.testing.assert_close(table.read(x)[:, second], sae.encode(x)[:, 5], atol=1e-5, rtol=0)
     table.release(ref(5), copy=1)
     assert table.num_columns == 0
+
+
+def test_the_lengths_of_directions_stand_in_their_columns() -> None:
+    sae = random_sae(d_sae=D_SAE)
+    longer = replace(sae, W_dec=sae.W_dec * torch.arange(1, D_SAE + 1).unsqueeze(1))
+    table = table_of(sae=longer)
+
+    columns = [table.acquire(ref(feature)) for feature in range(D_SAE)]
+    along = table.acquire(unit_direction("blocks.1.hook_resid_post", [3.0] * 16))
+
+    assert table.lengths[columns] == pytest.approx(np.arange(1, D_SAE + 1), rel=1e-5)
+    assert table.lengths[along] == 1.0

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from math import inf
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -14,6 +15,7 @@ from torch import Tensor
 from steerd.errors import HostError
 from steerd.host.hook_point import HookPoint
 from steerd.host.host_model import HostModel
+from steerd.steering.edit_cells import EditCells
 from steerd.steering.intervention import (
     Ablate,
     Add,
@@ -124,6 +126,13 @@ def test_hooks_with_nothing_planned_leave_the_logits_bit_identical(tiny_host: Ho
         assert torch.equal(logits(tiny_host), plain)
 
 
+def rows_by_edit(cells: EditCells) -> dict[tuple[int, int], list[int]]:
+    """By slot and number of an edit, the rows of its cells."""
+    rows = np.split(cells.rows, cells.starts[1:])
+    keys = zip(cells.slots.tolist(), cells.numbers.tolist(), strict=True)
+    return {key: part.tolist() for key, part in zip(keys, rows, strict=True)}
+
+
 def test_readings_alone_leave_the_logits_bit_identical(tiny_host: HostModel) -> None:
     plain = logits(tiny_host)
     saes = serve(tiny_host, {"sae": FIRST_POINT, "other": SECOND_POINT})
@@ -142,7 +151,7 @@ def test_interventions_whose_scope_holds_no_row_leave_the_logits_bit_identical(t
         plan = planner.plan(SPANS, dict.fromkeys("abc", wishes))
 
         assert torch.equal(logits(tiny_host), plain)
-        assert plan.steered_rows() == {("sae", "add"): 0}
+        assert plan.layout.edits == {}
 
 
 @pytest.mark.parametrize("architecture", ["standard", "jumprelu", "topk"])
@@ -171,11 +180,11 @@ def test_steered_rows_are_the_formula_and_all_others_bit_identical(
     torch.testing.assert_close(
         got.double(), expected_rows(saes, plain, edits), atol=TOLERANCE, rtol=TOLERANCE
     )
-    assert plan.steered_rows() == {
-        ("sae", "add"): 5,
-        ("sae", "scale"): 5,
-        ("sae", "set"): 5,
-        ("sae", "ablate"): 4 * 32,
+    b, c = wishes["b"].slot, wishes["c"].slot
+    expected = {(b, number): range(7, 12) for number in range(3)}
+    expected |= {(c, number): range(12, 16) for number in range(32)}
+    assert rows_by_edit(plan.layout.edits[FIRST_POINT].cells) == {
+        key: list(rows) for key, rows in expected.items()
     }
 
 
@@ -322,7 +331,7 @@ def test_close_takes_the_hooks_off(tiny_host: HostModel) -> None:
     assert torch.equal(logits(tiny_host), plain)
 
 
-def test_a_row_with_several_edits_of_one_feature_is_counted_once(tiny_host: HostModel) -> None:
+def test_several_edits_of_one_feature_share_a_target(tiny_host: HostModel) -> None:
     saes = serve(tiny_host, {"sae": FIRST_POINT})
     twice = [edit("sae", 3, Add(1.0)), edit("sae", 3, Add(2.0), Phase.PROMPT, special=True)]
     with planning(tiny_host, saes) as planner:
@@ -331,9 +340,11 @@ def test_a_row_with_several_edits_of_one_feature_is_counted_once(tiny_host: Host
         plan = planner.plan(SPANS, wishes)
         got = rows_at(tiny_host, FIRST_POINT)
 
-    counted = [(count.slot, count.target, count.num_rows) for count in plan.layout.steered]
-    assert counted == [(wishes["b"].slot, FeatureRef("sae", 3), 6)]
-    assert plan.steered_rows() == {("sae", "add"): 6}
+    cells, slot = plan.layout.edits[FIRST_POINT].cells, wishes["b"].slot
+    assert rows_by_edit(cells) == {(slot, 0): [7, 8, 9, 10, 11], (slot, 1): [6, 7, 8, 9]}
+    (shared,) = cells.shared
+    assert (shared.slot, shared.target) == (slot, FeatureRef("sae", 3))
+    assert set(cells.rows[shared.cells]) == set(range(6, 12))
     strengths = (got - plain) @ saes.get("sae").sae.W_dec[3]  # directions are unit vectors
     expected = torch.tensor([0.0] * 6 + [2.0, 3.0, 3.0, 3.0, 1.0, 1.0] + [0.0] * 6)
     torch.testing.assert_close(strengths, expected, atol=TOLERANCE, rtol=0)
@@ -421,7 +432,9 @@ def test_a_feature_gates_edits_of_its_own_row_at_its_point_and_later(
         assert torch.equal(got[others], plain[others])
         expected = plain[fires] + 2 * saes.get(edited).sae.W_dec[3]
         torch.testing.assert_close(got[fires], expected, atol=TOLERANCE, rtol=TOLERANCE)
-        assert plan.steered_rows() == {(edited, "add"): len(fires)}
+        amounts = plan.points[points[edited]].edits_done.amounts
+        assert amounts is not None
+        assert amounts[:, 0].nonzero().flatten().tolist() == fires
 
 
 def test_conditions_gate_reconstructions_and_lengths(tiny_host: HostModel) -> None:
@@ -462,10 +475,9 @@ def test_at_most_counts_rows_across_steps_and_anew_for_a_slots_next_request(tiny
             for position in (4, 5, 6, 7):
                 planner.plan(decode(position), dict.fromkeys("abc", wishes["a"]))
                 plain = host_rows(tiny_host)
-                plan = planner.plan(decode(position), wishes)
+                planner.plan(decode(position), wishes)
                 moved.append(round(float((host_rows(tiny_host) - plain)[1].norm()), 4))
             assert moved == [4.0, 4.0, 4.0, 0.0]
-            assert plan.steered_rows() == {("sae", "add"): 0}
             for request in wishes.values():
                 planner.release(request)
 
@@ -482,7 +494,8 @@ def test_a_switch_keeps_slot_readings_and_the_state_of_triggers(tiny_host: HostM
     before = replace(edit("sae", 3, Add(2.0)), condition=Condition(((never_off,),)))
     never = when(FeatureRef("sae", 2), 1e9)
     after = [edit("late", 7, Add(3.0)), replace(edit("sae", 8, Add(1.0)), condition=never)]
-    trigger = Trigger("once", ever, Switch(tuple(after)))
+    switch = Switch(tuple(after))
+    trigger = Trigger("once", ever, switch)
     steering = Steering(interventions=(before,), triggers=(trigger,))
     with planning(tiny_host, saes) as planner:
         first = planner.resolve(prompt_ids=TOKENS[0][:4], steering=steering)
@@ -494,8 +507,13 @@ def test_a_switch_keeps_slot_readings_and_the_state_of_triggers(tiny_host: HostM
         assert bits.tolist() == [0] + [0b11] * 5 + [0] * 12
 
         switched = planner.switch(
-            first, replace(steering, interventions=tuple(after)), prompt_ids=TOKENS[0][:4], first_position=6
+            first,
+            replace(steering, interventions=tuple(after)),
+            prompt_ids=TOKENS[0][:4],
+            first_position=6,
+            numbers=steering.numbers_after(switch),
         )
+        assert [edit.number for edit in switched.edits] == [1, 2]
         # At the very first position no test is moved, so what is on was kept.
         spans = [RowSpan(name, row, 0, [1]) for row, name in enumerate("abc")]
         plan = planner.plan(spans, {"a": switched} | rest)
@@ -539,7 +557,7 @@ def test_a_direction_is_edited_where_no_sae_reads(tiny_host: HostModel) -> None:
     torch.testing.assert_close(got[:6] @ unit, torch.zeros(6), atol=1e-5, rtol=0)
     torch.testing.assert_close(got[:6], plain[:6] - (plain[:6] @ unit).outer(unit), atol=1e-5, rtol=0)
     assert torch.equal(got[6:], plain[6:])
-    assert plan.steered_rows() == {("(directions)", "ablate"): 6}
+    assert list(rows_by_edit(plan.layout.edits[point].cells).values()) == [list(range(6))]
 
 
 def test_a_reconstruction_takes_the_rows_place_and_edits_come_on_top(tiny_host: HostModel) -> None:

@@ -269,7 +269,9 @@ Global___SamplingParams: _TypeAlias = SamplingParams  # noqa: Y015
 
 @_typing.final
 class Capture(_message.Message):
-    """Which feature activations are sent back. Activations are read before any edit at the same hook point."""
+    """Which feature activations are sent back. Activations are read before any edit at the same hook point, and of
+    watched features after all of them if asked for.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -277,10 +279,13 @@ class Capture(_message.Message):
     TOP_K_FIELD_NUMBER: _builtins.int
     TOP_K_SAES_FIELD_NUMBER: _builtins.int
     INCLUDE_PROMPT_FIELD_NUMBER: _builtins.int
+    AFTER_EDIT_FIELD_NUMBER: _builtins.int
     top_k: _builtins.int
     """How many of the most active features to send, per token and SAE. Default: 0, none."""
     include_prompt: _builtins.bool
     """Send readings of prompt tokens too, and the prompt's token texts in Started. Default: false."""
+    after_edit: _builtins.bool
+    """Send the activations of watched features after the edits of their hook point too. Default: false."""
     @_builtins.property
     def watch(self) -> _containers.RepeatedCompositeFieldContainer[_feature_pb2.FeatureRef]:
         """Features to read at every token. Each may be named once. Default: none."""
@@ -296,10 +301,11 @@ class Capture(_message.Message):
         top_k: _builtins.int = ...,
         top_k_saes: _abc.Iterable[_builtins.str] | None = ...,
         include_prompt: _builtins.bool = ...,
+        after_edit: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["include_prompt", b"include_prompt", "top_k", b"top_k", "top_k_saes", b"top_k_saes", "watch", b"watch"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["after_edit", b"after_edit", "include_prompt", b"include_prompt", "top_k", b"top_k", "top_k_saes", b"top_k_saes", "watch", b"watch"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -491,9 +497,7 @@ Global___Delta: _TypeAlias = Delta  # noqa: Y015
 
 @_typing.final
 class TokenReading(_message.Message):
-    """Feature activations of one token in one SAE, before any edit at that hook point. `features` and `values` run in
-    parallel.
-    """
+    """Feature activations of one token in one SAE. `features` and `values` run in parallel."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -501,6 +505,7 @@ class TokenReading(_message.Message):
     SAE_FIELD_NUMBER: _builtins.int
     FEATURES_FIELD_NUMBER: _builtins.int
     VALUES_FIELD_NUMBER: _builtins.int
+    VALUES_AFTER_FIELD_NUMBER: _builtins.int
     position: _builtins.int
     """Position of the token that was read. The reading of the token at position p comes with the token at p + 1,
     which it helped to make; the last token made is never read.
@@ -513,7 +518,13 @@ class TokenReading(_message.Message):
 
     @_builtins.property
     def values(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
-        """Their activations, in the SAE's own units."""
+        """Their activations before any edit at that hook point, in the SAE's own units."""
+
+    @_builtins.property
+    def values_after(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
+        """The same after all edits of that hook point, of the watched features, which come first. Only with
+        capture.after_edit.
+        """
 
     def __init__(
         self,
@@ -522,10 +533,11 @@ class TokenReading(_message.Message):
         sae: _builtins.str = ...,
         features: _abc.Iterable[_builtins.int] | None = ...,
         values: _abc.Iterable[_builtins.float] | None = ...,
+        values_after: _abc.Iterable[_builtins.float] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["features", b"features", "position", b"position", "sae", b"sae", "values", b"values"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["features", b"features", "position", b"position", "sae", b"sae", "values", b"values", "values_after", b"values_after"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -541,6 +553,7 @@ class Completed(_message.Message):
     USAGE_FIELD_NUMBER: _builtins.int
     TIMINGS_FIELD_NUMBER: _builtins.int
     FEATURES_FIELD_NUMBER: _builtins.int
+    RECEIPT_FIELD_NUMBER: _builtins.int
     BASELINE_FIELD_NUMBER: _builtins.int
     finish_reason: Global___FinishReason.ValueType
     """Why it ended."""
@@ -557,6 +570,10 @@ class Completed(_message.Message):
         """One for each feature watched or steered by the request."""
 
     @_builtins.property
+    def receipt(self) -> Global___Receipt:
+        """What its steering really did."""
+
+    @_builtins.property
     def baseline(self) -> Global___BaselineSummary:
         """How the baseline ended. Present if it was asked for."""
 
@@ -567,15 +584,122 @@ class Completed(_message.Message):
         usage: Global___Usage | None = ...,
         timings: Global___Timings | None = ...,
         features: _abc.Iterable[Global___FeatureSummary] | None = ...,
+        receipt: Global___Receipt | None = ...,
         baseline: Global___BaselineSummary | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["baseline", b"baseline", "timings", b"timings", "usage", b"usage"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["baseline", b"baseline", "receipt", b"receipt", "timings", b"timings", "usage", b"usage"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["baseline", b"baseline", "features", b"features", "finish_reason", b"finish_reason", "timings", b"timings", "usage", b"usage"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["baseline", b"baseline", "features", b"features", "finish_reason", b"finish_reason", "receipt", b"receipt", "timings", b"timings", "usage", b"usage"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Completed: _TypeAlias = Completed  # noqa: Y015
+
+@_typing.final
+class Receipt(_message.Message):
+    """What the steering of a request really did, counted over the rows that ran."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PLAN_HASH_FIELD_NUMBER: _builtins.int
+    INTERVENTIONS_FIELD_NUMBER: _builtins.int
+    HOOK_POINTS_FIELD_NUMBER: _builtins.int
+    plan_hash: _builtins.str
+    """As Started.plan_hash."""
+    @_builtins.property
+    def interventions(self) -> _containers.RepeatedCompositeFieldContainer[Global___InterventionReceipt]:
+        """One for each of Started.interventions, in their order, also where it edited nothing."""
+
+    @_builtins.property
+    def hook_points(self) -> _containers.RepeatedCompositeFieldContainer[Global___HookPointReceipt]:
+        """One for each hook point with an intervention, in the order of the forward."""
+
+    def __init__(
+        self,
+        *,
+        plan_hash: _builtins.str = ...,
+        interventions: _abc.Iterable[Global___InterventionReceipt] | None = ...,
+        hook_points: _abc.Iterable[Global___HookPointReceipt] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["hook_points", b"hook_points", "interventions", b"interventions", "plan_hash", b"plan_hash"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Receipt: _TypeAlias = Receipt  # noqa: Y015
+
+@_typing.final
+class InterventionReceipt(_message.Message):
+    """What one intervention did. Means are over `rows`."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ROWS_FIELD_NUMBER: _builtins.int
+    ROWS_CHANGED_FIELD_NUMBER: _builtins.int
+    MEAN_RELATIVE_NORM_FIELD_NUMBER: _builtins.int
+    MEAN_BEFORE_FIELD_NUMBER: _builtins.int
+    MEAN_AFTER_FIELD_NUMBER: _builtins.int
+    rows: _builtins.int
+    """Rows in its scope on which its schedule was above 0 and its condition held."""
+    rows_changed: _builtins.int
+    """Those of them to which it added something."""
+    mean_relative_norm: _builtins.float
+    """Mean length of what it added, as a share of the row's length."""
+    mean_before: _builtins.float
+    """Mean activation, or projection, before the edits of the hook point; 0 for a whole SAE."""
+    mean_after: _builtins.float
+    """The same after all of them."""
+    def __init__(
+        self,
+        *,
+        rows: _builtins.int = ...,
+        rows_changed: _builtins.int = ...,
+        mean_relative_norm: _builtins.float = ...,
+        mean_before: _builtins.float = ...,
+        mean_after: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["mean_after", b"mean_after", "mean_before", b"mean_before", "mean_relative_norm", b"mean_relative_norm", "rows", b"rows", "rows_changed", b"rows_changed"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___InterventionReceipt: _TypeAlias = InterventionReceipt  # noqa: Y015
+
+@_typing.final
+class HookPointReceipt(_message.Message):
+    """What all interventions of a request did together at one hook point."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    HOOK_POINT_FIELD_NUMBER: _builtins.int
+    ROWS_CHANGED_FIELD_NUMBER: _builtins.int
+    MEAN_RELATIVE_NORM_FIELD_NUMBER: _builtins.int
+    MAX_RELATIVE_NORM_FIELD_NUMBER: _builtins.int
+    hook_point: _builtins.str
+    """For example blocks.14.hook_resid_post."""
+    rows_changed: _builtins.int
+    """Rows that were changed."""
+    mean_relative_norm: _builtins.float
+    """Mean length of the change over these rows, as a share of the row's length."""
+    max_relative_norm: _builtins.float
+    """The largest share."""
+    def __init__(
+        self,
+        *,
+        hook_point: _builtins.str = ...,
+        rows_changed: _builtins.int = ...,
+        mean_relative_norm: _builtins.float = ...,
+        max_relative_norm: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["hook_point", b"hook_point", "max_relative_norm", b"max_relative_norm", "mean_relative_norm", b"mean_relative_norm", "rows_changed", b"rows_changed"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___HookPointReceipt: _TypeAlias = HookPointReceipt  # noqa: Y015
 
 @_typing.final
 class BaselineDelta(_message.Message):
@@ -943,6 +1067,7 @@ class ContinuationScore(_message.Message):
     BASELINE_LOGPROBS_FIELD_NUMBER: _builtins.int
     BASELINE_TOTAL_LOGPROB_FIELD_NUMBER: _builtins.int
     READINGS_FIELD_NUMBER: _builtins.int
+    RECEIPT_FIELD_NUMBER: _builtins.int
     total_logprob: _builtins.float
     """The sum of logprobs: the natural log of the probability of the continuation."""
     baseline_total_logprob: _builtins.float
@@ -971,6 +1096,10 @@ class ContinuationScore(_message.Message):
     def readings(self) -> _containers.RepeatedCompositeFieldContainer[Global___TokenReading]:
         """Readings of the row before each scored token, and of the prompt's rows when the capture includes them."""
 
+    @_builtins.property
+    def receipt(self) -> Global___Receipt:
+        """What the steering really did."""
+
     def __init__(
         self,
         *,
@@ -982,10 +1111,11 @@ class ContinuationScore(_message.Message):
         baseline_logprobs: _abc.Iterable[_builtins.float] | None = ...,
         baseline_total_logprob: _builtins.float = ...,
         readings: _abc.Iterable[Global___TokenReading] | None = ...,
+        receipt: Global___Receipt | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["receipt", b"receipt"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["baseline_logprobs", b"baseline_logprobs", "baseline_total_logprob", b"baseline_total_logprob", "likeliest", b"likeliest", "logprobs", b"logprobs", "readings", b"readings", "token_ids", b"token_ids", "token_texts", b"token_texts", "total_logprob", b"total_logprob"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["baseline_logprobs", b"baseline_logprobs", "baseline_total_logprob", b"baseline_total_logprob", "likeliest", b"likeliest", "logprobs", b"logprobs", "readings", b"readings", "receipt", b"receipt", "token_ids", b"token_ids", "token_texts", b"token_texts", "total_logprob", b"total_logprob"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
