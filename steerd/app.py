@@ -15,6 +15,7 @@ from steerd.engine.engine import Engine
 from steerd.errors import SelftestFailed
 from steerd.host.host_model import HostModel
 from steerd.monitoring.live_page import LivePage
+from steerd.monitoring.memory_limit import memory_limit
 from steerd.monitoring.metrics import Metrics
 from steerd.monitoring.monitor import Monitor
 from steerd.monitoring.scrape_endpoint import ScrapeEndpoint
@@ -104,6 +105,8 @@ class App:
             await asyncio.to_thread(_require_selftest, config, host, saes)
         engine = Engine(host, saes, config.engine, self.monitor, monitoring.sample_every)
         self._metrics.read_load(lambda: engine.running, lambda: engine.waiting)
+        for sae in saes:
+            self._metrics.sae_loaded(sae.name, sae.metadata.weights_sha256)
         watch = WatchKeeper(saes, engine, self._metrics)
         watch.begin(monitoring.watch)
         self.monitor.start({"metrics": self._metrics})
@@ -195,6 +198,7 @@ def _metrics(config: Config, registry: CollectorRegistry) -> Metrics:
         model=config.model.name,
         saes=[sae.name for sae in config.saes],
         queue_limit=config.engine.max_waiting_requests,
+        memory_limit=memory_limit(),
         build={
             "version": version("steerd"),
             "torch": version("torch"),

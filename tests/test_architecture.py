@@ -33,6 +33,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     ),
     "steerd.monitoring": (
         "steerd.engine.events",
+        "steerd.engine.faults",
         "steerd.engine.request",
         "steerd.engine.watch_list",
         "steerd.steering.intervention",

@@ -7,6 +7,7 @@
 - `waiting_line`: where other threads meet the engine's
 - `running_request`: the progress of one request
 - `running_requests`: all that run, what they hold and how they end
+- `faults`: what failed requests fell to
 - `guarded_observer`: an observer that may fail
 - `watch_list`: the features that the server watches on every token
 - `readings`: what a step read from the SAEs, on its way to events

@@ -12,6 +12,7 @@ import torch
 from steerd.config import EngineConfig
 from steerd.engine.continuous_batching import ContinuousBatch
 from steerd.engine.events import EngineObserver, FailedEvent
+from steerd.engine.faults import Fault, is_out_of_memory
 from steerd.engine.guarded_observer import GuardedObserver
 from steerd.engine.host_check import check_packed_steps
 from steerd.engine.request import FinishReason, GenerationRequest
@@ -201,7 +202,8 @@ class Engine:
             _log.exception("request %s cannot begin", request.id)
             self._batch.remove(request.id)
             if self._line.leave(submission):
-                self._running.end(submission, FailedEvent(error))
+                fault = Fault.NO_MEMORY_ADMISSION if is_out_of_memory(error) else None
+                self._running.end(submission, FailedEvent(error, fault))
             return
         running = RunningRequest(
             submission,

@@ -9,6 +9,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from steerd.engine.faults import Fault
 from steerd.engine.request import FinishReason, GenerationRequest
 from steerd.engine.watch_list import WatchList
 from steerd.steering.intervention import FeatureRef
@@ -139,7 +140,10 @@ class Timings:
 
 @dataclass(frozen=True, slots=True)
 class FinishedEvent:
-    """The last event of a request that ran to an end; `baseline` when it asked for one."""
+    """The last event of a request that ran to an end; `baseline` when it asked for one.
+
+    `cancel_seconds`: from its cancel, if that ended it, until what it held was free.
+    """
 
     reason: FinishReason
     prompt_tokens: int
@@ -148,6 +152,7 @@ class FinishedEvent:
     features: tuple[FeatureUse, ...]
     receipt: Receipt = NO_RECEIPT
     baseline: BaselineOutcome | None = None
+    cancel_seconds: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,6 +160,7 @@ class FailedEvent:
     """The last event of a request that the engine could not finish; `error` is for the client."""
 
     error: Exception
+    fault: Fault | None = None
 
 
 LastEvent = FinishedEvent | FailedEvent
@@ -190,10 +196,15 @@ class WatchedRows:
 
 @dataclass(frozen=True, slots=True)
 class SampledRows:
-    """The rows [samples] of a step that one SAE encoded whole, and all the features active on them."""
+    """The rows [samples] of a step that one SAE encoded whole, and all the features active on them.
+
+    `unexplained` [samples] is the share of their variance that the reconstruction leaves; not finite where
+    the row is not.
+    """
 
     rows: Ints
     active: ActiveEntries
+    unexplained: Floats
 
     @property
     def active_features(self) -> Ints:
@@ -208,7 +219,8 @@ class StepReport:
     `prompt_tokens` are the rows run of prompts and scored texts, `generated_tokens` the tokens sampled,
     `batch_size` the requests in the step; `running` and `waiting` are as it ended. `request_ids` own the rows
     from `first_rows` on; a baseline, which is no client's request, has the id "". By SAE: `monitored_tokens`,
-    the rows its features were read on, and the `sampled` rows.
+    the rows its features were read on, and the `sampled` rows. `steering_seconds` went by for planning,
+    reading and editing.
     """
 
     duration_seconds: float
@@ -224,6 +236,7 @@ class StepReport:
     monitored_tokens: dict[str, int]
     sampled: Mapping[str, SampledRows]
     watched: WatchedRows
+    steering_seconds: float
 
 
 class EngineObserver(Protocol):

@@ -147,4 +147,4 @@ def sampled_rows(encoding: SaeEncoding) -> SampledRows:
         features=found[:, 1].cpu().numpy(),
         values=acts[found[:, 0], found[:, 1]].float().cpu().numpy(),
     )
-    return SampledRows(rows, active)
+    return SampledRows(rows, active, encoding.unexplained.cpu().numpy())

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable
 
 from steerd.engine.events import (
+    FailedEvent,
     FinishedEvent,
     PromptEvent,
     ScoredEvent,
@@ -14,6 +15,7 @@ from steerd.engine.events import (
     TokenEvent,
     TokenReading,
 )
+from steerd.engine.faults import Fault, is_out_of_memory
 from steerd.engine.request import FinishReason
 from steerd.engine.scored import Scores
 from steerd.engine.tally import Tallies
@@ -124,4 +126,12 @@ class RunningRequest:
             ),
             features=self._tallies.uses(self.wishes),
             receipt=self._tallies.receipt(self.wishes),
+            cancel_seconds=self.submission.since_cancel if reason is FinishReason.CANCELLED else None,
         )
+
+    def failed(self, error: Exception) -> FailedEvent:
+        """How it ended, by an error of a step."""
+        if not is_out_of_memory(error):
+            return FailedEvent(error)
+        in_prefill = self.first_token is None
+        return FailedEvent(error, Fault.NO_MEMORY_PREFILL if in_prefill else Fault.NO_MEMORY_DECODE)

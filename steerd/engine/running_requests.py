@@ -70,7 +70,7 @@ class RunningRequests:
     def fail(self, running: RunningRequest, error: Exception) -> None:
         """Free one and tell its client why it cannot go on."""
         self.free(running)
-        self.end(running.submission, FailedEvent(error))
+        self.end(running.submission, running.failed(error))
 
     def end(self, submission: Submission, event: LastEvent) -> None:
         """Let the id be used again, then say the last word: who hears it may use the id at once."""

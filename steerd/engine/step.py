@@ -18,15 +18,15 @@ from steerd.engine.events import (
     StepReport,
     TokenReading,
 )
+from steerd.engine.faults import non_finite
 from steerd.engine.readings import StepReadings
-from steerd.engine.request import FinishReason, GenerationRequest
+from steerd.engine.request import FinishReason
 from steerd.engine.running_request import RunningRequest
 from steerd.engine.running_requests import RunningRequests
 from steerd.engine.sampler import Draw, sample
 from steerd.engine.scored import ScoredRows, Scores, score, scored_rows
 from steerd.engine.waiting_line import WaitingLine
 from steerd.engine.watch_list import WatchList
-from steerd.errors import FieldViolation, InvalidRequest
 from steerd.steering.row_span import RowSpan
 from steerd.steering.step_plan import StepPlan, StepPlanner
 
@@ -66,15 +66,20 @@ class Step:
             spans = self._spans(packed)
             plan = self._planner.plan(spans, self._running.wishes())
             self._under_way = plan, spans
+            planned = time.monotonic()
             scored = self._scored_rows(spans)
             output = self._batch.run([row for part in scored for row in part.rows])
             scores = dict(score(output.scored, scored))
+            forwarded = time.monotonic()
             readings = StepReadings(plan)
         except Exception as error:
             _log.exception("a step of %d requests failed", len(packed))
             for rows in packed:
                 self._running.fail(self._running[rows.request_id], error)
             return
+        steering_seconds = (
+            planned - started + time.monotonic() - forwarded + self._planner.take_hook_seconds()
+        )
         given_rows = sum(self._running[span.request_id].num_given_rows(span) for span in spans)
         new_tokens = {
             token.request_id: token
@@ -99,6 +104,7 @@ class Step:
                 monitored_tokens=readings.monitored_tokens(),
                 sampled=readings.sampled(),
                 watched=readings.watched(self._planner.watched_columns, self._watch),
+                steering_seconds=steering_seconds,
             )
         )
         # Only now, so that a client whose stream has ended finds all of it in the metrics.
@@ -188,7 +194,7 @@ class Step:
         self, running: RunningRequest, scores: Scores, by_row: Mapping[int, tuple[TokenReading, ...]]
     ) -> LastEvent | None:
         if not all(map(math.isfinite, scores.logprobs)):
-            return FailedEvent(_not_finite(running.request))
+            return FailedEvent(*non_finite(running.request))
         reason = running.tell_scores(scores, tuple(reading for row in by_row.values() for reading in row))
         return running.finished(reason) if reason is not None else None
 
@@ -211,7 +217,7 @@ class Step:
         self, running: RunningRequest, token: NewToken, readings: tuple[TokenReading, ...]
     ) -> LastEvent | None:
         if not math.isfinite(token.logprob):
-            return FailedEvent(_not_finite(running.request))
+            return FailedEvent(*non_finite(running.request))
         is_first = running.first_token is None
         try:
             reason = running.add_token(token.token_id, token.logprob, readings)
@@ -221,12 +227,3 @@ class Step:
         if is_first and running.first_token is not None and running.submission.steered is None:
             self._observer.first_token(running.request, running.first_token - running.submitted)
         return running.finished(reason) if reason is not None else None
-
-
-def _not_finite(request: GenerationRequest) -> Exception:
-    """A host's logits are finite, so steering too strong for it is the likely reason."""
-    if not request.steering.interventions:
-        return RuntimeError(f"the host gave non-finite logits for request {request.id}")
-    return InvalidRequest(
-        [FieldViolation("interventions", "steered so strongly that the host's logits are no longer finite")]
-    )

@@ -25,6 +25,7 @@ class Submission:
         self.request = request
         self.deliver = deliver
         self.submitted = time.monotonic()
+        self._cancelled: float | None = None
         self.twins: Twins | None = None
         self.baseline: Submission | None = None
         self.steered: Submission | None = None  # of a baseline
@@ -39,6 +40,16 @@ class Submission:
         """Itself, and its baseline if it has one."""
         return [self] if self.baseline is None else [self, self.baseline]
 
+    def mark_cancelled(self) -> None:
+        """It is to end now."""
+        if self._cancelled is None:
+            self._cancelled = time.monotonic()
+
+    @property
+    def since_cancel(self) -> float | None:
+        """Seconds since it was cancelled; None when it was not."""
+        return None if self._cancelled is None else time.monotonic() - self._cancelled
+
     def cancelled(self) -> FinishedEvent:
         """How it ends when it is cancelled before it ran."""
         return FinishedEvent(
@@ -47,6 +58,7 @@ class Submission:
             generated_tokens=0,
             timings=Timings(time.monotonic() - self.submitted, 0.0, 0.0),
             features=(),
+            cancel_seconds=self.since_cancel,
         )
 
 
@@ -104,7 +116,10 @@ class WaitingLine:
     def cancel(self, submission: Submission) -> None:
         """Ask for the end of a request; nothing happens when it has ended."""
         with self._changed:
-            self._cancelled.update(s for s in submission.together() if self._is_active(s))
+            active = [each for each in submission.together() if self._is_active(each)]
+            for each in active:
+                each.mark_cancelled()
+            self._cancelled.update(active)
             self._changed.notify_all()
 
     def first(self) -> Submission | None:

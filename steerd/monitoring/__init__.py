@@ -9,6 +9,7 @@
 - `watched_metrics`: counters for the watch list, histograms for the hot features in it
 - `series_budget`: how many series there may be, and what a watch list costs
 - `exemplars`: from a count to the request behind it
+- `memory_limit`: how much memory the process may take
 - `buckets`: the histograms' bounds
 - `scrape_endpoint`: /metrics over HTTP, and the live page
 - `live_page`: the page at / and its JSON; `recent_samples`: the last minutes that it shows

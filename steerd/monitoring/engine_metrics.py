@@ -8,10 +8,13 @@ from collections.abc import Callable
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from steerd.engine.events import FailedEvent, FinishedEvent, StepReport
+from steerd.engine.faults import NO_MEMORY, NON_FINITE
 from steerd.engine.request import FinishReason
 from steerd.monitoring.buckets import (
     BATCH_SIZE,
+    CANCELLATION,
     REQUEST_DURATION,
+    STEERING_OVERHEAD,
     TIME_PER_OUTPUT_TOKEN,
     TIME_TO_FIRST_TOKEN,
     TOKENS,
@@ -21,12 +24,16 @@ from steerd.monitoring.buckets import (
 class EngineMetrics:
     """Counts steps and finished requests, on the engine's thread."""
 
-    def __init__(self, registry: CollectorRegistry, *, model: str, queue_limit: int) -> None:
+    def __init__(
+        self, registry: CollectorRegistry, *, model: str, queue_limit: int, non_finite: Counter
+    ) -> None:
+        """`non_finite` is labelled by the site."""
         self._registry = registry
         self._model = model
         self._running: Callable[[], int] = lambda: 0
         self._kv_ratio = 0.0
         self._make_request_series()
+        self._make_fault_series(non_finite)
         self._make_step_series()
         Gauge(
             "steerd_queue_limit", "Requests that may wait before others are refused.", registry=registry
@@ -42,6 +49,7 @@ class EngineMetrics:
         self._steps.inc()
         self._last_step.set(time.time())
         self._batch_size.observe(report.batch_size)
+        self._steering_overhead.observe(report.steering_seconds)
         self._prompt_tokens.inc(report.prompt_tokens)
         self._generation_tokens.inc(report.generated_tokens)
         self._kv_bytes.set(report.kv_total_bytes)
@@ -51,8 +59,12 @@ class EngineMetrics:
         self._time_to_first_token.observe(seconds)
 
     def request_finished(self, event: FinishedEvent | FailedEvent) -> None:
-        if isinstance(event, FailedEvent):
-            return  # the edge counts it, with its status
+        if isinstance(event, FailedEvent):  # the edge counts it, with its status
+            if event.fault is not None:
+                self._faults[event.fault].inc()
+            return
+        if event.cancel_seconds is not None:
+            self._cancellation.observe(event.cancel_seconds)
         self._finish_reasons[event.reason].inc()
         if event.reason in (FinishReason.CANCELLED, FinishReason.SCORED):
             return  # its times say when the client left, or are no generation's
@@ -93,12 +105,28 @@ class EngineMetrics:
         self._decode_time = self._histogram(
             "steerd_decode_time_seconds", "Seconds from the first token to the last.", REQUEST_DURATION
         )
+        self._cancellation = Histogram(
+            "steerd_cancellation_latency_seconds",
+            "Seconds from a cancel until what the request held was free.",
+            buckets=CANCELLATION,
+            registry=self._registry,
+        )
         self._request_prompt_tokens = self._histogram(
             "steerd_request_prompt_tokens", "Prompt tokens of a request.", TOKENS
         )
         self._request_generation_tokens = self._histogram(
             "steerd_request_generation_tokens", "Generated tokens of a request.", TOKENS
         )
+
+    def _make_fault_series(self, non_finite: Counter) -> None:
+        out_of_memory = Counter(
+            "steerd_oom_total",
+            "Requests that failed because memory ran out.",
+            ("phase",),
+            registry=self._registry,
+        )
+        self._faults = {fault: out_of_memory.labels(fault.value) for fault in NO_MEMORY}
+        self._faults |= {fault: non_finite.labels(fault.value) for fault in NON_FINITE}
 
     def _make_step_series(self) -> None:
         self._prompt_tokens = self._counter("steerd_prompt_tokens_total", "Prompt tokens run.")
@@ -114,6 +142,12 @@ class EngineMetrics:
             registry=self._registry,
         )
         self._last_step.set(time.time())
+        self._steering_overhead = Histogram(
+            "steerd_steering_overhead_seconds",
+            "Seconds of an engine step that went by for planning, reading and editing, not for the host.",
+            buckets=STEERING_OVERHEAD,
+            registry=self._registry,
+        )
         self._batch_size = Histogram(
             "steerd_engine_batch_size", "Requests in a step.", buckets=BATCH_SIZE, registry=self._registry
         )

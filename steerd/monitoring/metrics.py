@@ -28,12 +28,19 @@ class Metrics:
         saes: Sequence[str],
         queue_limit: int,
         build: Mapping[str, str],
+        memory_limit: int | None = None,
     ) -> None:
         """Make every series, at 0, and watch nothing. `build` becomes the labels of steerd_build_info."""
         self._registry = registry
         self._rpc = RpcMetrics(registry, model)
-        self._engine = EngineMetrics(registry, model=model, queue_limit=queue_limit)
-        self._saes = SaeMetrics(registry, saes)
+        non_finite = Counter(
+            "steerd_nonfinite_total",
+            "NaN or Inf: requests that ended on such logits, and sampled rows of the stream (resid).",
+            ("site",),
+            registry=registry,
+        )
+        self._engine = EngineMetrics(registry, model=model, queue_limit=queue_limit, non_finite=non_finite)
+        self._saes = SaeMetrics(registry, saes, non_finite.labels("resid"))
         self._watched = WatchedMetrics(registry)
         self._messages = Counter(
             "steerd_stream_messages_sent_total", "Messages of Generate streams.", registry=registry
@@ -52,10 +59,18 @@ class Metrics:
             "steerd_build_info", "Always 1; its labels say what runs.", tuple(build), registry=registry
         )
         info.labels(*build.values()).set(1)
+        if memory_limit is not None:
+            Gauge("steerd_memory_limit_bytes", "Memory that this process may take.", registry=registry).set(
+                memory_limit
+            )
 
     def read_load(self, running: Callable[[], int], waiting: Callable[[], int]) -> None:
         """Have every scrape ask the engine how many requests run and wait."""
         self._engine.read_load(running, waiting)
+
+    def sae_loaded(self, sae: str, weights_sha256: str) -> None:
+        """An SAE is served from now on."""
+        self._saes.sae_loaded(sae, weights_sha256)
 
     def over_budget(self, watch: WatchList) -> str | None:
         """What a list would cost, for people, when there is no room for it; a refusal is counted."""

@@ -9,11 +9,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import get_args
 
-from prometheus_client import CollectorRegistry, Counter, Histogram
+import numpy as np
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
-from steerd.engine.events import FailedEvent, LastEvent, StepReport
+from steerd.engine.events import FailedEvent, LastEvent, SampledRows, StepReport
 from steerd.engine.request import GenerationRequest
-from steerd.monitoring.buckets import ACTIVE_FEATURES
+from steerd.monitoring.buckets import ACTIVE_FEATURES, UNEXPLAINED
 from steerd.steering.intervention import DIRECTIONS, Direction, Operation, operation_name
 
 MODES = tuple(operation.__name__.lower() for operation in get_args(Operation))
@@ -22,7 +23,7 @@ MODES = tuple(operation.__name__.lower() for operation in get_args(Operation))
 class SaeMetrics:
     """Counts what was read and edited through each SAE."""
 
-    def __init__(self, registry: CollectorRegistry, saes: Sequence[str]) -> None:
+    def __init__(self, registry: CollectorRegistry, saes: Sequence[str], non_finite_rows: Counter) -> None:
         monitored = Counter(
             "steerd_monitored_tokens_total", "Tokens whose features were read.", ("sae",), registry=registry
         )
@@ -39,6 +40,31 @@ class SaeMetrics:
             ("sae", "mode"),
             registry=registry,
         )
+        unexplained = Histogram(
+            "steerd_sae_unexplained_variance_ratio",
+            "Share of a token's variance that the reconstruction leaves, over the sampled tokens.",
+            ("sae",),
+            buckets=UNEXPLAINED,
+            registry=registry,
+        )
+        distinct = Gauge(
+            "steerd_sae_distinct_features_seen",
+            "Features that were active on any sampled token since the start.",
+            ("sae",),
+            registry=registry,
+        )
+        self._generation = Gauge(
+            "steerd_sae_generation_info",
+            "Always 1; its labels say which weights are served.",
+            ("sae", "sha256_12"),
+            registry=registry,
+        )
+        loads = Counter("steerd_sae_loads_total", "SAEs loaded.", ("result",), registry=registry)
+        self._loads = {result: loads.labels(result) for result in ("ok", "error")}
+        self._non_finite_rows = non_finite_rows
+        self._seen: dict[str, set[int]] = {sae: set() for sae in saes}
+        self._unexplained = {sae: unexplained.labels(sae) for sae in saes}
+        self._distinct = {sae: distinct.labels(sae) for sae in saes}
         self._monitored = {sae: monitored.labels(sae) for sae in saes}
         self._active_features = {sae: active_features.labels(sae) for sae in saes}
         sources = (*saes, DIRECTIONS)
@@ -48,8 +74,7 @@ class SaeMetrics:
         for sae, tokens in report.monitored_tokens.items():
             self._monitored[sae].inc(tokens)
         for sae, sampled in report.sampled.items():
-            for count in sampled.active_features.tolist():
-                self._active_features[sae].observe(count)
+            self._count_sampled(sae, sampled)
 
     def request_finished(self, request: GenerationRequest, event: LastEvent) -> None:
         if isinstance(event, FailedEvent):
@@ -58,3 +83,18 @@ class SaeMetrics:
         for edit, receipt in zip(request.steering.numbered, event.receipt.interventions, strict=False):
             sae = DIRECTIONS if isinstance(edit.target, Direction) else edit.target.sae
             self._steered[sae, operation_name(edit.operation)].inc(receipt.rows)
+
+    def sae_loaded(self, sae: str, weights_sha256: str) -> None:
+        """An SAE is served from now on."""
+        self._generation.labels(sae, weights_sha256[:12]).set(1)
+        self._loads["ok"].inc()
+
+    def _count_sampled(self, sae: str, sampled: SampledRows) -> None:
+        is_finite = np.isfinite(sampled.unexplained)
+        self._non_finite_rows.inc(int((~is_finite).sum()))
+        for share in sampled.unexplained[is_finite].tolist():
+            self._unexplained[sae].observe(share)
+        for count in sampled.active_features.tolist():
+            self._active_features[sae].observe(count)
+        self._seen[sae].update(sampled.active.features.tolist())
+        self._distinct[sae].set(len(self._seen[sae]))

@@ -17,6 +17,7 @@
 - `edit_tables`: the edits of one hook point by row and column, in tensors that stay from step to step
 - `lane_tables`: the tests and lanes of one hook point by request, and their state from step to step
 - `step_rows`: whose rows a step has, for tests and lanes
+- `row_mean`: the mean that reconstructions are measured against
 - `row_span`: which rows of a step are a request's
 - `edit_cells`: which rows and columns of a step are whose edits
 - `step_layout`: whose rows a step has and what is done to each, kept while it does not change

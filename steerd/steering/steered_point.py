@@ -7,6 +7,7 @@ rows as these edits left them, so that no edit takes it back.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -18,6 +19,7 @@ from steerd.steering.apply import AffineTables, add_directions, amounts, keep_le
 from steerd.steering.edit_cells import EditCells
 from steerd.steering.lane_tables import LaneTables
 from steerd.steering.point_table import PointTable
+from steerd.steering.row_mean import RowMean
 from steerd.steering.step_rows import StepRows
 
 
@@ -26,7 +28,7 @@ class SaeEncoding:
     """The rows [encoded] of a step on which an SAE encodes its whole dictionary.
 
     At `sampled` [samples], indices into them, everything is kept. Filled by the hook: top_values and
-    top_features [encoded, top_k], sampled_acts [samples, d_sae].
+    top_features [encoded, top_k], sampled_acts [samples, d_sae], unexplained [samples] against `mean`.
     """
 
     name: str
@@ -34,14 +36,19 @@ class SaeEncoding:
     rows: Tensor
     sampled: Tensor
     top_k: int
+    mean: RowMean
     top_values: Tensor = field(init=False)
     top_features: Tensor = field(init=False)
     sampled_acts: Tensor = field(init=False)
+    unexplained: Tensor = field(init=False)
 
     def read(self, x: Tensor) -> None:
         """Take the readings of rows x [rows, d_model], float32."""
-        feature_acts = self.sae.encode(x[self.rows])  # [encoded, d_sae]
-        self.sampled_acts = feature_acts[self.sampled]
+        resid = x[self.rows]  # [encoded, d_model]
+        feature_acts = self.sae.encode(resid)  # [encoded, d_sae]
+        self.sampled_acts, sampled = feature_acts[self.sampled], resid[self.sampled]
+        self.mean.add(sampled)
+        self.unexplained = self.mean.unexplained(sampled, self.sae.decode(self.sampled_acts))
         self.top_values, self.top_features = feature_acts.topk(self.top_k, dim=-1)
 
 
@@ -212,11 +219,18 @@ class SteeredPoint:
 
     def __init__(self) -> None:
         self.step: PointStep | None = None
+        self.seconds = 0.0  # that its work took, or on a device its launch
 
     def __call__(self, resid: Tensor) -> Tensor | None:
         step = self.step
         if step is None:
             return None
+        started = time.perf_counter()
+        result = self._steered(resid, step)
+        self.seconds += time.perf_counter() - started
+        return result
+
+    def _steered(self, resid: Tensor, step: PointStep) -> Tensor | None:
         x = resid.float()  # [rows, d_model]
         step.read(x)
         result = x if step.edits is None else step.edited(x, step.edits)

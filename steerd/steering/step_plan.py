@@ -20,6 +20,7 @@ from steerd.steering.hooked_points import HookedPoint, HookedPoints
 from steerd.steering.intervention import FeatureRef
 from steerd.steering.loaded_saes import LoadedSaes
 from steerd.steering.request_wishes import RequestWishes
+from steerd.steering.row_mean import RowMean
 from steerd.steering.row_span import RowSpan
 from steerd.steering.steered_point import PointStep, SaeEncoding
 from steerd.steering.step_layout import Ints, StepLayout, TopRows, lay_out
@@ -54,6 +55,7 @@ class StepPlanner:
         self._sample_every = sample_every
         self._rows_seen = 0
         self._hook_points = {sae.name: sae.hook_point for sae in saes}
+        self._means = {sae.name: RowMean(sae.sae.b_dec) for sae in saes}
         self._points = HookedPoints(host, saes)
         self._rows = StepRows(host.device)
         self._resolver = WishResolver(self._points, saes, host.special_token_ids)
@@ -87,6 +89,14 @@ class StepPlanner:
             self._standing = None if sampled_rows else plan
             return plan
         return self._standing
+
+    def take_hook_seconds(self) -> float:
+        """The time that went by in the hooks since this was last asked."""
+        seconds = 0.0
+        for point in self._points.all():
+            seconds += point.hook.seconds
+            point.hook.seconds = 0.0
+        return seconds
 
     def close(self) -> None:
         """Detach every hook."""
@@ -148,6 +158,7 @@ class StepPlanner:
                         rows=torch.tensor(list(encoded), device=self._device),
                         sampled=torch.tensor(sampled, dtype=torch.long, device=self._device),
                         top_k=top.top_k,
+                        mean=self._means[name],
                     )
                 )
         return tuple(encodings)

@@ -136,6 +136,22 @@ def test_sampled_rows_have_the_number_of_active_features(run: Run) -> None:
         assert counts.total() == expected.total()
 
 
+def test_sampled_rows_have_the_variance_that_is_left(run: Run) -> None:
+    """Against the mean of the rows so far the order of rows matters; far away from it hardly."""
+    for sae in ("sae-0", "sae-1"):
+        shares = [float(share) for step in run.log.steps for share in step.sampled[sae].unexplained]
+        assert len(shares) == sum(len(run.ordinary(number)) for number in range(len(run.requests)))
+        assert all(0 < share < 1e3 for share in shares)
+
+
+def test_rows_belong_to_the_requests_that_are_named(run: Run) -> None:
+    for step in run.log.steps:
+        assert len(step.request_ids) == len(step.first_rows) == step.batch_size
+        assert step.first_rows.tolist() == sorted(set(step.first_rows.tolist()))
+        assert 0 < step.steering_seconds < step.duration_seconds
+    assert {name for step in run.log.steps for name in step.request_ids} == {r.id for r in run.requests}
+
+
 def test_watched_features_are_counted_on_every_ordinary_row(run: Run) -> None:
     for watched in WATCH:
         acts = run.all_acts(watched.sae)[:, watched.index]

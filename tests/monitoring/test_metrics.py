@@ -20,6 +20,7 @@ from steerd.engine.events import (
     Timings,
     WatchedRows,
 )
+from steerd.engine.faults import Fault
 from steerd.engine.request import FinishReason, GenerationRequest, SamplingParams
 from steerd.engine.watch_list import WatchList
 from steerd.monitoring.metrics import Metrics
@@ -84,12 +85,62 @@ def step(**fields: object) -> StepReport:
         "monitored_tokens": {},
         "sampled": {},
         "watched": WatchedRows(WATCH),
+        "steering_seconds": 0.003,
     }
     return StepReport(**(values | fields))  # type: ignore[arg-type]
 
 
 def entries(rows: Sequence[int], features: Sequence[int], values: Sequence[float]) -> ActiveEntries:
     return ActiveEntries(np.array(rows), np.array(features), np.array(values, dtype=np.float32))
+
+
+def sampled(rows: Sequence[int], features: Sequence[int], unexplained: Sequence[float]) -> SampledRows:
+    active = entries(rows, features, [1.0] * len(rows))
+    return SampledRows(np.unique(rows), active, np.array(unexplained, dtype=np.float32))
+
+
+def test_features_are_seen_once(metrics: Metrics, registry: CollectorRegistry) -> None:
+    for features in ([1, 5, 9], [5, 9, 12]):
+        metrics.step_finished(step(sampled={"a": sampled([0] * 3, features, [0.1])}))
+
+    assert registry.get_sample_value("steerd_sae_distinct_features_seen", {"sae": "a"}) == 4
+
+
+def test_a_cancel_is_timed(metrics: Metrics, registry: CollectorRegistry) -> None:
+    cancelled = replace(finished(FinishReason.CANCELLED), cancel_seconds=0.02)
+
+    metrics.request_finished(REQUEST, cancelled, None)
+    metrics.request_finished(REQUEST, finished(), None)
+
+    assert registry.get_sample_value("steerd_cancellation_latency_seconds_count") == 1
+    assert registry.get_sample_value("steerd_cancellation_latency_seconds_sum") == 0.02
+
+
+@pytest.mark.parametrize(
+    ("fault", "name", "labels"),
+    [
+        (Fault.LOGITS, "steerd_nonfinite_total", {"site": "logits"}),
+        (Fault.STEERED_LOGITS, "steerd_nonfinite_total", {"site": "steered_logits"}),
+        (Fault.NO_MEMORY_ADMISSION, "steerd_oom_total", {"phase": "admission"}),
+        (Fault.NO_MEMORY_DECODE, "steerd_oom_total", {"phase": "decode"}),
+    ],
+)
+def test_faults_are_counted(
+    metrics: Metrics, registry: CollectorRegistry, fault: Fault, name: str, labels: dict[str, str]
+) -> None:
+    metrics.request_finished(REQUEST, FailedEvent(RuntimeError(), fault), None)
+    metrics.request_finished(REQUEST, FailedEvent(RuntimeError()), None)
+
+    assert registry.get_sample_value(name, labels) == 1
+
+
+def test_loaded_saes_are_told_with_their_weights(metrics: Metrics, registry: CollectorRegistry) -> None:
+    metrics.sae_loaded("a", "0123456789abcdef")
+
+    labels = {"sae": "a", "sha256_12": "0123456789ab"}
+    assert registry.get_sample_value("steerd_sae_generation_info", labels) == 1
+    assert registry.get_sample_value("steerd_sae_loads_total", {"result": "ok"}) == 1
+    assert registry.get_sample_value("steerd_sae_loads_total", {"result": "error"}) == 0
 
 
 @pytest.mark.usefixtures("metrics")
@@ -122,7 +173,7 @@ def test_a_step_counts_tokens_and_features(metrics: Metrics, registry: Collector
             generated_tokens=2,
             batch_size=3,
             monitored_tokens={"a": 12, "b": 12},
-            sampled={"a": SampledRows(np.array([1, 4]), entries([1] * 3 + [4] * 40, range(43), [1.0] * 43))},
+            sampled={"a": sampled([1] * 3 + [4] * 40, range(43), [0.25, np.nan])},
             watched=WatchedRows(WATCH, (entries([0, 2, 3, 5], [0] * 4, [0.5, 2.0, 2.5, 1.0]),)),
         )
     )
@@ -139,6 +190,11 @@ def test_a_step_counts_tokens_and_features(metrics: Metrics, registry: Collector
     assert value("steerd_monitored_tokens_total", sae="b") == 12
     assert value("steerd_sae_active_features_bucket", sae="a", le="5.0") == 1
     assert value("steerd_sae_active_features_count", sae="a") == 2
+    assert value("steerd_sae_unexplained_variance_ratio_sum", sae="a") == 0.25
+    assert value("steerd_sae_unexplained_variance_ratio_count", sae="a") == 1
+    assert value("steerd_nonfinite_total", site="resid") == 1
+    assert value("steerd_sae_distinct_features_seen", sae="a") == 43
+    assert value("steerd_steering_overhead_seconds_sum") == 0.003
     assert value("steerd_feature_active_tokens_total", **SEVENTH) == 4
     assert value("steerd_feature_threshold_exceeded_total", **SEVENTH) == 1
 

@@ -46,6 +46,7 @@ def step(watch: WatchList, requests: dict[str, Sequence[Sequence[float]]]) -> St
         first_rows=np.cumsum([0, *lengths[:-1]]),
         monitored_tokens={},
         sampled={},
+        steering_seconds=0.0,
         watched=WatchedRows(watch, (ActiveEntries(rows, features, acts[rows, features]),)),
     )
 

@@ -74,7 +74,7 @@ def test_a_deadline_frees_the_place(small_server: RunningServer) -> None:
 
     assert caught.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
     wait_until(lambda: is_idle(small_server))
-    assert small_server.total("steerd_requests_total", outcome="timeout") == 1
+    wait_until(lambda: small_server.total("steerd_requests_total", outcome="timeout") == 1)
 
 
 def test_a_full_line_is_refused_with_a_time_to_retry(small_server: RunningServer) -> None:
