@@ -48,6 +48,7 @@ _WATCH = """
 sae = "{sae}"
 index = {index}
 alias = "{alias}"
+hot = true
 """
 
 
