@@ -81,12 +81,8 @@ class LoadedSaes:
 
         Its own SAE's record, that of any SAE that reads there, or what was measured.
         """
-        if isinstance(target, Direction):
-            hook_point = HookPoint.parse(target.hook_point)
-            here = []
-        else:
-            here = [self.get(target.sae)]
-            hook_point = here[0].hook_point
+        hook_point = self.hook_point(target)
+        here = [] if isinstance(target, Direction) else [self.get(target.sae)]
         here += [sae for sae in self if sae.hook_point == hook_point]
         recorded = (sae.median_resid_norm for sae in here if sae.median_resid_norm is not None)
         return next(recorded, None) or self._measured_norms[hook_point]

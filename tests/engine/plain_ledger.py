@@ -23,7 +23,7 @@ class PlainLedger:
 
     def __init__(self, request: GenerationRequest, saes: LoadedSaes) -> None:
         self._numbered = request.steering.numbered
-        points = {HookPoint.parse(saes.printed_hook_point(edit.target)) for edit in self._numbered}
+        points = {saes.hook_point(edit.target) for edit in self._numbered}
         self._points = sorted(points, key=lambda point: (point.layer, FORWARD.index(point.site)))
         self._edits: list[tuple[int, int, tuple[float, float, float]]] = []
         self._rows: list[tuple[HookPoint, int, float]] = []
