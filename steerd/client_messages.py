@@ -9,6 +9,7 @@ from enum import Enum
 from steerd.steering.intervention import FeatureRef, Intervention
 from steerd.steering.receipt import NO_RECEIPT, Receipt
 from steerd.steering.steering import NamedVersion
+from steerd.steering.trigger import Trigger
 
 
 class Unit(Enum):
@@ -32,7 +33,8 @@ class ChatTurn:
 class GenerateCall:
     """One Generate call, with exactly one of `prompt`, `chat` and `token_ids`.
 
-    None leaves the server's default. `unit` is that of every add, set and limit among the interventions.
+    None leaves the server's default. `unit` is that of every add, set and limit among the interventions, and
+    of every test.
     """
 
     prompt: str | None = None
@@ -54,6 +56,7 @@ class GenerateCall:
     include_prompt: bool = False
     after_edit: bool = False  # watched features after the edits of their hook point too
     baseline: bool = False
+    triggers: tuple[Trigger, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +78,7 @@ class Reading:
 class ScoreCall:
     """One Score call, with at most one of `prompt`, `chat` and `token_ids`; continuations are text or ids.
 
-    `unit` is that of every add, set and limit among the interventions.
+    `unit` is that of every add, set and limit among the interventions, and of every test.
     """
 
     continuations: tuple[str | tuple[int, ...], ...]
@@ -137,13 +140,22 @@ class BaselineDelta:
 
 
 @dataclass(frozen=True, slots=True)
+class Firing:
+    """A trigger fired on the token at a position."""
+
+    trigger: str
+    position: int
+
+
+@dataclass(frozen=True, slots=True)
 class Delta:
-    """New text, the tokens that made it, and readings of earlier positions."""
+    """New text, the tokens that made it, readings of earlier positions and what fired there."""
 
     text: str
     tokens: tuple[Token, ...]
     readings: tuple[Reading, ...]
     baseline: BaselineDelta | None = None
+    fired: tuple[Firing, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,7 +185,7 @@ class BaselineEnd:
 
 @dataclass(frozen=True, slots=True)
 class Completed:
-    """The last event. `finish_reason` is stop, length or stop_sequence."""
+    """The last event. `finish_reason` is stop, length, stop_sequence or feature."""
 
     finish_reason: str
     prompt_tokens: int
@@ -199,6 +211,7 @@ class Generation:
     readings: tuple[Reading, ...]
     completed: Completed
     baseline: BaselineDelta | None = None
+    fired: tuple[Firing, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -307,6 +320,7 @@ def collect(events: Iterator[Event]) -> Generation:
         tokens=tuple(token for delta in deltas for token in delta.tokens),
         readings=tuple(reading for delta in deltas for reading in delta.readings),
         completed=completed,
+        fired=tuple(firing for delta in deltas for firing in delta.fired),
         baseline=_collect_baseline(deltas) if completed.baseline else None,
     )
 

@@ -10,6 +10,7 @@ from steerd.client_messages import (
     Delta,
     Event,
     FeatureUse,
+    Firing,
     GenerateCall,
     Reading,
     ScoreCall,
@@ -23,6 +24,7 @@ from steerd.client_messages import (
     Token,
     Unit,
 )
+from steerd.condition_wire import trigger_message
 from steerd.intervention_wire import asked_message, feature_message, intervention_of
 from steerd.pb.v1 import catalog_service_pb2, steering_pb2
 from steerd.pb.v1 import generation_service_pb2 as pb
@@ -46,6 +48,7 @@ def request(call: GenerateCall) -> pb.GenerateRequest:
         presets=call.presets,
         capture=_capture(call),
         baseline=call.baseline,
+        triggers=[trigger_message(trigger, _UNITS[call.unit]) for trigger in call.triggers],
     )
     _set_input(message, call)
     return message
@@ -176,6 +179,7 @@ def _delta(message: pb.Delta) -> Delta:
         text=message.text,
         tokens=_tokens(message),
         readings=tuple(map(_reading, message.readings)),
+        fired=tuple(Firing(firing.trigger, firing.position) for firing in message.fired),
         baseline=_baseline_delta(message.baseline) if message.HasField("baseline") else None,
     )
 

@@ -90,7 +90,8 @@ class LimitsConfig:
     """The bounds that each request must keep.
 
     `max_magnitude` bounds strengths, values and factors; `max_direction_values` is for all directions of a
-    request together, `max_scope_items` for the positions, token ids and roles of one scope.
+    request together, `max_tests` for the tests of all its conditions, `max_scope_items` for the positions,
+    token ids and roles of one scope.
     """
 
     max_new_tokens: int = field(default=2048, metadata=_between(1, 1_000_000))
@@ -105,6 +106,8 @@ class LimitsConfig:
     max_direction_values: int = field(default=65536, metadata=_between(0, 10_000_000))
     max_scope_items: int = field(default=256, metadata=_between(0, 65536))
     max_continuations: int = field(default=64, metadata=_between(1, 4096))
+    max_tests: int = field(default=16, metadata=_between(0, 48))
+    max_triggers: int = field(default=8, metadata=_between(0, 48))
     max_presets: int = field(default=8, metadata=_between(0, 64))
 
 

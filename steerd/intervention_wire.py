@@ -5,6 +5,7 @@ from __future__ import annotations
 from math import inf, isfinite
 from typing import Any
 
+from steerd.condition_wire import applied_condition_message, condition_message, condition_of
 from steerd.pb.v1 import feature_pb2
 from steerd.pb.v1 import steering_pb2 as pb
 from steerd.steering.intervention import (
@@ -32,6 +33,7 @@ def asked_message(intervention: Intervention, unit: pb.Unit.ValueType) -> pb.Int
     return pb.Intervention(
         scope=_scope(intervention.scope),
         schedule=None if intervention.schedule == Schedule() else _schedule(intervention.schedule),
+        when=None if intervention.condition is None else condition_message(intervention.condition, unit),
         preserve_norm=intervention.preserve_norm,
         source=intervention.source,
         **_target(intervention.target),
@@ -45,6 +47,8 @@ def applied_message(intervention: Intervention) -> pb.Intervention:
     if isinstance(intervention.target, Direction):
         message.direction.ClearField("values")
         message.direction.sha256 = intervention.target.sha256
+    if intervention.condition is not None:
+        message.when.CopyFrom(applied_condition_message(intervention.condition))
     return message
 
 
@@ -121,6 +125,7 @@ def intervention_of(message: pb.Intervention) -> Intervention:
             half_life=message.schedule.half_life,
             at_most=message.schedule.at_most,
         ),
+        condition=condition_of(message.when) if message.HasField("when") else None,
         preserve_norm=message.preserve_norm,
         source=message.source,
     )

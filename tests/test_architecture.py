@@ -42,6 +42,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     ),
     "steerd.pb": (),
     "steerd.server": (
+        "steerd.condition_wire",
         "steerd.intervention_wire",
         "steerd.receipt_wire",
         "steerd.pb",
@@ -58,8 +59,11 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
         "steerd.steering.intervention",
         "steerd.steering.receipt",
         "steerd.steering.steering",
+        "steerd.steering.trigger",
     ),
+    "steerd.condition_wire": ("steerd.pb", "steerd.steering.intervention", "steerd.steering.trigger"),
     "steerd.intervention_wire": (
+        "steerd.condition_wire",
         "steerd.pb",
         "steerd.steering.intervention",
         "steerd.steering.scope",
@@ -68,6 +72,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "steerd.receipt_wire": ("steerd.pb", "steerd.steering.receipt"),
     "steerd.client_wire": (
         "steerd.client_messages",
+        "steerd.condition_wire",
         "steerd.intervention_wire",
         "steerd.receipt_wire",
         "steerd.pb",
@@ -95,6 +100,7 @@ ONLY_IN: dict[str, tuple[str, ...]] = {
         "steerd.server",
         "steerd.client",
         "steerd.client_wire",
+        "steerd.condition_wire",
         "steerd.intervention_wire",
         "steerd.receipt_wire",
     ),

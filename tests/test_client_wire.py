@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from math import inf
+
 import pytest
 
 from steerd import client_wire
@@ -32,7 +34,9 @@ from steerd.receipt_wire import receipt_message
 from steerd.steering.intervention import (
     Ablate,
     Add,
+    Condition,
     FeatureRef,
+    FeatureTest,
     Intervention,
     Limit,
     Operation,
@@ -45,6 +49,7 @@ from steerd.steering.intervention import (
 from steerd.steering.receipt import HookPointReceipt, InterventionReceipt, Receipt
 from steerd.steering.scope import Phase, PositionRange, Schedule, Scope
 from steerd.steering.steering import NamedVersion
+from steerd.steering.trigger import Flag, Stop, Trigger
 
 FEATURE = FeatureRef("s", 7)
 RECEIPT = Receipt(
@@ -124,6 +129,43 @@ def test_each_operation(operation: Operation, expected: steering.Intervention) -
     expected.scope.CopyFrom(steering.Scope(phase=steering.PHASE_GENERATED, include_special_tokens=True))
     assert list(message.interventions) == [expected]
     assert list(message.capture.watch) == [WIRE_FEATURE]
+
+
+def test_conditions_and_triggers() -> None:
+    direction = unit_direction("blocks.1.hook_resid_pre", [3.0, 4.0])
+    plain = FeatureTest(target=FEATURE, above=2.0, release_below=2.0)
+    held = FeatureTest(target=direction, above=2.0, release_below=1.0, include_special_tokens=True)
+    latched = FeatureTest(target=FEATURE, above=3.0, release_below=-inf)
+    condition = Condition(((plain, held), (latched,)))
+    edit = Intervention(target=FEATURE, operation=Ablate(), condition=condition)
+    triggers = (Trigger("end", condition, Stop()), Trigger("seen", Condition(((plain,),)), Flag()))
+
+    message = client_wire.request(
+        GenerateCall(prompt="Hi", interventions=(edit,), triggers=triggers, unit=Unit.RESID_NORM)
+    )
+
+    unit = steering.UNIT_RESID_NORM
+    wire_plain = steering.FeatureTest(feature=WIRE_FEATURE, above=2.0, unit=unit)
+    along = steering.Direction(hook_point="blocks.1.hook_resid_pre", values=[0.6, 0.8])
+    wire_held = steering.FeatureTest(
+        direction=along, above=2.0, unit=unit, release_below=1.0, include_special_tokens=True
+    )
+    wire_latched = steering.FeatureTest(feature=WIRE_FEATURE, above=3.0, unit=unit, from_first=True)
+    when = steering.Condition(
+        any_of=[
+            steering.Clause(all_of=[wire_plain, wire_held]),
+            steering.Clause(all_of=[wire_latched]),
+        ]
+    )
+    assert message.interventions[0].when == when
+    only_plain = steering.Condition(any_of=[steering.Clause(all_of=[wire_plain])])
+    assert list(message.triggers) == [
+        steering.Trigger(name="end", when=when, stop=steering.Stop()),
+        steering.Trigger(name="seen", when=only_plain, flag=steering.Flag()),
+    ]
+    assert intervention_of(applied_message(edit)).condition == condition
+    told = applied_message(edit).when.any_of[0].all_of[1].direction
+    assert (list(told.values), told.sha256) == ([], direction.sha256)
 
 
 def test_each_target() -> None:

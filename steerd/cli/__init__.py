@@ -12,6 +12,7 @@
 What they share:
 
 - `arguments`: `sae:feature=strength` and the like
+- `condition_options`: options for what depends on features
 - `steering_options`: what is steered, where and for how long
 - `stream`: one generation, printed while it comes
 - `token_painter`: text coloured by a feature's activation

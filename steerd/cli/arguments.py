@@ -22,14 +22,20 @@ def edit(operation: Callable[[float], Operation]) -> Callable[[str], tuple[Featu
     """A reader of `sae:feature=number`, where the number is what `operation` takes."""
 
     def read(text: str) -> tuple[FeatureRef, Operation]:
-        target, _, number = text.partition("=")
-        try:
-            return feature(target), operation(float(number))
-        except (ValueError, argparse.ArgumentTypeError):
-            message = f"expected SAE:FEATURE=NUMBER, for example starter-14:1234=8; got {text!r}"
-            raise argparse.ArgumentTypeError(message) from None
+        target, number = numbered(text)
+        return target, operation(number)
 
     return read
+
+
+def numbered(text: str) -> tuple[FeatureRef, float]:
+    """`sae:feature=number`."""
+    target, _, number = text.partition("=")
+    try:
+        return feature(target), float(number)
+    except (ValueError, argparse.ArgumentTypeError):
+        message = f"expected SAE:FEATURE=NUMBER, for example starter-14:1234=8; got {text!r}"
+        raise argparse.ArgumentTypeError(message) from None
 
 
 def limit(text: str) -> tuple[FeatureRef, Limit]:

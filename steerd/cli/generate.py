@@ -6,7 +6,7 @@ import argparse
 
 from rich.console import Console
 
-from steerd.cli import arguments, steering_options
+from steerd.cli import arguments, condition_options, steering_options
 from steerd.cli.labels import starter_labels
 from steerd.cli.stream import show_stream
 from steerd.cli.tables import (
@@ -38,6 +38,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     arguments.add_address(parser)
     _add_input(parser)
     steering_options.add_steering(parser)
+    condition_options.add_triggers(parser)
     _add_reading(parser)
     _add_sampling(parser)
     parser.set_defaults(run=run)
@@ -106,7 +107,7 @@ def run(options: argparse.Namespace) -> int:
 
 
 def generate_call(options: argparse.Namespace) -> GenerateCall:
-    """The call that the options ask for. Steered features are watched, so that their effect shows."""
+    """The call that the options ask for. Steered and tested features are watched, so that it shows why."""
     steering = steering_options.interventions(options)
     system = (ChatTurn("system", options.system),) if options.system else ()
     return GenerateCall(
@@ -121,7 +122,16 @@ def generate_call(options: argparse.Namespace) -> GenerateCall:
         interventions=steering,
         presets=tuple(options.preset),
         unit=steering_options.unit(options),
-        watch=tuple(dict.fromkeys([*options.watch, *steering_options.steered_features(steering)])),
+        watch=tuple(
+            dict.fromkeys(
+                [
+                    *options.watch,
+                    *steering_options.steered_features(steering),
+                    *condition_options.tested_features(options),
+                ]
+            )
+        ),
+        triggers=condition_options.triggers(options),
         top_features=options.top_features,
         top_features_of=tuple(options.top_features_of),
         after_edit=options.after_edit,
@@ -135,6 +145,9 @@ def report(client: Client, call: GenerateCall, generation: Generation, console: 
         if applied:
             console.print(f"{what}: {', '.join(map(str, applied))}", style="dim")
     print_warnings(generation.started.warnings)
+    if generation.fired:
+        texts = {token.position: token.text for token in generation.tokens}
+        console.print(condition_options.fired_line(generation.fired, call.triggers, texts), markup=False)
     labels = starter_labels(client.saes()) if call.watch or call.top_features else {}
     if generation.completed.features:
         console.print(summary_table(generation.completed, labels))

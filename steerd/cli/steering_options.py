@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from dataclasses import replace
 
-from steerd.cli import arguments
+from steerd.cli import arguments, condition_options
 from steerd.client_messages import Unit
 from steerd.steering.intervention import (
     Ablate,
@@ -57,12 +57,13 @@ def add_steering(parser: argparse.ArgumentParser) -> None:
         "--unit",
         choices=_UNITS,
         default=Unit.ACTIVATION.value,
-        help="of --add, --set and --limit: the SAE's activations (default), the feature's recorded maximum, "
-        "or the median length of the residual stream",
+        help="of --add, --set, --limit, --when, --stop-on and --flag-on: the SAE's activations (default), "
+        "the feature's recorded maximum, or the median length of the residual stream",
     )
     how.add_argument("--only-if-active", action="store_true", help="--set only where the feature is active")
     how.add_argument("--preserve-norm", action="store_true", help="give edited rows back their length")
     _add_scope(parser)
+    condition_options.add_condition(parser)
 
 
 def _add_scope(parser: argparse.ArgumentParser) -> None:
@@ -86,7 +87,7 @@ def _add_scope(parser: argparse.ArgumentParser) -> None:
 
 
 def interventions(options: argparse.Namespace) -> tuple[Intervention, ...]:
-    """What the options ask for, in their order; scope and schedule are the same for all."""
+    """What the options ask for, in their order; scope, schedule and condition are the same for all."""
     scope = Scope(
         phase=_PHASES[options.phase],
         include_special_tokens=options.special_tokens,
@@ -100,6 +101,7 @@ def interventions(options: argparse.Namespace) -> tuple[Intervention, ...]:
         half_life=options.half_life,
         at_most=options.at_most,
     )
+    condition = condition_options.condition(options)
     return tuple(
         Intervention(
             target=target,
@@ -108,6 +110,7 @@ def interventions(options: argparse.Namespace) -> tuple[Intervention, ...]:
             else operation,
             scope=scope,
             schedule=schedule,
+            condition=condition,
             preserve_norm=options.preserve_norm,
         )
         for target, operation in options.edits or ()

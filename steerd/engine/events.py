@@ -43,7 +43,8 @@ class StartedEvent:
 
 @dataclass(frozen=True, slots=True)
 class PromptEvent:
-    """Readings of prompt tokens (only when the capture includes the prompt); one event per prefill chunk."""
+    """Readings of tokens that come with no later one: of the prompt, when the capture includes it, one event
+    a prefill chunk; and of the token on which a trigger ended the text."""
 
     readings: tuple[TokenReading, ...]
 

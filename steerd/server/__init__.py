@@ -7,7 +7,8 @@ A Generate call passes, in this order:
 - `parse_prompt`, `parse_sampling`: what is asked of the host, and where the messages of a chat stand
 - `parse_steering`: all that steers it: its own interventions, the presets that it names, and policies
 - `parse_interventions`: edits, each against what is served; `parse_target`,
-  `parse_magnitude` (units) and `parse_scope` (scopes, schedules) are its parts
+  `parse_magnitude` (units), `parse_scope` (scopes, schedules) and `parse_condition` are its parts
+- `parse_trigger`: what happens when features fire
 - `edit_conflicts`: the edits that come together, against each other
 - `policy`: what the operator's policies make of it; `allowance` is what they allow to be asked for
 - `dose`: how much the interventions can add, against the operator's limit

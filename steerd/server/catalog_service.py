@@ -94,8 +94,10 @@ def _limits(config: Config) -> pb.Limits:
         max_magnitude=limits.max_magnitude,
         max_request_seconds=config.server.max_request_seconds,
         max_direction_values=limits.max_direction_values,
+        max_tests=limits.max_tests,
         max_scope_items=limits.max_scope_items,
         max_continuations=limits.max_continuations,
+        max_triggers=limits.max_triggers,
         max_presets=limits.max_presets,
     )
 

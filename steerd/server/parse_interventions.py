@@ -10,6 +10,7 @@ from steerd.config import LimitsConfig
 from steerd.host.host_model import HostModel
 from steerd.pb.v1 import steering_pb2 as pb
 from steerd.server.edit_conflicts import PlacedEdit
+from steerd.server.parse_condition import ConditionParser, tests_of
 from steerd.server.parse_magnitude import MagnitudeParser
 from steerd.server.parse_scope import ScopeParser
 from steerd.server.parse_target import TargetParser
@@ -17,6 +18,7 @@ from steerd.server.violations import Violations
 from steerd.steering.intervention import (
     Ablate,
     Add,
+    Condition,
     Intervention,
     Limit,
     Operation,
@@ -36,6 +38,7 @@ class InterventionParser:
     targets: TargetParser
     magnitudes: MagnitudeParser
     scopes: ScopeParser
+    conditions: ConditionParser
     limits: LimitsConfig
     violations: Violations
 
@@ -44,7 +47,7 @@ class InterventionParser:
         must_be_at_most, limits = self.violations.must_be_at_most, self.limits
         if not must_be_at_most(field, len(messages), limits.max_interventions, "interventions"):
             return []
-        values = sum(len(message.direction.values) for message in messages)
+        values = sum(len(direction.values) for message in messages for direction in _directions(message))
         if not must_be_at_most(field, values, limits.max_direction_values, "values of directions"):
             return []
         places = [f"{field}[{position}]" for position in range(len(messages))]
@@ -59,6 +62,7 @@ class InterventionParser:
         operation = self._operation(message, target, field)
         scope = self.scopes.scope(message.scope, f"{field}.scope")
         schedule = self.scopes.schedule(message.schedule, f"{field}.schedule")
+        condition = self._condition(message, target, field)
         if target is None or operation is None or not self._belong_together(target, operation, field):
             return None
         return Intervention(
@@ -66,8 +70,15 @@ class InterventionParser:
             operation=operation,
             scope=scope,
             schedule=schedule,
+            condition=condition,
             preserve_norm=message.preserve_norm,
         )
+
+    def _condition(self, message: pb.Intervention, target: Target | None, field: str) -> Condition | None:
+        if not message.HasField("when"):
+            return None
+        known_at = None if target is None else self.targets.saes.hook_point(target)
+        return self.conditions.condition(message.when, f"{field}.when", known_at)
 
     def _operation(self, message: pb.Intervention, target: Target | None, field: str) -> Operation | None:
         magnitude = self.magnitudes.magnitude
@@ -112,14 +123,20 @@ class InterventionParser:
         return holds
 
 
+def _directions(message: pb.Intervention) -> list[pb.Direction]:
+    return [message.direction, *(test.direction for test in tests_of(message.when))]
+
+
 def intervention_parser(
     host: HostModel, saes: LoadedSaes, limits: LimitsConfig, violations: Violations, *, has_roles: bool
 ) -> InterventionParser:
     """A parser that records into `violations`; `has_roles` says whether scopes may ask for roles."""
+    targets, magnitudes = TargetParser(host, saes, violations), MagnitudeParser(saes, limits, violations)
     return InterventionParser(
-        TargetParser(host, saes, violations),
-        MagnitudeParser(saes, limits, violations),
+        targets,
+        magnitudes,
         ScopeParser(host.vocab_size, has_roles, limits, violations),
+        ConditionParser(targets, magnitudes, violations),
         limits,
         violations,
     )

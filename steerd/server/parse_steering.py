@@ -7,16 +7,19 @@ from dataclasses import dataclass
 
 from steerd.config import LimitsConfig, SteeringConfig
 from steerd.host.host_model import HostModel
+from steerd.pb.v1 import generation_service_pb2 as pb
 from steerd.server.dose import DoseGuard
 from steerd.server.edit_conflicts import PlacedEdit, check_conflicts
-from steerd.server.parse_interventions import intervention_parser
+from steerd.server.parse_interventions import InterventionParser, intervention_parser
 from steerd.server.parse_prompt import InputMessage, PromptParser
+from steerd.server.parse_trigger import TriggerParser
 from steerd.server.policy import Policies
 from steerd.server.preset_book import PresetBook
 from steerd.server.violations import Violations
 from steerd.steering.loaded_saes import LoadedSaes
 from steerd.steering.scope import RoleSpan
 from steerd.steering.steering import Steering
+from steerd.steering.trigger import Trigger
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,11 +53,29 @@ class SteeringParser:
             violations.add("interventions", refusal)
         asked = Steering(
             interventions=guarded.interventions,
+            triggers=self._triggers(message, edits, parser, violations),
             roles=_roles(edits, message, prompts, prompt_ids, violations),
             warnings=guarded.warnings,
             presets=tuple(preset.named for _, preset in presets),
         )
         return self.policies.govern(asked, [edit.place for edit in edits], violations)
+
+    def _triggers(
+        self,
+        message: InputMessage,
+        edits: Sequence[PlacedEdit],
+        parser: InterventionParser,
+        violations: Violations,
+    ) -> tuple[Trigger, ...]:
+        """The triggers of a Generate; checks how much is tested, those of conditions of edits included."""
+        messages = message.triggers if isinstance(message, pb.GenerateRequest) else ()
+        triggers = TriggerParser(parser.conditions, self.limits, violations).triggers(messages, "triggers")
+        conditions = [edit.intervention.condition for edit in edits]
+        conditions += [trigger.condition for trigger in triggers]
+        num_tests = sum(len(condition.tests) for condition in conditions if condition is not None)
+        field, what = ("triggers" if triggers else "interventions"), "tests in all conditions"
+        violations.must_be_at_most(field, num_tests, self.limits.max_tests, what)
+        return triggers
 
 
 def _roles(

@@ -28,7 +28,7 @@ class TargetParser:
             case "feature":
                 return self.feature(message.feature, f"{field}.feature")
             case "direction":
-                return self._direction(message.direction, f"{field}.direction")
+                return self.direction(message.direction, f"{field}.direction")
             case "sae":
                 return WholeSae(message.sae) if self._is_served(message.sae, f"{field}.sae") else None
             case _:
@@ -55,7 +55,8 @@ class TargetParser:
             return False
         return True
 
-    def _direction(self, message: steering_pb2.Direction, field: str) -> Direction | None:
+    def direction(self, message: steering_pb2.Direction, field: str) -> Direction | None:
+        """A direction at a hook point of the host; None when a violation was recorded."""
         values, violations = message.values, self.violations
         bound = f"as many as d_model, {self.host.d_model}"
         holds = [

@@ -85,6 +85,8 @@ def _check_edits(edits: Sequence[PlacedEdit]) -> None:
             raise ConfigError(f"{edit.place}.preserve_norm is for requests; a policy leaves what it makes")
         if edit.intervention.schedule != Schedule():
             raise ConfigError(f"{edit.place}.schedule is for requests; a policy holds on every row in scope")
+        if edit.intervention.condition is not None:
+            raise ConfigError(f"{edit.place}.when is for requests; a policy holds on every row in scope")
 
 
 def _cap(message: catalog_service_pb2.Policy, key: str, saes: LoadedSaes) -> DoseGuard | None:

@@ -6,12 +6,14 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from transformers import PreTrainedTokenizerBase
 
+from steerd.condition_wire import applied_trigger_message
 from steerd.engine.events import (
     BaselineEvent,
     DivergenceEvent,
     FailedEvent,
     FeatureUse,
     FinishedEvent,
+    FiredEvent,
     PromptEvent,
     StartedEvent,
     StreamEvent,
@@ -72,6 +74,8 @@ class ReplyWriter:
                 case TokenEvent():
                     self._add_token(delta, event)
                     yield from self._add_readings(delta, event.readings)
+                case FiredEvent(trigger, position):
+                    delta.fired.add(trigger=trigger, position=position)
                 case BaselineEvent(token):
                     self._baseline.add_token(delta, token)
                 case DivergenceEvent():
@@ -99,6 +103,7 @@ class ReplyWriter:
             interventions=[applied_message(intervention) for intervention in steering.numbered],
             presets=[named_message(preset) for preset in steering.presets],
             policies=[named_message(policy) for policy in steering.policies],
+            triggers=[applied_trigger_message(trigger) for trigger in steering.triggers],
             warnings=steering.warnings,
             plan_hash=request.plan_hash,
             prompt_token_texts=self._prompt_token_texts() if request.capture.include_prompt else (),

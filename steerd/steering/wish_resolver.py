@@ -181,7 +181,7 @@ class WishResolver:
                         prompt_ids=prompt_ids,
                         roles=steering.roles,
                         special_ids=self._special_ids,
-                        origin=first_position,
+                        origin=0 if intervention.is_demanded else first_position,
                     ),
                     preserve_norm=intervention.preserve_norm,
                     is_demanded=intervention.is_demanded,

@@ -216,3 +216,20 @@ def test_presets_are_listed_and_applied_by_name(
 
 def test_health_of_a_server_that_serves_is_status_0(server: RunningServer) -> None:
     assert main(["health", "--address", server.address]) == 0
+
+
+def test_generate_ends_on_a_feature_and_says_where(
+    server: RunningServer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["generate", "Hello", "--raw", "--max-new-tokens", "9", "--address", server.address]
+    assert main([*words, "--add", "late:3=4", "--when", "late:3=-1", "--flag-on", "late:3=-1"]) == 0
+    flagged = capsys.readouterr().err
+    assert main([*words, "--stop-on", "late:3=-1"]) == 0
+    stopped = capsys.readouterr()
+
+    # The first token fires nothing.
+    assert "fired: late:3 at position 1" in flagged
+    assert "length:" in flagged
+    assert "fired: late:3 at position 1" in stopped.err
+    assert "feature: 5 prompt tokens, 0 " in stopped.err
+    assert stopped.out.strip() == ""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from math import inf
 
 import pytest
 
@@ -13,7 +14,9 @@ from steerd.client_messages import ChatTurn, GenerateCall, Unit
 from steerd.steering.intervention import (
     Ablate,
     Add,
+    Condition,
     FeatureRef,
+    FeatureTest,
     Intervention,
     Limit,
     Reconstruct,
@@ -22,6 +25,7 @@ from steerd.steering.intervention import (
     WholeSae,
 )
 from steerd.steering.scope import Phase, Schedule, Scope
+from steerd.steering.trigger import Flag, Stop
 
 
 def call(*words: str) -> GenerateCall:
@@ -95,6 +99,30 @@ def test_every_way_to_steer_can_be_typed() -> None:
         assert edit.scope == Scope(phase=Phase.PROMPT, first_n=9, last_n=8, roles=("user", "system"))
         assert edit.schedule == Schedule(start_after=1, ramp=2, half_life=0.5, at_most=4)
         assert edit.preserve_norm
+
+
+def test_steering_and_ends_may_depend_on_features() -> None:
+    def test_of(index: int, above: float, release_below: float) -> FeatureTest:
+        return FeatureTest(target=FeatureRef("s", index), above=above, release_below=release_below)
+
+    plain = call("Hi", "--ablate", "s:1", "--when", "s:2=3", "--when", "s:3=0.5")
+    released = call("Hi", "--ablate", "s:1", "--when", "s:2=3", "--release-below", "1")
+    forever = call("Hi", "--ablate", "s:1", "--when", "s:2=3", "--from-first")
+    ended = call("Hi", "--flag-on", "s:4=1", "--stop-on", "s:5=2", "--stop-on", "s:6=7")
+
+    conditions = [each.interventions[0].condition for each in (plain, released, forever)]
+    assert conditions == [
+        Condition(((test_of(2, 3.0, 3.0), test_of(3, 0.5, 0.5)),)),
+        Condition(((test_of(2, 3.0, 1.0),),)),
+        Condition(((test_of(2, 3.0, -inf),),)),
+    ]
+    assert plain.watch == (FeatureRef("s", 1), FeatureRef("s", 2), FeatureRef("s", 3))
+    assert [(trigger.condition, trigger.action) for trigger in ended.triggers] == [
+        (Condition(((test_of(5, 2.0, 2.0),),)), Stop()),
+        (Condition(((test_of(6, 7.0, 7.0),),)), Stop()),
+        (Condition(((test_of(4, 1.0, 1.0),),)), Flag()),
+    ]
+    assert len({trigger.name for trigger in ended.triggers}) == 3
 
 
 @pytest.mark.parametrize("text", ["s:1", "s:1=2", "s:1=:", "s:1=a:b", "s=1:2"])

@@ -33,6 +33,8 @@ LIMITS = LimitsConfig(
     max_magnitude=1000,
     max_direction_values=70,
     max_scope_items=4,
+    max_tests=3,
+    max_triggers=2,
 )
 D_MODEL = 32
 EVERYWHERE = "blocks.1.hook_resid_pre"
@@ -113,6 +115,28 @@ def set_to(value: float) -> steering.Intervention:
 def scale(factor: float) -> steering.Intervention:
     return steering.Intervention(feature=GOOD, scale=steering.Scale(factor=factor))
 
+
+def is_above(above: float = 1, feature: FeatureRef = GOOD, **fields: object) -> steering.FeatureTest:
+    return steering.FeatureTest(feature=feature, above=above, **fields)  # type: ignore[arg-type]
+
+
+def clauses(*tests: Sequence[steering.FeatureTest]) -> steering.Condition:
+    return steering.Condition(any_of=[steering.Clause(all_of=all_of) for all_of in tests])
+
+
+def when(*tests: steering.FeatureTest, feature: FeatureRef = GOOD) -> pb.GenerateRequest:
+    return steered(steering.Intervention(feature=feature, ablate=steering.Ablate(), when=clauses(tests)))
+
+
+def triggered(*names: str, condition: steering.Condition | None = None) -> pb.GenerateRequest:
+    found = [
+        steering.Trigger(name=name, when=condition or clauses([is_above()]), flag=steering.Flag())
+        for name in names
+    ]
+    return pb.GenerateRequest(prompt="a", triggers=found)
+
+
+TEST = "interventions[0].when.any_of[0].all_of[0]"
 
 RULES = [
     # request, status, field, what the sentence must hold
@@ -285,6 +309,80 @@ RULES = [
         ["between 0 and 1000000", "got -1"],
     ),
     (steered(scheduled(half_life=math.nan)), INVALID, "interventions[0].schedule.half_life", ["nan"]),
+    (
+        steered(steering.Intervention(feature=GOOD, ablate=steering.Ablate(), when=steering.Condition())),
+        INVALID,
+        "interventions[0].when.any_of",
+        ["not be empty"],
+    ),
+    (when(), INVALID, "interventions[0].when.any_of[0].all_of", ["not be empty"]),
+    (when(*[is_above()] * 9), INVALID, "interventions[0].when.any_of[0].all_of", ["at most 8 tests", "9"]),
+    (
+        triggered("a", condition=clauses(*[[is_above()]] * 5)),
+        INVALID,
+        "triggers[0].when.any_of",
+        ["at most 4 clauses", "got 5"],
+    ),
+    (when(steering.FeatureTest(above=1)), INVALID, f"{TEST}.target", ["feature and direction"]),
+    (when(is_above(math.nan)), INVALID, f"{TEST}.above", ["1000", "nan"]),
+    (when(is_above(math.inf)), INVALID, f"{TEST}.above", ["1000", "inf"]),
+    (when(is_above(unit=9)), INVALID, f"{TEST}.unit", ["UNIT_RESID_NORM", "got 9"]),
+    (when(is_above(release_below=2)), INVALID, f"{TEST}.release_below", ["at most above, 1", "got 2"]),
+    (when(is_above(release_below=math.nan)), INVALID, f"{TEST}.release_below", ["1000", "nan"]),
+    (when(is_above(release_below=0, from_first=True)), INVALID, f"{TEST}.release_below", ["from_first"]),
+    (
+        when(is_above(), feature=FeatureRef(sae="early", index=1)),
+        INVALID,
+        TEST,
+        ["blocks.2.hook_resid_post", "comes after blocks.0.hook_resid_post"],
+    ),
+    (when(*[is_above()] * 4), INVALID, "interventions", ["at most 3 tests in all conditions", "got 4"]),
+    (
+        triggered("a", "b", condition=clauses([is_above()], [is_above()])),
+        INVALID,
+        "triggers",
+        ["at most 3 tests in all conditions", "got 4"],
+    ),
+    (
+        when(steering.FeatureTest(direction=steering.Direction(hook_point=EVERYWHERE, values=[0.0] * 71))),
+        INVALID,
+        "interventions",
+        ["at most 70 values of directions", "got 71"],
+    ),
+    (
+        when(steering.FeatureTest(direction=steering.Direction(hook_point=EVERYWHERE, values=[1.0]))),
+        INVALID,
+        f"{TEST}.direction.values",
+        ["d_model, 32", "got 1"],
+    ),
+    (triggered("a", "b", "c"), INVALID, "triggers", ["at most 2 triggers", "got 3"]),
+    (triggered("A b"), INVALID, "triggers[0].name", ["[a-z0-9_-]{1,40}", "'A b'"]),
+    (triggered(""), INVALID, "triggers[0].name", ["{1,40}"]),
+    (triggered("a", "a"), INVALID, "triggers[1].name", ["unlike those before it", "'a'"]),
+    (
+        pb.GenerateRequest(prompt="a", triggers=[steering.Trigger(name="a", flag=steering.Flag())]),
+        INVALID,
+        "triggers[0].when.any_of",
+        ["not be empty"],
+    ),
+    (
+        pb.GenerateRequest(prompt="a", triggers=[steering.Trigger(name="a", when=clauses([is_above()]))]),
+        INVALID,
+        "triggers[0].action",
+        ["stop and flag"],
+    ),
+    (
+        triggered("a", condition=clauses([is_above(feature=FeatureRef(sae="lost"))])),
+        NOT_FOUND,
+        "triggers[0].when.any_of[0].all_of[0].feature.sae",
+        ["'lost'"],
+    ),
+    (
+        when(is_above(feature=FeatureRef(sae="late", index=64))),
+        NOT_FOUND,
+        f"{TEST}.feature.index",
+        ["0 to 63"],
+    ),
     (
         steered(along(hook_point="blocks.9.hook_resid_pre")),
         NOT_FOUND,

@@ -39,6 +39,24 @@ WHOLE = pb.GenerateRequest(
                 roles=["user"],
             ),
             schedule=steering.Schedule(start_after=1, ramp=2, half_life=3, at_most=4),
+            when=steering.Condition(
+                any_of=[
+                    steering.Clause(all_of=[steering.FeatureTest(feature=FeatureRef(sae="early"), above=1)]),
+                    steering.Clause(
+                        all_of=[
+                            steering.FeatureTest(
+                                direction=steering.Direction(
+                                    hook_point="blocks.1.hook_resid_pre", values=[0.25] * 32
+                                ),
+                                above=3,
+                                unit=steering.UNIT_RESID_NORM,
+                                release_below=2,
+                                include_special_tokens=True,
+                            )
+                        ]
+                    ),
+                ]
+            ),
             preserve_norm=True,
         ),
         steering.Intervention(feature=FeatureRef(sae="late", index=9), limit=steering.Limit(min=-1, max=2)),
@@ -46,6 +64,24 @@ WHOLE = pb.GenerateRequest(
     ],
     capture=pb.Capture(watch=[LATE], top_k=2, top_k_saes=["early"], include_prompt=True),
     presets=["calm@1"],
+    triggers=[
+        steering.Trigger(
+            name="end",
+            when=steering.Condition(
+                any_of=[
+                    steering.Clause(all_of=[steering.FeatureTest(feature=LATE, above=1, from_first=True)])
+                ]
+            ),
+            stop=steering.Stop(),
+        ),
+        steering.Trigger(
+            name="seen",
+            when=steering.Condition(
+                any_of=[steering.Clause(all_of=[steering.FeatureTest(feature=LATE, above=9)])]
+            ),
+            flag=steering.Flag(),
+        ),
+    ],
     baseline=True,
 ).SerializeToString()
 CLIENT_FAULTS = {"OK", "INVALID_ARGUMENT", "NOT_FOUND"}

@@ -264,6 +264,7 @@ def test_policies_are_listed(server: RunningServer) -> None:
 
 
 GOOD = '[[policies]]\nname = "a"\nversion = "1"\n'
+WHEN = '{ any_of = [{ all_of = [{ feature = { sae = "early", index = 3 } }] }] }'
 EDIT = '[[policies.interventions]]\nfeature = { sae = "early", index = 3 }\n'
 
 
@@ -275,6 +276,7 @@ EDIT = '[[policies.interventions]]\nfeature = { sae = "early", index = 3 }\n'
         (GOOD + EDIT + "ablate = {}\nscope = { roles = ['user'] }", ["interventions[0].scope.roles"]),
         (GOOD + EDIT + "ablate = {}\npreserve_norm = true", ["interventions[0].preserve_norm"]),
         (GOOD + EDIT + "ablate = {}\nschedule = { at_most = 3 }", ["interventions[0].schedule"]),
+        (GOOD + EDIT + f"ablate = {{}}\nwhen = {WHEN}", ["interventions[0].when"]),
         (GOOD + EDIT + "ablate = {}\n" + GOOD.replace('"a"', '"b"') + EDIT + "ablate = {}", ["policies[1]"]),
         (GOOD + "allow = { features = ['early'] }", ["policies[0].allow.features[0]", "'early'"]),
         (GOOD + "allow = { features = ['early:9-3'] }", ["policies[0].allow.features[0]", "0 to 63"]),

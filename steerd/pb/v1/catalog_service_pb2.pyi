@@ -180,8 +180,10 @@ class Limits(_message.Message):
     MAX_MAGNITUDE_FIELD_NUMBER: _builtins.int
     MAX_REQUEST_SECONDS_FIELD_NUMBER: _builtins.int
     MAX_DIRECTION_VALUES_FIELD_NUMBER: _builtins.int
+    MAX_TESTS_FIELD_NUMBER: _builtins.int
     MAX_SCOPE_ITEMS_FIELD_NUMBER: _builtins.int
     MAX_CONTINUATIONS_FIELD_NUMBER: _builtins.int
+    MAX_TRIGGERS_FIELD_NUMBER: _builtins.int
     MAX_PRESETS_FIELD_NUMBER: _builtins.int
     max_new_tokens: _builtins.int
     """Largest sampling.max_new_tokens."""
@@ -205,10 +207,14 @@ class Limits(_message.Message):
     """Longest time a request may take, in seconds, from admission to its last message."""
     max_direction_values: _builtins.int
     """Most values of all directions of a request together."""
+    max_tests: _builtins.int
+    """Most tests in all conditions of a request together."""
     max_scope_items: _builtins.int
     """Most token ids, positions and roles of one scope together."""
     max_continuations: _builtins.int
     """Most continuations of a ScoreRequest."""
+    max_triggers: _builtins.int
+    """Most triggers."""
     max_presets: _builtins.int
     """Most presets."""
     def __init__(
@@ -225,13 +231,15 @@ class Limits(_message.Message):
         max_magnitude: _builtins.float = ...,
         max_request_seconds: _builtins.float = ...,
         max_direction_values: _builtins.int = ...,
+        max_tests: _builtins.int = ...,
         max_scope_items: _builtins.int = ...,
         max_continuations: _builtins.int = ...,
+        max_triggers: _builtins.int = ...,
         max_presets: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["default_max_new_tokens", b"default_max_new_tokens", "max_continuations", b"max_continuations", "max_direction_values", b"max_direction_values", "max_interventions", b"max_interventions", "max_magnitude", b"max_magnitude", "max_new_tokens", b"max_new_tokens", "max_presets", b"max_presets", "max_prompt_characters", b"max_prompt_characters", "max_request_seconds", b"max_request_seconds", "max_scope_items", b"max_scope_items", "max_stop_characters", b"max_stop_characters", "max_stop_strings", b"max_stop_strings", "max_top_k", b"max_top_k", "max_watched_features", b"max_watched_features"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["default_max_new_tokens", b"default_max_new_tokens", "max_continuations", b"max_continuations", "max_direction_values", b"max_direction_values", "max_interventions", b"max_interventions", "max_magnitude", b"max_magnitude", "max_new_tokens", b"max_new_tokens", "max_presets", b"max_presets", "max_prompt_characters", b"max_prompt_characters", "max_request_seconds", b"max_request_seconds", "max_scope_items", b"max_scope_items", "max_stop_characters", b"max_stop_characters", "max_stop_strings", b"max_stop_strings", "max_tests", b"max_tests", "max_top_k", b"max_top_k", "max_triggers", b"max_triggers", "max_watched_features", b"max_watched_features"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

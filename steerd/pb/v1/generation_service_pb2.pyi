@@ -35,6 +35,8 @@ class _FinishReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_FinishRe
     """max_new_tokens were made."""
     FINISH_REASON_STOP_SEQUENCE: _FinishReason.ValueType  # 3
     """One of sampling.stop appeared in the text."""
+    FINISH_REASON_FEATURE: _FinishReason.ValueType  # 4
+    """A trigger ended the text."""
 
 class FinishReason(_FinishReason, metaclass=_FinishReasonEnumTypeWrapper):
     """Why a generation ended."""
@@ -47,6 +49,8 @@ FINISH_REASON_LENGTH: FinishReason.ValueType  # 2
 """max_new_tokens were made."""
 FINISH_REASON_STOP_SEQUENCE: FinishReason.ValueType  # 3
 """One of sampling.stop appeared in the text."""
+FINISH_REASON_FEATURE: FinishReason.ValueType  # 4
+"""A trigger ended the text."""
 Global___FinishReason: _TypeAlias = FinishReason  # noqa: Y015
 
 @_typing.final
@@ -63,6 +67,7 @@ class GenerateRequest(_message.Message):
     INTERVENTIONS_FIELD_NUMBER: _builtins.int
     CAPTURE_FIELD_NUMBER: _builtins.int
     PRESETS_FIELD_NUMBER: _builtins.int
+    TRIGGERS_FIELD_NUMBER: _builtins.int
     BASELINE_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     """Chosen by the client, of the form [A-Za-z0-9_-]{1,64}, and not in use by a running request.
@@ -71,8 +76,8 @@ class GenerateRequest(_message.Message):
     prompt: _builtins.str
     """Plain text, tokenized as the host does by default."""
     baseline: _builtins.bool
-    """Also run the request without its steering beside it, in the same batch and with the same random numbers, and compare.
-    It takes the place and memory of a second request. Policies stay in force. Default: false.
+    """Also run the request without its steering and triggers beside it, in the same batch and with the same random
+    numbers, and compare. It takes the place and memory of a second request. Policies stay in force. Default: false.
     """
     @_builtins.property
     def chat(self) -> Global___Chat:
@@ -103,6 +108,10 @@ class GenerateRequest(_message.Message):
         `name@version`. Each may be named once. Default: none.
         """
 
+    @_builtins.property
+    def triggers(self) -> _containers.RepeatedCompositeFieldContainer[_steering_pb2.Trigger]:
+        """What happens when features fire. Default: nothing."""
+
     def __init__(
         self,
         *,
@@ -114,11 +123,12 @@ class GenerateRequest(_message.Message):
         interventions: _abc.Iterable[_steering_pb2.Intervention] | None = ...,
         capture: Global___Capture | None = ...,
         presets: _abc.Iterable[_builtins.str] | None = ...,
+        triggers: _abc.Iterable[_steering_pb2.Trigger] | None = ...,
         baseline: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["capture", b"capture", "chat", b"chat", "input", b"input", "prompt", b"prompt", "sampling", b"sampling", "token_ids", b"token_ids"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["baseline", b"baseline", "capture", b"capture", "chat", b"chat", "input", b"input", "interventions", b"interventions", "presets", b"presets", "prompt", b"prompt", "request_id", b"request_id", "sampling", b"sampling", "token_ids", b"token_ids"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["baseline", b"baseline", "capture", b"capture", "chat", b"chat", "input", b"input", "interventions", b"interventions", "presets", b"presets", "prompt", b"prompt", "request_id", b"request_id", "sampling", b"sampling", "token_ids", b"token_ids", "triggers", b"triggers"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_input: _TypeAlias = _typing.Literal["prompt", "chat", "token_ids"]  # noqa: Y015
     _WhichOneofArgType_input: _TypeAlias = _typing.Literal["input", b"input"]  # noqa: Y015
@@ -368,6 +378,7 @@ class Started(_message.Message):
     PROMPT_TOKEN_TEXTS_FIELD_NUMBER: _builtins.int
     PRESETS_FIELD_NUMBER: _builtins.int
     POLICIES_FIELD_NUMBER: _builtins.int
+    TRIGGERS_FIELD_NUMBER: _builtins.int
     WARNINGS_FIELD_NUMBER: _builtins.int
     PLAN_HASH_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
@@ -405,6 +416,10 @@ class Started(_message.Message):
         """The server's policies, all of which are in force for every request."""
 
     @_builtins.property
+    def triggers(self) -> _containers.RepeatedCompositeFieldContainer[_steering_pb2.Trigger]:
+        """The triggers in force, as the interventions: units resolved, directions by hash."""
+
+    @_builtins.property
     def warnings(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """What the client should know: a dose above the server's limit, strengths that were lowered to it."""
 
@@ -420,12 +435,13 @@ class Started(_message.Message):
         prompt_token_texts: _abc.Iterable[_builtins.str] | None = ...,
         presets: _abc.Iterable[_steering_pb2.NamedVersion] | None = ...,
         policies: _abc.Iterable[_steering_pb2.NamedVersion] | None = ...,
+        triggers: _abc.Iterable[_steering_pb2.Trigger] | None = ...,
         warnings: _abc.Iterable[_builtins.str] | None = ...,
         plan_hash: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["sampling", b"sampling"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["interventions", b"interventions", "model", b"model", "plan_hash", b"plan_hash", "policies", b"policies", "presets", b"presets", "prompt_token_texts", b"prompt_token_texts", "prompt_tokens", b"prompt_tokens", "queue_seconds", b"queue_seconds", "request_id", b"request_id", "sampling", b"sampling", "warnings", b"warnings"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["interventions", b"interventions", "model", b"model", "plan_hash", b"plan_hash", "policies", b"policies", "presets", b"presets", "prompt_token_texts", b"prompt_token_texts", "prompt_tokens", b"prompt_tokens", "queue_seconds", b"queue_seconds", "request_id", b"request_id", "sampling", b"sampling", "triggers", b"triggers", "warnings", b"warnings"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -446,6 +462,7 @@ class Delta(_message.Message):
     TOKEN_TEXTS_FIELD_NUMBER: _builtins.int
     READINGS_FIELD_NUMBER: _builtins.int
     BASELINE_FIELD_NUMBER: _builtins.int
+    FIRED_FIELD_NUMBER: _builtins.int
     text: _builtins.str
     """New text: complete characters only, without stop strings. Text that is still held back when the last token
     has been made comes in a final Delta without tokens.
@@ -476,6 +493,10 @@ class Delta(_message.Message):
     def baseline(self) -> Global___BaselineDelta:
         """New tokens of the baseline."""
 
+    @_builtins.property
+    def fired(self) -> _containers.RepeatedCompositeFieldContainer[Global___Firing]:
+        """Triggers that fired."""
+
     def __init__(
         self,
         *,
@@ -486,14 +507,41 @@ class Delta(_message.Message):
         token_texts: _abc.Iterable[_builtins.str] | None = ...,
         readings: _abc.Iterable[Global___TokenReading] | None = ...,
         baseline: Global___BaselineDelta | None = ...,
+        fired: _abc.Iterable[Global___Firing] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["baseline", b"baseline"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["baseline", b"baseline", "logprobs", b"logprobs", "positions", b"positions", "readings", b"readings", "text", b"text", "token_ids", b"token_ids", "token_texts", b"token_texts"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["baseline", b"baseline", "fired", b"fired", "logprobs", b"logprobs", "positions", b"positions", "readings", b"readings", "text", b"text", "token_ids", b"token_ids", "token_texts", b"token_texts"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Delta: _TypeAlias = Delta  # noqa: Y015
+
+@_typing.final
+class Firing(_message.Message):
+    """A trigger fired."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TRIGGER_FIELD_NUMBER: _builtins.int
+    POSITION_FIELD_NUMBER: _builtins.int
+    trigger: _builtins.str
+    """Its name."""
+    position: _builtins.int
+    """Position of the token on which it did. The last token made fires nothing, as it is never read."""
+    def __init__(
+        self,
+        *,
+        trigger: _builtins.str = ...,
+        position: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["position", b"position", "trigger", b"trigger"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Firing: _TypeAlias = Firing  # noqa: Y015
 
 @_typing.final
 class TokenReading(_message.Message):
@@ -508,7 +556,8 @@ class TokenReading(_message.Message):
     VALUES_AFTER_FIELD_NUMBER: _builtins.int
     position: _builtins.int
     """Position of the token that was read. The reading of the token at position p comes with the token at p + 1,
-    which it helped to make; the last token made is never read.
+    which it helped to make; that of a token on which a trigger ended the text comes alone. Otherwise the last token
+    made is never read.
     """
     sae: _builtins.str
     """Name of the SAE."""

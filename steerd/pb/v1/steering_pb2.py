@@ -25,41 +25,53 @@ _sym_db = _symbol_database.Default()
 from steerd.pb.v1 import feature_pb2 as steerd_dot_pb_dot_v1_dot_feature__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1bsteerd/pb/v1/steering.proto\x12\tsteerd.v1\x1a\x1asteerd/pb/v1/feature.proto\"\xbd\x04\n\x0cIntervention\x12\x31\n\x07\x66\x65\x61ture\x18\x01 \x01(\x0b\x32\x15.steerd.v1.FeatureRefH\x00R\x07\x66\x65\x61ture\x12\x34\n\tdirection\x18\x07 \x01(\x0b\x32\x14.steerd.v1.DirectionH\x00R\tdirection\x12\x12\n\x03sae\x18\x08 \x01(\tH\x00R\x03sae\x12\"\n\x03\x61\x64\x64\x18\x02 \x01(\x0b\x32\x0e.steerd.v1.AddH\x01R\x03\x61\x64\x64\x12\"\n\x03set\x18\x03 \x01(\x0b\x32\x0e.steerd.v1.SetH\x01R\x03set\x12(\n\x05scale\x18\x04 \x01(\x0b\x32\x10.steerd.v1.ScaleH\x01R\x05scale\x12+\n\x06\x61\x62late\x18\x05 \x01(\x0b\x32\x11.steerd.v1.AblateH\x01R\x06\x61\x62late\x12(\n\x05limit\x18\t \x01(\x0b\x32\x10.steerd.v1.LimitH\x01R\x05limit\x12:\n\x0breconstruct\x18\n \x01(\x0b\x32\x16.steerd.v1.ReconstructH\x01R\x0breconstruct\x12&\n\x05scope\x18\x06 \x01(\x0b\x32\x10.steerd.v1.ScopeR\x05scope\x12/\n\x08schedule\x18\x0b \x01(\x0b\x32\x13.steerd.v1.ScheduleR\x08schedule\x12#\n\rpreserve_norm\x18\r \x01(\x08R\x0cpreserveNorm\x12\x16\n\x06source\x18\x0e \x01(\tR\x06sourceB\x08\n\x06targetB\x0b\n\toperation\"Z\n\tDirection\x12\x1d\n\nhook_point\x18\x01 \x01(\tR\thookPoint\x12\x16\n\x06values\x18\x02 \x03(\x02R\x06values\x12\x16\n\x06sha256\x18\x03 \x01(\tR\x06sha256\"F\n\x03\x41\x64\x64\x12\x1a\n\x08strength\x18\x01 \x01(\x02R\x08strength\x12#\n\x04unit\x18\x02 \x01(\x0e\x32\x0f.steerd.v1.UnitR\x04unit\"f\n\x03Set\x12\x14\n\x05value\x18\x01 \x01(\x02R\x05value\x12#\n\x04unit\x18\x02 \x01(\x0e\x32\x0f.steerd.v1.UnitR\x04unit\x12$\n\x0eonly_if_active\x18\x03 \x01(\x08R\x0conlyIfActive\"\x1f\n\x05Scale\x12\x16\n\x06\x66\x61\x63tor\x18\x01 \x01(\x02R\x06\x66\x61\x63tor\"\x08\n\x06\x41\x62late\"j\n\x05Limit\x12\x15\n\x03min\x18\x01 \x01(\x02H\x00R\x03min\x88\x01\x01\x12\x15\n\x03max\x18\x02 \x01(\x02H\x01R\x03max\x88\x01\x01\x12#\n\x04unit\x18\x03 \x01(\x0e\x32\x0f.steerd.v1.UnitR\x04unitB\x06\n\x04_minB\x06\n\x04_max\"\r\n\x0bReconstruct\"\xae\x02\n\x05Scope\x12&\n\x05phase\x18\x01 \x01(\x0e\x32\x10.steerd.v1.PhaseR\x05phase\x12\x34\n\x16include_special_tokens\x18\x02 \x01(\x08R\x14includeSpecialTokens\x12\x17\n\x07\x66irst_n\x18\x03 \x01(\rR\x06\x66irstN\x12\x15\n\x06last_n\x18\x04 \x01(\rR\x05lastN\x12\x36\n\tpositions\x18\x05 \x03(\x0b\x32\x18.steerd.v1.PositionRangeR\tpositions\x12\x1b\n\ttoken_ids\x18\x06 \x03(\rR\x08tokenIds\x12,\n\x12\x65xcluded_token_ids\x18\x07 \x03(\rR\x10\x65xcludedTokenIds\x12\x14\n\x05roles\x18\x08 \x03(\tR\x05roles\"D\n\rPositionRange\x12\x14\n\x05start\x18\x01 \x01(\x11R\x05start\x12\x15\n\x03\x65nd\x18\x02 \x01(\x11H\x00R\x03\x65nd\x88\x01\x01\x42\x06\n\x04_end\"u\n\x08Schedule\x12\x1f\n\x0bstart_after\x18\x01 \x01(\rR\nstartAfter\x12\x12\n\x04ramp\x18\x02 \x01(\rR\x04ramp\x12\x1b\n\thalf_life\x18\x03 \x01(\x02R\x08halfLife\x12\x17\n\x07\x61t_most\x18\x04 \x01(\rR\x06\x61tMost\"<\n\x0cNamedVersion\x12\x12\n\x04name\x18\x01 \x01(\tR\x04name\x12\x18\n\x07version\x18\x02 \x01(\tR\x07version*\\\n\x04Unit\x12\x14\n\x10UNIT_UNSPECIFIED\x10\x00\x12\x13\n\x0fUNIT_ACTIVATION\x10\x01\x12\x14\n\x10UNIT_FEATURE_MAX\x10\x02\x12\x13\n\x0fUNIT_RESID_NORM\x10\x03*d\n\x08OverDose\x12\x19\n\x15OVER_DOSE_UNSPECIFIED\x10\x00\x12\x12\n\x0eOVER_DOSE_WARN\x10\x01\x12\x13\n\x0fOVER_DOSE_CLAMP\x10\x02\x12\x14\n\x10OVER_DOSE_REJECT\x10\x03*T\n\x05Phase\x12\x15\n\x11PHASE_UNSPECIFIED\x10\x00\x12\r\n\tPHASE_ALL\x10\x01\x12\x10\n\x0cPHASE_PROMPT\x10\x02\x12\x13\n\x0fPHASE_GENERATED\x10\x03\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1bsteerd/pb/v1/steering.proto\x12\tsteerd.v1\x1a\x1asteerd/pb/v1/feature.proto\"\xe7\x04\n\x0cIntervention\x12\x31\n\x07\x66\x65\x61ture\x18\x01 \x01(\x0b\x32\x15.steerd.v1.FeatureRefH\x00R\x07\x66\x65\x61ture\x12\x34\n\tdirection\x18\x07 \x01(\x0b\x32\x14.steerd.v1.DirectionH\x00R\tdirection\x12\x12\n\x03sae\x18\x08 \x01(\tH\x00R\x03sae\x12\"\n\x03\x61\x64\x64\x18\x02 \x01(\x0b\x32\x0e.steerd.v1.AddH\x01R\x03\x61\x64\x64\x12\"\n\x03set\x18\x03 \x01(\x0b\x32\x0e.steerd.v1.SetH\x01R\x03set\x12(\n\x05scale\x18\x04 \x01(\x0b\x32\x10.steerd.v1.ScaleH\x01R\x05scale\x12+\n\x06\x61\x62late\x18\x05 \x01(\x0b\x32\x11.steerd.v1.AblateH\x01R\x06\x61\x62late\x12(\n\x05limit\x18\t \x01(\x0b\x32\x10.steerd.v1.LimitH\x01R\x05limit\x12:\n\x0breconstruct\x18\n \x01(\x0b\x32\x16.steerd.v1.ReconstructH\x01R\x0breconstruct\x12&\n\x05scope\x18\x06 \x01(\x0b\x32\x10.steerd.v1.ScopeR\x05scope\x12/\n\x08schedule\x18\x0b \x01(\x0b\x32\x13.steerd.v1.ScheduleR\x08schedule\x12(\n\x04when\x18\x0c \x01(\x0b\x32\x14.steerd.v1.ConditionR\x04when\x12#\n\rpreserve_norm\x18\r \x01(\x08R\x0cpreserveNorm\x12\x16\n\x06source\x18\x0e \x01(\tR\x06sourceB\x08\n\x06targetB\x0b\n\toperation\"Z\n\tDirection\x12\x1d\n\nhook_point\x18\x01 \x01(\tR\thookPoint\x12\x16\n\x06values\x18\x02 \x03(\x02R\x06values\x12\x16\n\x06sha256\x18\x03 \x01(\tR\x06sha256\"F\n\x03\x41\x64\x64\x12\x1a\n\x08strength\x18\x01 \x01(\x02R\x08strength\x12#\n\x04unit\x18\x02 \x01(\x0e\x32\x0f.steerd.v1.UnitR\x04unit\"f\n\x03Set\x12\x14\n\x05value\x18\x01 \x01(\x02R\x05value\x12#\n\x04unit\x18\x02 \x01(\x0e\x32\x0f.steerd.v1.UnitR\x04unit\x12$\n\x0eonly_if_active\x18\x03 \x01(\x08R\x0conlyIfActive\"\x1f\n\x05Scale\x12\x16\n\x06\x66\x61\x63tor\x18\x01 \x01(\x02R\x06\x66\x61\x63tor\"\x08\n\x06\x41\x62late\"j\n\x05Limit\x12\x15\n\x03min\x18\x01 \x01(\x02H\x00R\x03min\x88\x01\x01\x12\x15\n\x03max\x18\x02 \x01(\x02H\x01R\x03max\x88\x01\x01\x12#\n\x04unit\x18\x03 \x01(\x0e\x32\x0f.steerd.v1.UnitR\x04unitB\x06\n\x04_minB\x06\n\x04_max\"\r\n\x0bReconstruct\"\xae\x02\n\x05Scope\x12&\n\x05phase\x18\x01 \x01(\x0e\x32\x10.steerd.v1.PhaseR\x05phase\x12\x34\n\x16include_special_tokens\x18\x02 \x01(\x08R\x14includeSpecialTokens\x12\x17\n\x07\x66irst_n\x18\x03 \x01(\rR\x06\x66irstN\x12\x15\n\x06last_n\x18\x04 \x01(\rR\x05lastN\x12\x36\n\tpositions\x18\x05 \x03(\x0b\x32\x18.steerd.v1.PositionRangeR\tpositions\x12\x1b\n\ttoken_ids\x18\x06 \x03(\rR\x08tokenIds\x12,\n\x12\x65xcluded_token_ids\x18\x07 \x03(\rR\x10\x65xcludedTokenIds\x12\x14\n\x05roles\x18\x08 \x03(\tR\x05roles\"D\n\rPositionRange\x12\x14\n\x05start\x18\x01 \x01(\x11R\x05start\x12\x15\n\x03\x65nd\x18\x02 \x01(\x11H\x00R\x03\x65nd\x88\x01\x01\x42\x06\n\x04_end\"u\n\x08Schedule\x12\x1f\n\x0bstart_after\x18\x01 \x01(\rR\nstartAfter\x12\x12\n\x04ramp\x18\x02 \x01(\rR\x04ramp\x12\x1b\n\thalf_life\x18\x03 \x01(\x02R\x08halfLife\x12\x17\n\x07\x61t_most\x18\x04 \x01(\rR\x06\x61tMost\"5\n\tCondition\x12(\n\x06\x61ny_of\x18\x01 \x03(\x0b\x32\x11.steerd.v1.ClauseR\x05\x61nyOf\"7\n\x06\x43lause\x12-\n\x06\x61ll_of\x18\x01 \x03(\x0b\x32\x16.steerd.v1.FeatureTestR\x05\x61llOf\"\xcc\x02\n\x0b\x46\x65\x61tureTest\x12\x31\n\x07\x66\x65\x61ture\x18\x01 \x01(\x0b\x32\x15.steerd.v1.FeatureRefH\x00R\x07\x66\x65\x61ture\x12\x34\n\tdirection\x18\x02 \x01(\x0b\x32\x14.steerd.v1.DirectionH\x00R\tdirection\x12\x14\n\x05\x61\x62ove\x18\x03 \x01(\x02R\x05\x61\x62ove\x12#\n\x04unit\x18\x04 \x01(\x0e\x32\x0f.steerd.v1.UnitR\x04unit\x12(\n\rrelease_below\x18\x05 \x01(\x02H\x01R\x0creleaseBelow\x88\x01\x01\x12\x1d\n\nfrom_first\x18\x06 \x01(\x08R\tfromFirst\x12\x34\n\x16include_special_tokens\x18\x07 \x01(\x08R\x14includeSpecialTokensB\x08\n\x06targetB\x10\n\x0e_release_below\"\x9f\x01\n\x07Trigger\x12\x12\n\x04name\x18\x01 \x01(\tR\x04name\x12(\n\x04when\x18\x02 \x01(\x0b\x32\x14.steerd.v1.ConditionR\x04when\x12%\n\x04stop\x18\x03 \x01(\x0b\x32\x0f.steerd.v1.StopH\x00R\x04stop\x12%\n\x04\x66lag\x18\x05 \x01(\x0b\x32\x0f.steerd.v1.FlagH\x00R\x04\x66lagB\x08\n\x06\x61\x63tion\"\x06\n\x04Stop\"\x06\n\x04\x46lag\"<\n\x0cNamedVersion\x12\x12\n\x04name\x18\x01 \x01(\tR\x04name\x12\x18\n\x07version\x18\x02 \x01(\tR\x07version*\\\n\x04Unit\x12\x14\n\x10UNIT_UNSPECIFIED\x10\x00\x12\x13\n\x0fUNIT_ACTIVATION\x10\x01\x12\x14\n\x10UNIT_FEATURE_MAX\x10\x02\x12\x13\n\x0fUNIT_RESID_NORM\x10\x03*d\n\x08OverDose\x12\x19\n\x15OVER_DOSE_UNSPECIFIED\x10\x00\x12\x12\n\x0eOVER_DOSE_WARN\x10\x01\x12\x13\n\x0fOVER_DOSE_CLAMP\x10\x02\x12\x14\n\x10OVER_DOSE_REJECT\x10\x03*T\n\x05Phase\x12\x15\n\x11PHASE_UNSPECIFIED\x10\x00\x12\r\n\tPHASE_ALL\x10\x01\x12\x10\n\x0cPHASE_PROMPT\x10\x02\x12\x13\n\x0fPHASE_GENERATED\x10\x03\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'steerd.pb.v1.steering_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_UNIT']._serialized_start=1636
-  _globals['_UNIT']._serialized_end=1728
-  _globals['_OVERDOSE']._serialized_start=1730
-  _globals['_OVERDOSE']._serialized_end=1830
-  _globals['_PHASE']._serialized_start=1832
-  _globals['_PHASE']._serialized_end=1916
+  _globals['_UNIT']._serialized_start=2303
+  _globals['_UNIT']._serialized_end=2395
+  _globals['_OVERDOSE']._serialized_start=2397
+  _globals['_OVERDOSE']._serialized_end=2497
+  _globals['_PHASE']._serialized_start=2499
+  _globals['_PHASE']._serialized_end=2583
   _globals['_INTERVENTION']._serialized_start=71
-  _globals['_INTERVENTION']._serialized_end=644
-  _globals['_DIRECTION']._serialized_start=646
-  _globals['_DIRECTION']._serialized_end=736
-  _globals['_ADD']._serialized_start=738
-  _globals['_ADD']._serialized_end=808
-  _globals['_SET']._serialized_start=810
-  _globals['_SET']._serialized_end=912
-  _globals['_SCALE']._serialized_start=914
-  _globals['_SCALE']._serialized_end=945
-  _globals['_ABLATE']._serialized_start=947
-  _globals['_ABLATE']._serialized_end=955
-  _globals['_LIMIT']._serialized_start=957
-  _globals['_LIMIT']._serialized_end=1063
-  _globals['_RECONSTRUCT']._serialized_start=1065
-  _globals['_RECONSTRUCT']._serialized_end=1078
-  _globals['_SCOPE']._serialized_start=1081
-  _globals['_SCOPE']._serialized_end=1383
-  _globals['_POSITIONRANGE']._serialized_start=1385
-  _globals['_POSITIONRANGE']._serialized_end=1453
-  _globals['_SCHEDULE']._serialized_start=1455
-  _globals['_SCHEDULE']._serialized_end=1572
-  _globals['_NAMEDVERSION']._serialized_start=1574
-  _globals['_NAMEDVERSION']._serialized_end=1634
+  _globals['_INTERVENTION']._serialized_end=686
+  _globals['_DIRECTION']._serialized_start=688
+  _globals['_DIRECTION']._serialized_end=778
+  _globals['_ADD']._serialized_start=780
+  _globals['_ADD']._serialized_end=850
+  _globals['_SET']._serialized_start=852
+  _globals['_SET']._serialized_end=954
+  _globals['_SCALE']._serialized_start=956
+  _globals['_SCALE']._serialized_end=987
+  _globals['_ABLATE']._serialized_start=989
+  _globals['_ABLATE']._serialized_end=997
+  _globals['_LIMIT']._serialized_start=999
+  _globals['_LIMIT']._serialized_end=1105
+  _globals['_RECONSTRUCT']._serialized_start=1107
+  _globals['_RECONSTRUCT']._serialized_end=1120
+  _globals['_SCOPE']._serialized_start=1123
+  _globals['_SCOPE']._serialized_end=1425
+  _globals['_POSITIONRANGE']._serialized_start=1427
+  _globals['_POSITIONRANGE']._serialized_end=1495
+  _globals['_SCHEDULE']._serialized_start=1497
+  _globals['_SCHEDULE']._serialized_end=1614
+  _globals['_CONDITION']._serialized_start=1616
+  _globals['_CONDITION']._serialized_end=1669
+  _globals['_CLAUSE']._serialized_start=1671
+  _globals['_CLAUSE']._serialized_end=1726
+  _globals['_FEATURETEST']._serialized_start=1729
+  _globals['_FEATURETEST']._serialized_end=2061
+  _globals['_TRIGGER']._serialized_start=2064
+  _globals['_TRIGGER']._serialized_end=2223
+  _globals['_STOP']._serialized_start=2225
+  _globals['_STOP']._serialized_end=2231
+  _globals['_FLAG']._serialized_start=2233
+  _globals['_FLAG']._serialized_end=2239
+  _globals['_NAMEDVERSION']._serialized_start=2241
+  _globals['_NAMEDVERSION']._serialized_end=2301
 # @@protoc_insertion_point(module_scope)

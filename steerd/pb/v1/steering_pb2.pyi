@@ -132,6 +132,7 @@ class Intervention(_message.Message):
     RECONSTRUCT_FIELD_NUMBER: _builtins.int
     SCOPE_FIELD_NUMBER: _builtins.int
     SCHEDULE_FIELD_NUMBER: _builtins.int
+    WHEN_FIELD_NUMBER: _builtins.int
     PRESERVE_NORM_FIELD_NUMBER: _builtins.int
     SOURCE_FIELD_NUMBER: _builtins.int
     sae: _builtins.str
@@ -184,6 +185,10 @@ class Intervention(_message.Message):
     def schedule(self) -> Global___Schedule:
         """How strong it is over the tokens. Default: full strength on every row in scope."""
 
+    @_builtins.property
+    def when(self) -> Global___Condition:
+        """Edit only rows where this holds. Default: all in scope."""
+
     def __init__(
         self,
         *,
@@ -198,12 +203,13 @@ class Intervention(_message.Message):
         reconstruct: Global___Reconstruct | None = ...,
         scope: Global___Scope | None = ...,
         schedule: Global___Schedule | None = ...,
+        when: Global___Condition | None = ...,
         preserve_norm: _builtins.bool = ...,
         source: _builtins.str = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["ablate", b"ablate", "add", b"add", "direction", b"direction", "feature", b"feature", "limit", b"limit", "operation", b"operation", "reconstruct", b"reconstruct", "sae", b"sae", "scale", b"scale", "schedule", b"schedule", "scope", b"scope", "set", b"set", "target", b"target"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["ablate", b"ablate", "add", b"add", "direction", b"direction", "feature", b"feature", "limit", b"limit", "operation", b"operation", "reconstruct", b"reconstruct", "sae", b"sae", "scale", b"scale", "schedule", b"schedule", "scope", b"scope", "set", b"set", "target", b"target", "when", b"when"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["ablate", b"ablate", "add", b"add", "direction", b"direction", "feature", b"feature", "limit", b"limit", "operation", b"operation", "preserve_norm", b"preserve_norm", "reconstruct", b"reconstruct", "sae", b"sae", "scale", b"scale", "schedule", b"schedule", "scope", b"scope", "set", b"set", "source", b"source", "target", b"target"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["ablate", b"ablate", "add", b"add", "direction", b"direction", "feature", b"feature", "limit", b"limit", "operation", b"operation", "preserve_norm", b"preserve_norm", "reconstruct", b"reconstruct", "sae", b"sae", "scale", b"scale", "schedule", b"schedule", "scope", b"scope", "set", b"set", "source", b"source", "target", b"target", "when", b"when"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_operation: _TypeAlias = _typing.Literal["add", "set", "scale", "ablate", "limit", "reconstruct"]  # noqa: Y015
     _WhichOneofArgType_operation: _TypeAlias = _typing.Literal["operation", b"operation"]  # noqa: Y015
@@ -502,7 +508,7 @@ class Schedule(_message.Message):
     half_life: _builtins.float
     """After the ramp the strength halves over so many rows, at most 1e6. Default: 0, never."""
     at_most: _builtins.int
-    """Edits at most so many rows: those in scope with a strength above 0. Default: 0, no bound."""
+    """Edits at most so many rows: those in scope with a strength above 0 where the condition holds. Default: 0, no bound."""
     def __init__(
         self,
         *,
@@ -518,6 +524,194 @@ class Schedule(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Schedule: _TypeAlias = Schedule  # noqa: Y015
+
+@_typing.final
+class Condition(_message.Message):
+    """Holds on a row where all tests of any clause are on."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ANY_OF_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def any_of(self) -> _containers.RepeatedCompositeFieldContainer[Global___Clause]:
+        """From 1 to 4."""
+
+    def __init__(
+        self,
+        *,
+        any_of: _abc.Iterable[Global___Clause] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["any_of", b"any_of"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Condition: _TypeAlias = Condition  # noqa: Y015
+
+@_typing.final
+class Clause(_message.Message):
+    """Holds where all of its tests are on."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ALL_OF_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def all_of(self) -> _containers.RepeatedCompositeFieldContainer[Global___FeatureTest]:
+        """From 1 to 8; those of all conditions of a request together are at most limits.max_tests."""
+
+    def __init__(
+        self,
+        *,
+        all_of: _abc.Iterable[Global___FeatureTest] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["all_of", b"all_of"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Clause: _TypeAlias = Clause  # noqa: Y015
+
+@_typing.final
+class FeatureTest(_message.Message):
+    """Is on or off on each row, by the target's z on that very row, before any edit of its hook point. For an
+    intervention, that is the hook point of its own target or one before it; attn_out and mlp_out of one layer have no
+    order. An edit of an earlier hook point can so turn on a test of a later one.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FEATURE_FIELD_NUMBER: _builtins.int
+    DIRECTION_FIELD_NUMBER: _builtins.int
+    ABOVE_FIELD_NUMBER: _builtins.int
+    UNIT_FIELD_NUMBER: _builtins.int
+    RELEASE_BELOW_FIELD_NUMBER: _builtins.int
+    FROM_FIRST_FIELD_NUMBER: _builtins.int
+    INCLUDE_SPECIAL_TOKENS_FIELD_NUMBER: _builtins.int
+    above: _builtins.float
+    """Turns on where z is above this; off at the start. Finite. Default: 0."""
+    unit: Global___Unit.ValueType
+    """Of above and release_below. Default: UNIT_ACTIVATION."""
+    release_below: _builtins.float
+    """Turns off where z is at or below this, and stays as it was in between. At most above. Default: above."""
+    from_first: _builtins.bool
+    """Once on, stays on to the end. Not with release_below. Default: false."""
+    include_special_tokens: _builtins.bool
+    """Let special tokens and the very first token turn it on and off too, whose activations are unlike all others.
+    Default: false, and it stays on them as it was.
+    """
+    @_builtins.property
+    def feature(self) -> _feature_pb2.FeatureRef:
+        """z is the feature's activation."""
+
+    @_builtins.property
+    def direction(self) -> Global___Direction:
+        """z is the row's projection on the direction."""
+
+    def __init__(
+        self,
+        *,
+        feature: _feature_pb2.FeatureRef | None = ...,
+        direction: Global___Direction | None = ...,
+        above: _builtins.float = ...,
+        unit: Global___Unit.ValueType = ...,
+        release_below: _builtins.float | None = ...,
+        from_first: _builtins.bool = ...,
+        include_special_tokens: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_release_below", b"_release_below", "direction", b"direction", "feature", b"feature", "release_below", b"release_below", "target", b"target"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_release_below", b"_release_below", "above", b"above", "direction", b"direction", "feature", b"feature", "from_first", b"from_first", "include_special_tokens", b"include_special_tokens", "release_below", b"release_below", "target", b"target", "unit", b"unit"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__release_below: _TypeAlias = _typing.Literal["release_below"]  # noqa: Y015
+    _WhichOneofArgType__release_below: _TypeAlias = _typing.Literal["_release_below", b"_release_below"]  # noqa: Y015
+    _WhichOneofReturnType_target: _TypeAlias = _typing.Literal["feature", "direction"]  # noqa: Y015
+    _WhichOneofArgType_target: _TypeAlias = _typing.Literal["target", b"target"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__release_below) -> _WhichOneofReturnType__release_below | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_target) -> _WhichOneofReturnType_target | None: ...
+
+Global___FeatureTest: _TypeAlias = FeatureTest  # noqa: Y015
+
+@_typing.final
+class Trigger(_message.Message):
+    """What happens when features fire: each time the condition comes to hold on a row, having not held on the row before."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    WHEN_FIELD_NUMBER: _builtins.int
+    STOP_FIELD_NUMBER: _builtins.int
+    FLAG_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """Of the form [a-z0-9_-]{1,40}; each once in a request. Required."""
+    @_builtins.property
+    def when(self) -> Global___Condition:
+        """When it fires; its tests may be at any hook points. Required."""
+
+    @_builtins.property
+    def stop(self) -> Global___Stop:
+        """Ends the text with the token that it fired on, and with FINISH_REASON_FEATURE. Fired in the prompt, no token is
+        made.
+        """
+
+    @_builtins.property
+    def flag(self) -> Global___Flag:
+        """Only tells it, in Delta.fired."""
+
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        when: Global___Condition | None = ...,
+        stop: Global___Stop | None = ...,
+        flag: Global___Flag | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["action", b"action", "flag", b"flag", "stop", b"stop", "when", b"when"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["action", b"action", "flag", b"flag", "name", b"name", "stop", b"stop", "when", b"when"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_action: _TypeAlias = _typing.Literal["stop", "flag"]  # noqa: Y015
+    _WhichOneofArgType_action: _TypeAlias = _typing.Literal["action", b"action"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_action) -> _WhichOneofReturnType_action | None: ...
+
+Global___Trigger: _TypeAlias = Trigger  # noqa: Y015
+
+@_typing.final
+class Stop(_message.Message):
+    """Ends the text."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Stop: _TypeAlias = Stop  # noqa: Y015
+
+@_typing.final
+class Flag(_message.Message):
+    """Changes nothing."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Flag: _TypeAlias = Flag  # noqa: Y015
 
 @_typing.final
 class NamedVersion(_message.Message):
