@@ -40,8 +40,8 @@ def command(addresses: Addresses) -> Iterator[subprocess.Popen[str]]:
         text=True,
     )
     yield process
-    process.kill()
-    process.communicate()
+    process.terminate()  # a kill would leave the two running
+    process.communicate(timeout=TIMEOUT_SECONDS)
 
 
 def options(addresses: Addresses) -> list[str]:
