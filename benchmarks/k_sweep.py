@@ -164,26 +164,26 @@ def measure_monitoring(report: Report, bench: Bench) -> None:
     """Whole dictionaries read, against their arithmetic alone."""
     sizes = bench.sizes
     parts = {"one": bench.layers(1), "all": bench.layers(len(bench.saes))}
-    systems = {IDLE: bench.engine(Ask())}
+    sampled = "L0 of some tokens"
+    systems = {
+        IDLE: bench.engine(Ask()),
+        sampled: bench.engine(Ask(sample_every=MonitoringConfig().sample_every)),
+    }
     alone: dict[str, Stepper] = {}
     for part, layers in parts.items():
         capture = Capture(top_k=sizes.top_k, top_k_saes=tuple(map(sae_name, layers)))
         systems[f"top_k of {part}"] = bench.engine(Ask(capture=capture))
         saes = [bench.saes[layer].sae for layer in layers]
         alone[f"encoders of {part}"] = WholeEncoding(saes, rows=sizes.batch, top_k=sizes.top_k)
-    sampled = "L0 of some tokens"
-    systems[sampled] = bench.engine(Ask(sample_every=MonitoringConfig().sample_every))
     seconds = bench.run(systems, alone)
     title = f"Whole dictionaries, {sizes.batch} requests"
-    rows = [_row({"system": name}, seconds, name, IDLE) for name in (IDLE, sampled)]
-    for part in parts:
-        asked, encoders = f"top_k of {part}", f"encoders of {part}"
-        rows += [_row({"system": name}, seconds, name, IDLE) for name in (asked, encoders)]
-        added = median(one - other for one, other in zip(seconds[asked], seconds[IDLE], strict=True))
-        report.at_most(
-            f"monitoring_over_arithmetic.{part}", added / median(seconds[encoders]), MONITORING_BOUND
-        )
-    report.add_rows(title, rows)
+    report.add_rows(title, [_row({"system": name}, seconds, name, IDLE) for name in systems])
+    for part, layers in parts.items():
+        asked, arithmetic = seconds[f"top_k of {part}"], median(seconds[f"encoders of {part}"])
+        added = median(one - other for one, other in zip(asked, seconds[IDLE], strict=True))
+        row = {"SAEs": len(layers), "ms added": 1000 * added, "ms of the encoders": 1000 * arithmetic}
+        report.add_rows("What top_k adds to a step, and its arithmetic alone", [row])
+        report.at_most(f"monitoring_over_arithmetic.{part}", added / arithmetic, MONITORING_BOUND)
 
 
 def ratio(seconds: Seconds, ours: str, theirs: str) -> float:
