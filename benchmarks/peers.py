@@ -108,7 +108,7 @@ def main() -> None:
         stack.callback(engine.close)
         systems: dict[str, Serving] = {ENGINE: engine, SERVER: stack.enter_context(serving(job))}
         tools = start_tools(stack, job, options)
-        report.add_rows("Versions", [{"tool": name, **tool.versions} for name, tool in tools.items()])
+        add_versions(report, tools)
         outcomes = measure({**systems, **tools}, len(job.requests), options.rounds)
     add_results(report, outcomes)
     report.finish()
@@ -125,6 +125,13 @@ def start_tools(stack: ExitStack, job: Job, options: argparse.Namespace) -> dict
         command = [str(python), "-m", f"{_PACKAGE}.{tool.script}"]
         tools[name] = ToolProcess(stack.enter_context(line_process(command, threads=job.threads)), job)
     return tools
+
+
+def add_versions(report: Report, tools: Mapping[str, ToolProcess]) -> None:
+    """One row a tool and package, as their environments differ."""
+    for name, tool in tools.items():
+        for package, version in tool.versions.items():
+            report.add_rows("Versions", [{"tool": name, "package": package, "version": version}])
 
 
 def measure(systems: Mapping[str, Serving], num_requests: int, rounds: int) -> dict[str, Outcomes]:
