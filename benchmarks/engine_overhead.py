@@ -98,7 +98,7 @@ def main() -> None:
 
 def measure_rates(report: Report, options: argparse.Namespace) -> None:
     """The rates of the four systems at every point, with their targets."""
-    config = EngineConfig()
+    config = EngineConfig(share_prefixes=False)  # the same prompts come again every round
     plain, idle_host, steered_host = (load_endless_host() for _ in range(3))
     idle = SteerdEngine(idle_host, options.sae, config, steered=False)
     steered = SteerdEngine(steered_host, options.sae, config, steered=True)

@@ -51,6 +51,7 @@ def engine_config(host: HostModel, prompts: Prompts, num_new: int) -> EngineConf
     return EngineConfig(
         kv_cache_gib=max(_SPARE * tokens * bytes_per_token(host) / GIB, 0.01),
         max_running_requests=max(len(prompts), EngineConfig().max_running_requests),
+        share_prefixes=False,  # the same prompts come again every round
     )
 
 

@@ -38,7 +38,7 @@ class EngineInProcess:
     def __init__(self, host: HostModel, bundle: SaeBundle, job: Job) -> None:
         saes = LoadedSaes(host)
         saes.add(SAE_NAME, bundle)
-        config = EngineConfig()
+        config = EngineConfig(share_prefixes=False)  # the same prompts come again every round
         self._monitor, _ = started_monitor(host.name, [SAE_NAME], config)
         self._job = job
         self._engine = Engine(host, saes, config, self._monitor, MonitoringConfig().sample_every)

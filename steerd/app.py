@@ -124,7 +124,7 @@ class App:
             admission=self.grpc.admission,
             observer=self._metrics,
         )
-        catalog = CatalogService(host, saes, config, presets, policies)
+        catalog = CatalogService(host, saes, config, presets, policies, engine.why_no_sharing)
         await self.grpc.start(generation, catalog, is_healthy=lambda: self._makes_progress(engine))
         _log.info(
             "serving %s with SAEs %s on %s:%d, metrics on http://%s:%d/metrics",

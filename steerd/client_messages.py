@@ -185,7 +185,10 @@ class BaselineEnd:
 
 @dataclass(frozen=True, slots=True)
 class Completed:
-    """The last event. `finish_reason` is stop, length, stop_sequence or feature."""
+    """The last event. `finish_reason` is stop, length, stop_sequence or feature.
+
+    `cached_prompt_tokens` of the prompt's did not run, as an earlier request had left their keys and values.
+    """
 
     finish_reason: str
     prompt_tokens: int
@@ -196,6 +199,7 @@ class Completed:
     features: tuple[FeatureUse, ...]
     receipt: Receipt = NO_RECEIPT
     baseline: BaselineEnd | None = None
+    cached_prompt_tokens: int = 0
 
 
 Event = Started | Delta | Completed

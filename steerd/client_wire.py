@@ -208,6 +208,7 @@ def _completed(message: pb.Completed) -> Completed:
         features=tuple(_feature_use(summary) for summary in message.features),
         receipt=receipt(message.receipt),
         baseline=_baseline_end(message.baseline) if message.HasField("baseline") else None,
+        cached_prompt_tokens=message.usage.cached_prompt_tokens,
     )
 
 

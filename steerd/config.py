@@ -57,13 +57,17 @@ class SaeConfig:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class EngineConfig:
-    """How much the engine takes on at once. `max_batch_tokens` bounds the rows of one step."""
+    """How much the engine takes on at once. `max_batch_tokens` bounds the rows of one step.
+
+    With `share_prefixes` a prompt takes over the keys and values of an earlier one that begins alike.
+    """
 
     kv_cache_gib: float = field(default=0.5, metadata=_between(0.001, 4096))
     max_batch_tokens: int = field(default=512, metadata=_between(1, 65536))
     max_running_requests: int = field(default=32, metadata=_between(1, 1024))
     max_waiting_requests: int = field(default=64, metadata=_between(0, 65536))
     page_size: int = field(default=32, metadata=_between(4, 1024))
+    share_prefixes: bool = True
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -286,7 +286,7 @@ def test_events_are_read() -> None:
     )
     completed = pb.Completed(
         finish_reason=pb.FINISH_REASON_STOP_SEQUENCE,
-        usage=pb.Usage(prompt_tokens=3, generated_tokens=2),
+        usage=pb.Usage(prompt_tokens=3, generated_tokens=2, cached_prompt_tokens=1),
         timings=pb.Timings(queue_seconds=0.5, prefill_seconds=0.25, decode_seconds=2.0),
         features=[
             pb.FeatureSummary(feature=WIRE_FEATURE, max_activation=1.5, mean_activation=0.5, active_tokens=1)
@@ -301,7 +301,15 @@ def test_events_are_read() -> None:
         "ab", (Token(4, 3, -1.0, "a"), Token(5, 4, -0.5, "b")), (Reading(2, "s", (7,), (1.5,)),)
     )
     assert client_wire.event(pb.GenerateResponse(completed=completed)) == Completed(
-        "stop_sequence", 3, 2, 0.5, 0.25, 2.0, (FeatureUse(FEATURE, 1.5, 0.5, 1, 0),), RECEIPT
+        "stop_sequence",
+        3,
+        2,
+        0.5,
+        0.25,
+        2.0,
+        (FeatureUse(FEATURE, 1.5, 0.5, 1, 0),),
+        RECEIPT,
+        cached_prompt_tokens=1,
     )
 
 

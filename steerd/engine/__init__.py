@@ -18,6 +18,7 @@
 - `scored`: how likely given tokens are
 - `sampler`: logits to next tokens, every request with its own temperature, filters and seed
 - `kv_cache`: keys and values of the running requests
+- `prefix_pages`: prompt pages in memory, by a hash of their tokens and of what was done to them
 - `paged_attention`: attention of a packed step, request by request
 - `host_check`: whether a host can be batched at all, tried out at start
 - `continuous_batching`: transformers' batching, a step at a time; it and `kv_cache` alone know its internals

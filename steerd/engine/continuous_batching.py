@@ -2,7 +2,8 @@
 
 With kv_cache.py this is the only file that touches transformers' batching internals (pinned to one minor
 version). transformers schedules, packs the rows and keeps the pages; ours are the attention, the sampler and
-the decision when a request ends. Prefix sharing is off: its block hash does not know what steers the prompt.
+the decision when a request ends, and the sharing of prefixes: transformers' hash of a page does not know what
+steers the prompt.
 """
 
 from __future__ import annotations
@@ -35,6 +36,7 @@ from transformers.generation.continuous_batching.scheduler import FIFOScheduler
 from transformers.generation.logits_process import LogitsProcessorList
 
 from steerd.engine.kv_cache import KvCache
+from steerd.engine.prefix_pages import NO_PAGES, PromptPages
 from steerd.errors import ConfigError, HostError
 from steerd.host.host_model import HostModel
 
@@ -96,6 +98,7 @@ class ContinuousBatch:
         self._host = host
         self._sample = sample
         self._logits: Tensor | None = None  # of the step that runs
+        self._page_hashes: dict[str, tuple[bytes, ...]] = {}  # of the prompts that are not yet run
         config = host.model.config.get_text_config()
         num_blocks = int(kv_cache_gib * GIB) // _bytes_per_token(host) // page_size
         batching_config = resolve_continuous_batching_config(
@@ -122,7 +125,10 @@ class ContinuousBatch:
         self._processor: Any = self._make_processor(config, batching_config)
 
     def admit(self, request_id: str, prompt_ids: Sequence[int], max_new_tokens: int) -> bool:
-        """Start a request when its prompt and all its new tokens fit in the free memory; else False."""
+        """Take in a request when its prompt and all its new tokens fit in the free memory; else False.
+
+        `begin` must follow before the next step.
+        """
         state = RequestState(request_id=request_id, initial_tokens=list(prompt_ids), max_new_tokens=None)
         # The last new token is never fed back, so it needs no room.
         if not self.cache.reserve(state, len(prompt_ids) + max_new_tokens - 1):
@@ -130,8 +136,18 @@ class ContinuousBatch:
         self._processor.scheduler.add_waiting_request(state)
         return True
 
+    def begin(self, request_id: str, pages: PromptPages = NO_PAGES) -> int:
+        """Let an admitted request run; returns how many tokens of its prompt need not, by their pages."""
+        state = self._processor.scheduler.waiting_requests[request_id]
+        num_found = self.cache.begin(request_id, pages)
+        state.position_offset = num_found
+        state.remaining_prefill_tokens = state.initial_tokens[num_found:]
+        self._page_hashes[request_id] = pages.hashes
+        return num_found
+
     def remove(self, request_id: str) -> None:
         """End a request, whatever it was doing, and free its memory."""
+        self._page_hashes.pop(request_id, None)
         self._processor.scheduler.set_request_cancellation(request_id)
         self._processor.scheduler.clear_cancelled_requests()
 
@@ -158,9 +174,19 @@ class ContinuousBatch:
         outputs.retrieve_device_outputs()
         _, new_ids, new_logprobs = outputs.prepare_batch_update()
         self._processor.update_batch()
+        self._keep_pages(outputs.requests_in_batch)
         # Rows past the sampling requests are padding of transformers' static outputs.
         new_tokens = [NewToken(*row) for row in zip(sampling, new_ids, new_logprobs, strict=False)]
         return BatchOutput(new_tokens, logits[len(sampling) :])
+
+    def _keep_pages(self, requests: Sequence[FutureRequestState]) -> None:
+        """Offer the pages that a step completed, now that it has run."""
+        for request in requests:
+            state = request.state
+            if hashes := self._page_hashes.get(state.request_id):
+                self.cache.keep_pages(state.request_id, hashes, state.position_offset)
+                if not state.remaining_prefill_tokens:
+                    del self._page_hashes[state.request_id]
 
     def _forward(self, num_sampling: int, scored: Sequence[int]) -> Tensor:
         """Logits in float32 of the last rows of the requests that sample, then of the scored rows."""

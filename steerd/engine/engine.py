@@ -15,6 +15,7 @@ from steerd.engine.events import EngineObserver, FailedEvent
 from steerd.engine.faults import Fault, is_out_of_memory
 from steerd.engine.guarded_observer import GuardedObserver
 from steerd.engine.host_check import check_packed_steps
+from steerd.engine.prefix_pages import NO_PAGES, PromptPages, prompt_pages
 from steerd.engine.request import FinishReason, GenerationRequest
 from steerd.engine.running_request import RunningRequest
 from steerd.engine.running_requests import RunningRequests
@@ -24,6 +25,7 @@ from steerd.engine.watch_list import WatchList
 from steerd.errors import FieldViolation, InvalidRequest, Unavailable
 from steerd.host.host_model import HostModel
 from steerd.steering.loaded_saes import LoadedSaes
+from steerd.steering.plan_hash import identities
 from steerd.steering.request_wishes import RequestWishes
 from steerd.steering.step_plan import StepPlanner
 
@@ -52,6 +54,7 @@ class Engine:
         check_packed_steps(host)
         self._host = host
         self._config = config
+        self._sae_identities = identities(saes)
         self._planner = StepPlanner(host, saes, sample_every)
         self._batch = ContinuousBatch(
             host,
@@ -81,6 +84,13 @@ class Engine:
     def is_alive(self) -> bool:
         """Whether the engine thread runs."""
         return self._thread.is_alive()
+
+    @property
+    def why_no_sharing(self) -> str:
+        """Why prompts do not take over the keys and values of others that begin alike; empty when they do."""
+        if not self._config.share_prefixes:
+            return "engine.share_prefixes is off"
+        return self._batch.cache.why_no_sharing
 
     @property
     def running(self) -> int:
@@ -211,6 +221,7 @@ class Engine:
             self._running.tallies,
             eos_token_ids=self._host.eos_token_ids,
             stops_at=stops_at,
+            cached_tokens=self._batch.begin(request.id, self._pages(request, wishes)),
         )
         self._running.add(running)
         if self._line.leave(submission):
@@ -229,6 +240,11 @@ class Engine:
             include_prompt=capture.include_prompt,
             after_edit=capture.after_edit,
         )
+
+    def _pages(self, request: GenerationRequest, wishes: RequestWishes) -> PromptPages:
+        if self.why_no_sharing:
+            return NO_PAGES
+        return prompt_pages(request, wishes, self._sae_identities, self._config.page_size)
 
     def _check_fits(self, request: GenerationRequest) -> None:
         prompt, scored = len(request.prompt_ids), len(request.continuation)

@@ -111,6 +111,7 @@ class BaselineOutcome:
     reason: FinishReason
     prompt_tokens: int
     generated_tokens: int
+    cached_prompt_tokens: int
     first_diverging_position: int | None
     mean_kl: float
 
@@ -144,6 +145,8 @@ class FinishedEvent:
     """The last event of a request that ran to an end; `baseline` when it asked for one.
 
     `cancel_seconds`: from its cancel, if that ended it, until what it held was free.
+    `cached_prompt_tokens` of the prompt's tokens did not run, as an earlier request had left their keys and
+    values.
     """
 
     reason: FinishReason
@@ -152,6 +155,7 @@ class FinishedEvent:
     timings: Timings
     features: tuple[FeatureUse, ...]
     receipt: Receipt = NO_RECEIPT
+    cached_prompt_tokens: int = 0
     baseline: BaselineOutcome | None = None
     cancel_seconds: float | None = None
 

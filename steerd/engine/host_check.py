@@ -73,6 +73,7 @@ def _packed_rows(host: HostModel, point: HookPoint, texts: Mapping[str, list[int
     )
     for name, ids in texts.items():
         batch.admit(name, ids[:-_GENERATED], _GENERATED + 1)
+        batch.begin(name)
     steps: list[Tensor] = []
     handle = host.attach(point, lambda rows: steps.append(rows.clone()))
     found: dict[str, list[Tensor]] = {name: [] for name in texts}

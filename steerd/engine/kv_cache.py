@@ -3,7 +3,8 @@
 transformers' paged cache keeps the pages of all layers of a block side by side, so that a request's keys have
 to be copied out at every layer of every step. Here the tokens of a layer lie side by side, and a request is
 given all the blocks it can ever need when it is admitted, consecutive ones if there are any: its keys are
-then a view.
+then a view. So pages that several prompts have in common are copied, not shared: nobody else's end or edits
+can touch the memory of a request.
 """
 
 from __future__ import annotations
@@ -11,7 +12,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.lib.stride_tricks import sliding_window_view
 from torch import Tensor
 from transformers.generation.continuous_batching.cache import PagedAttentionCache
 from transformers.generation.continuous_batching.cache_allocators.full_attention import (
@@ -21,6 +24,7 @@ from transformers.generation.continuous_batching.model_runner import infer_max_s
 from transformers.generation.continuous_batching.requests import FutureRequestState, RequestState
 
 from steerd.engine.paged_attention import AttentionPlan, Segment, attend, attend_one, plan_attention
+from steerd.engine.prefix_pages import PrefixPages, PromptPages
 
 FULL = FullAttentionCacheAllocator.layer_type
 
@@ -37,6 +41,7 @@ class KvCache(PagedAttentionCache):
         self._in_pieces = only_full and self.cache_allocators[FULL].blocks_per_sector == 1
         self._plan: AttentionPlan | None = None
         self._copied_bounds: dict[str, list[tuple[slice, slice]]] = {}
+        self._pages = PrefixPages()
         if self._in_pieces:
             self._lay_out_by_layer(self.cache_allocators[FULL])
         # Layers of several kinds share the memory in pieces too large for some of them, so it is tried out.
@@ -53,16 +58,49 @@ class KvCache(PagedAttentionCache):
         """Memory that running requests hold."""
         return self.total_bytes - int(self.compute_free_capacity(relative=False))
 
+    @property
+    def why_no_sharing(self) -> str:
+        """What keeps prompts from taking over each other's pages; empty when nothing does."""
+        if set(self.cache_allocators) != {FULL}:
+            return "sliding-window layers"
+        return "" if self._in_pieces else "pages whose size is no multiple of 128 bytes"
+
     def reserve(self, state: RequestState, num_tokens: int) -> bool:
-        """Give a new request room for `num_tokens` tokens; False when that much is not free now."""
+        """Give a new request room for `num_tokens` tokens; False when that much is not free now.
+
+        `begin` must follow before its first step.
+        """
         self.pool.try_to_free_sectors()
         if self._in_pieces:
-            _bring_piece_forward(self.pool.free_sectors, -(-num_tokens // self._full.tokens_per_page))
-        if not self.can_store_request_tokens(state, num_tokens):
-            return False
-        if self._in_pieces:
-            self._clear(state.request_id)
-        return True
+            size = -(-num_tokens // self._full.tokens_per_page)
+            _bring_piece_forward(self.pool.free_sectors, size, self._pages)
+        return bool(self.can_store_request_tokens(state, num_tokens))
+
+    def begin(self, request_id: str, pages: PromptPages) -> int:
+        """Fill the memory of a request: the first pages of its prompt, as far as they are known, then zeros.
+
+        Returns how many tokens those pages hold. Nothing is taken over where `why_no_sharing` has a reason.
+        """
+        if not self._in_pieces:
+            return 0
+        page, own = self._full.tokens_per_page, self._full.block_table[request_id]
+        hashes = pages.hashes[: pages.takeable // page]
+        # Copied out before its own blocks are cleared, which may be among those where they lie.
+        found = self._by_layer[:, :, self._tokens_of(self._pages.find(hashes))]
+        num_found = found.shape[2]
+        self._pages.forget(own)
+        own_tokens = self._tokens_of(own)
+        # A view may reach past the keys written so far. What lies there is weighted with zero, so it must be
+        # finite, whatever an earlier request left.
+        self._by_layer.index_fill_(2, own_tokens[num_found:], 0)
+        self._by_layer.index_copy_(2, own_tokens[:num_found], found)
+        self.keep_pages(request_id, pages.hashes, num_found)
+        return num_found
+
+    def keep_pages(self, request_id: str, hashes: Sequence[bytes], num_tokens: int) -> None:
+        """Let other requests find the pages of a prompt that its first `num_tokens` tokens fill."""
+        num_pages = min(num_tokens // self._full.tokens_per_page, len(hashes))
+        self._pages.keep(self._full.block_table[request_id][:num_pages], hashes[:num_pages])
 
     def plan_step(self, requests: Sequence[FutureRequestState]) -> None:
         """Work out how the rows of the coming step attend."""
@@ -133,12 +171,12 @@ class KvCache(PagedAttentionCache):
         }
         allocator.block_physical_stride = page
 
-    def _clear(self, request_id: str) -> None:
-        """A view may reach past the keys written so far. What lies there is weighted with zero, so it must be
-        finite, whatever an earlier request left."""
-        page = self._full.tokens_per_page
-        for block in self._full.block_table[request_id]:
-            self._by_layer[:, :, block * page : (block + 1) * page] = 0
+    def _tokens_of(self, blocks: Sequence[int]) -> Tensor:
+        """Where the tokens of these blocks lie in a layer, [blocks * page]."""
+        page, device = self._full.tokens_per_page, self.cache_tensor.device
+        first = torch.tensor(blocks, dtype=torch.long, device=device).unsqueeze(1) * page
+        tokens: Tensor = first + torch.arange(page, device=device)  # [blocks, page]
+        return tokens.flatten()
 
     def _segment(self, request: FutureRequestState, first_row: int) -> Segment:
         page, state = self._full.tokens_per_page, request.state
@@ -159,24 +197,26 @@ class KvCache(PagedAttentionCache):
         )
 
 
-def _bring_piece_forward(free: list[int], size: int) -> None:
+def _bring_piece_forward(free: list[int], size: int, pages: PrefixPages) -> None:
     """Order the list of free blocks, which are taken from its end, so that the next `size` are consecutive.
 
-    Takes the smallest piece that is large enough, to keep large ones whole; without one, the order is by
-    number.
+    Takes those whose pages have been of no use for longest, in the smallest piece that is large enough, to
+    keep large ones whole; without one, the order is by number.
     """
     free.sort(reverse=True)
-    pieces: list[list[int]] = []
-    for block in reversed(free):
-        if pieces and pieces[-1][-1] == block - 1:
-            pieces[-1].append(block)
-        else:
-            pieces.append([block])
-    fitting = [piece for piece in pieces if len(piece) >= size]
-    if fitting:
-        taken = min(fitting, key=len)[:size]
-        rest = set(free) - set(taken)
-        free[:] = [*sorted(rest, reverse=True), *reversed(taken)]
+    if not 0 < size <= len(free):
+        return
+    blocks = np.array(free[::-1])
+    piece_of = np.cumsum(np.diff(blocks, prepend=blocks[0]) != 1)  # [blocks], the number of its piece
+    starts = np.flatnonzero(blocks[size - 1 :] - blocks[: len(blocks) - size + 1] == size - 1)
+    if len(starts) == 0:
+        return
+    used_at = sliding_window_view(np.array(pages.used_at(blocks.tolist())), size).max(axis=1)[starts]
+    piece_size = np.bincount(piece_of)[piece_of[starts]]
+    start = starts[np.lexsort((starts, piece_size, used_at))[0]]
+    taken = blocks[start : start + size]
+    rest = np.concatenate([blocks[:start], blocks[start + size :]])
+    free[:] = [*rest[::-1].tolist(), *taken[::-1].tolist()]
 
 
 def _starts(lengths: Sequence[int]) -> list[int]:

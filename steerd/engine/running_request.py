@@ -36,8 +36,10 @@ class RunningRequest:
         *,
         eos_token_ids: frozenset[int],
         stops_at: Callable[[int], bool] | None,
+        cached_tokens: int = 0,
     ) -> None:
-        """`stops_at` is told each generated id, and says when a stop string has appeared."""
+        """`stops_at` is told each generated id, and says when a stop string has appeared; the prompt's first
+        `cached_tokens` tokens are not run."""
         self.submission = submission
         self.request = submission.request
         self.deliver = submission.deliver
@@ -52,6 +54,7 @@ class RunningRequest:
         self.triggers = Triggers(wishes.triggers)
         self._eos_token_ids = eos_token_ids
         self._stops_at = stops_at
+        self._cached_tokens = cached_tokens
 
     @property
     def num_generated(self) -> int:
@@ -118,6 +121,7 @@ class RunningRequest:
         return FinishedEvent(
             reason=reason,
             prompt_tokens=len(self.request.prompt_ids),
+            cached_prompt_tokens=self._cached_tokens,
             generated_tokens=self.num_generated,
             timings=Timings(
                 queue_seconds=self.started - self.submitted,

@@ -93,6 +93,7 @@ class Twins:
             reason=finished.reason,
             prompt_tokens=finished.prompt_tokens,
             generated_tokens=finished.generated_tokens,
+            cached_prompt_tokens=finished.cached_prompt_tokens,
             first_diverging_position=parts_at,
             mean_kl=sum(alike) / max(len(alike), 1),
         )

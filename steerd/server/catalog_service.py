@@ -27,8 +27,16 @@ class CatalogService(CatalogServiceServicer):
     """Answers from what was loaded at the start."""
 
     def __init__(
-        self, host: HostModel, saes: LoadedSaes, config: Config, presets: PresetBook, policies: Policies
+        self,
+        host: HostModel,
+        saes: LoadedSaes,
+        config: Config,
+        presets: PresetBook,
+        policies: Policies,
+        why_no_sharing: str,
     ) -> None:
+        """`why_no_sharing` says why prompts share no prefixes, empty when they do."""
+        self._why_no_sharing = why_no_sharing
         self._host = host
         self._saes = saes
         self._config = config
@@ -45,7 +53,7 @@ class CatalogService(CatalogServiceServicer):
             model=_host_model(self._host),
             limits=_limits(self._config),
             watched_features=_watched_features(self._config),
-            capabilities=_capabilities(self._config.steering),
+            capabilities=_capabilities(self._config.steering, self._why_no_sharing),
         )
 
     async def ListSaes(
@@ -102,8 +110,10 @@ def _limits(config: Config) -> pb.Limits:
     )
 
 
-def _capabilities(steering: SteeringConfig) -> pb.Capabilities:
+def _capabilities(steering: SteeringConfig, why_no_sharing: str) -> pb.Capabilities:
     return pb.Capabilities(
+        prefix_sharing=not why_no_sharing,
+        prefix_sharing_reason=why_no_sharing,
         max_dose=steering.max_dose,
         over_dose=_over_dose(steering.over_dose),
     )

@@ -28,7 +28,7 @@ from steerd.pb.v1 import feature_pb2
 from steerd.pb.v1 import generation_service_pb2 as pb
 from steerd.receipt_wire import receipt_message
 from steerd.server.reply_baseline import BaselineWriter, baseline_summary
-from steerd.server.reply_finish import FINISH_REASONS
+from steerd.server.reply_finish import FINISH_REASONS, usage_of
 from steerd.server.reply_reading import reading_message
 from steerd.server.stop_text import StopText
 
@@ -168,7 +168,7 @@ def _completed(event: FinishedEvent, plan_hash: str) -> pb.Completed:
     timings = event.timings
     return pb.Completed(
         finish_reason=FINISH_REASONS[event.reason],
-        usage=pb.Usage(prompt_tokens=event.prompt_tokens, generated_tokens=event.generated_tokens),
+        usage=usage_of(event),
         timings=pb.Timings(
             queue_seconds=timings.queue_seconds,
             prefill_seconds=timings.prefill_seconds,

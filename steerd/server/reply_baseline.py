@@ -9,7 +9,7 @@ from transformers import PreTrainedTokenizerBase
 from steerd.engine.events import BaselineOutcome, DivergenceEvent, TokenEvent
 from steerd.host.text import IncrementalDecoder
 from steerd.pb.v1 import generation_service_pb2 as pb
-from steerd.server.reply_finish import FINISH_REASONS
+from steerd.server.reply_finish import FINISH_REASONS, usage_of
 from steerd.server.stop_text import StopText
 
 
@@ -48,7 +48,7 @@ def baseline_summary(outcome: BaselineOutcome) -> pb.BaselineSummary:
     """How it ended."""
     return pb.BaselineSummary(
         finish_reason=FINISH_REASONS[outcome.reason],
-        usage=pb.Usage(prompt_tokens=outcome.prompt_tokens, generated_tokens=outcome.generated_tokens),
+        usage=usage_of(outcome),
         first_diverging_position=outcome.first_diverging_position,
         mean_kl=outcome.mean_kl,
     )

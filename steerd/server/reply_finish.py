@@ -1,7 +1,8 @@
-"""Why a generation ended -> wire."""
+"""Why a generation ended and what it used -> wire."""
 
 from __future__ import annotations
 
+from steerd.engine.events import BaselineOutcome, FinishedEvent
 from steerd.engine.request import FinishReason
 from steerd.pb.v1 import generation_service_pb2 as pb
 
@@ -11,3 +12,12 @@ FINISH_REASONS = {
     FinishReason.STOP_SEQUENCE: pb.FINISH_REASON_STOP_SEQUENCE,
     FinishReason.FEATURE: pb.FINISH_REASON_FEATURE,
 }
+
+
+def usage_of(finished: FinishedEvent | BaselineOutcome) -> pb.Usage:
+    """The tokens that it used."""
+    return pb.Usage(
+        prompt_tokens=finished.prompt_tokens,
+        generated_tokens=finished.generated_tokens,
+        cached_prompt_tokens=finished.cached_prompt_tokens,
+    )

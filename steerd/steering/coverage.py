@@ -50,6 +50,11 @@ class Coverage:
         tokens = np.fromiter(map(self._takes, prompt_ids), dtype=np.bool_, count=len(prompt_ids))
         self._prompt = np.where(tokens, self._by_position(0, len(prompt_ids)), 0).astype(np.float32)
 
+    @property
+    def prompt(self) -> Floats:
+        """The factors of the prompt's rows, [prompt]."""
+        return self._prompt
+
     def factors(self, first_position: int, token_ids: Sequence[int]) -> Floats:
         """The factors of consecutive rows, [rows]."""
         prompt = self._prompt[first_position : first_position + len(token_ids)]

@@ -13,6 +13,7 @@ from steerd.engine.events import (
     FiredEvent,
     LastEvent,
     PromptEvent,
+    ScoredEvent,
     StepReport,
     StreamEvent,
     TokenEvent,
@@ -71,6 +72,12 @@ class Recorder:
     @property
     def logprobs(self) -> list[float]:
         return [event.logprob for event in self.tokens]
+
+    @property
+    def scores(self) -> list[float]:
+        """The log-probabilities of a scored text's tokens."""
+        parts = [event.logprobs for event in self.events if isinstance(event, ScoredEvent)]
+        return [logprob for part in parts for logprob in part]
 
     @property
     def readings(self) -> list[TokenReading]:

@@ -88,7 +88,7 @@ class PlainRows:
             wanted: set[int] = set()
             for stretch in scope.positions:
                 start = stretch.start if stretch.start >= 0 else length + stretch.start
-                end = 10**6 if stretch.end is None else stretch.end
+                end = 10**4 if stretch.end is None else stretch.end
                 wanted |= set(range(start, end if end >= 0 else length + end))
             if position not in wanted:
                 return False

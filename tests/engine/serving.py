@@ -19,8 +19,13 @@ from tests.engine.requests import SHORT, greedy_request
 from tests.tiny_hosts import make_tiny_host
 from tests.tiny_saes import tiny_sae
 
-SMALL: dict[str, Any] = {"kv_cache_gib": 0.002, "max_batch_tokens": 16, "page_size": 8}
-"""Options with which prompts are cut into chunks."""
+SMALL: dict[str, Any] = {
+    "kv_cache_gib": 0.002,
+    "max_batch_tokens": 16,
+    "page_size": 8,
+    "share_prefixes": False,
+}
+"""Options with which prompts are cut into chunks, and every row of them runs."""
 
 
 def tiny_saes(host: HostModel, layers: Sequence[int] = (0, 1)) -> LoadedSaes:

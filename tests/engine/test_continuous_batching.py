@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from steerd.engine.continuous_batching import ContinuousBatch
+from steerd.engine.prefix_pages import NO_PAGES, PromptPages, page_hashes
 from steerd.errors import ConfigError
 from steerd.host.host_model import HostModel
 from tests.tiny_hosts import make_tiny_host
@@ -46,6 +47,7 @@ class Driver:
     max_batch_tokens: int = 64
     page: int = PAGE
     left: dict[str, int] = field(default_factory=dict)
+    cached: dict[str, int] = field(default_factory=dict)
     token_ids: dict[str, list[int]] = field(default_factory=dict)
     logits: dict[str, list[Tensor]] = field(default_factory=dict)
     scored: dict[str, list[Tensor]] = field(default_factory=dict)
@@ -70,9 +72,12 @@ class Driver:
             self.logits[request_id].append(row.clone())
         return logits.argmax(dim=-1), torch.zeros(len(logits))
 
-    def admit(self, request_id: str, prompt: Sequence[int], max_new_tokens: int) -> bool:
+    def admit(
+        self, request_id: str, prompt: Sequence[int], max_new_tokens: int, pages: PromptPages = NO_PAGES
+    ) -> bool:
         admitted = self.batch.admit(request_id, prompt, max_new_tokens)
         if admitted:
+            self.cached[request_id] = self.batch.begin(request_id, pages)
             self.token_ids[request_id], self.logits[request_id] = list(prompt), []
             self.left[request_id] = max_new_tokens
         return admitted
@@ -232,6 +237,71 @@ def test_random_walk_keeps_the_memory_and_the_logits_whole(kind: str, plain: Hos
     assert len(sampled) > 4
     for request_id in sampled:
         driver.assert_plain(plain, request_id)
+
+
+def kept(driver: Driver, request_id: str, num_tokens: int) -> Tensor:
+    """What the memory holds of a request's first tokens: [layers, 2, tokens, heads, head_dim]."""
+    page = driver.page
+    blocks = driver.blocks(request_id)
+    rows = torch.tensor([blocks[at // page] * page + at % page for at in range(num_tokens)], dtype=torch.long)
+    views = [torch.stack(driver.batch.cache.layer_to_allocator[0]._kv_token_views[at]) for at in range(3)]
+    return torch.stack(views)[:, :, rows]
+
+
+def computed(plain: HostModel, token_ids: Sequence[int]) -> Tensor:
+    """The same by the plain forward."""
+    with torch.inference_mode():
+        cache = plain.model(torch.tensor([token_ids]), use_cache=True).past_key_values
+    return torch.stack([torch.stack([layer.keys[0], layer.values[0]]) for layer in cache.layers]).transpose(
+        2, 3
+    )
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_random_walk_takes_over_only_what_a_fresh_run_would_make(seed: int) -> None:
+    """Few beginnings, little memory: pages are offered, taken over, overwritten and offered again."""
+    chance = random.Random(seed)
+    plain, driver = make_tiny_host("llama"), drive("full", num_blocks=18, max_batch_tokens=7)
+    stems = [prompt_of(14, number) for number in range(3)]
+    cached = []
+    for move in range(150):
+        action, request_id = chance.random(), f"request-{move}"
+        if action < 0.35:
+            stem = chance.choice(stems)[: chance.randint(4, 14)]
+            prompt = [*stem, *prompt_of(chance.randint(0, 5), move)]
+            pages = PromptPages(page_hashes(prompt, [], PAGE), len(prompt) - 1)
+            if driver.admit(request_id, prompt, chance.randint(1, 5), pages):
+                cached.append(driver.cached[request_id])
+                found, expected = kept(driver, request_id, cached[-1]), computed(plain, prompt)
+                torch.testing.assert_close(found, expected[:, :, : cached[-1]], atol=1e-5, rtol=0)
+        elif action < 0.42 and driver.left:
+            driver.remove(chance.choice(list(driver.left)))
+        else:
+            driver.step()
+    driver.finish()
+
+    assert sum(number > 0 for number in cached) > 5
+    assert cached.count(0) > 5
+    for request_id, logits in driver.logits.items():
+        if logits:
+            driver.assert_plain(plain, request_id)
+
+
+def test_pages_of_use_are_overwritten_last() -> None:
+    """Four requests of three pages fill the memory; two of their pages can be taken over."""
+    driver = drive("full", num_blocks=12)
+    prompts = {name: prompt_of(3 * PAGE, number) for number, name in enumerate("abcd")}
+
+    def run(name: str) -> int:
+        pages = PromptPages(page_hashes(prompts[name], [], PAGE), 3 * PAGE - 1)
+        assert driver.admit(name, prompts[name], 1, pages)
+        driver.finish()
+        return driver.cached[name]
+
+    assert [run(name) for name in "abc"] == [0, 0, 0]
+    assert run("a") == 2 * PAGE
+    assert run("d") == 0  # where b was
+    assert [run(name) for name in "cab"] == [2 * PAGE, 2 * PAGE, 0]
 
 
 def consecutive(blocks: Sequence[int]) -> bool:

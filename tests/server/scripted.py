@@ -114,7 +114,7 @@ async def scripted_server(
         admission=grpc_server.admission,
         observer=counts,
     )
-    catalog = CatalogService(host, saes, Config(), presets, policies)
+    catalog = CatalogService(host, saes, Config(), presets, policies, "")
     await grpc_server.start(generation, catalog, is_healthy=lambda: True)
     address = f"127.0.0.1:{grpc_server.port}"
     try:

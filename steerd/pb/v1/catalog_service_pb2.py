@@ -26,7 +26,7 @@ from steerd.pb.v1 import feature_pb2 as steerd_dot_pb_dot_v1_dot_feature__pb2
 from steerd.pb.v1 import steering_pb2 as steerd_dot_pb_dot_v1_dot_steering__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\"steerd/pb/v1/catalog_service.proto\x12\tsteerd.v1\x1a\x1asteerd/pb/v1/feature.proto\x1a\x1bsteerd/pb/v1/steering.proto\"\x16\n\x14GetServerInfoRequest\"\x8b\x02\n\x15GetServerInfoResponse\x12\x18\n\x07version\x18\x01 \x01(\tR\x07version\x12*\n\x05model\x18\x02 \x01(\x0b\x32\x14.steerd.v1.HostModelR\x05model\x12)\n\x06limits\x18\x03 \x01(\x0b\x32\x11.steerd.v1.LimitsR\x06limits\x12\x44\n\x10watched_features\x18\x04 \x03(\x0b\x32\x19.steerd.v1.WatchedFeatureR\x0fwatchedFeatures\x12;\n\x0c\x63\x61pabilities\x18\x05 \x01(\x0b\x32\x17.steerd.v1.CapabilitiesR\x0c\x63\x61pabilities\"[\n\x0c\x43\x61pabilities\x12\x19\n\x08max_dose\x18\x04 \x01(\x02R\x07maxDose\x12\x30\n\tover_dose\x18\x05 \x01(\x0e\x32\x13.steerd.v1.OverDoseR\x08overDose\"\x94\x02\n\tHostModel\x12\x12\n\x04name\x18\x01 \x01(\tR\x04name\x12\x17\n\x07\x64_model\x18\x02 \x01(\rR\x06\x64Model\x12\x1d\n\nnum_layers\x18\x03 \x01(\rR\tnumLayers\x12\x1d\n\nvocab_size\x18\x04 \x01(\rR\tvocabSize\x12\x1f\n\x0bmax_context\x18\x05 \x01(\rR\nmaxContext\x12\x14\n\x05\x64type\x18\x06 \x01(\tR\x05\x64type\x12\x16\n\x06\x64\x65vice\x18\x07 \x01(\tR\x06\x64\x65vice\x12!\n\x0c\x63ontent_hash\x18\x08 \x01(\tR\x0b\x63ontentHash\x12*\n\x11has_chat_template\x18\t \x01(\x08R\x0fhasChatTemplate\"\xa9\x05\n\x06Limits\x12$\n\x0emax_new_tokens\x18\x01 \x01(\rR\x0cmaxNewTokens\x12\x33\n\x16\x64\x65\x66\x61ult_max_new_tokens\x18\x02 \x01(\rR\x13\x64\x65\x66\x61ultMaxNewTokens\x12\x32\n\x15max_prompt_characters\x18\x03 \x01(\rR\x13maxPromptCharacters\x12+\n\x11max_interventions\x18\x04 \x01(\rR\x10maxInterventions\x12\x30\n\x14max_watched_features\x18\x05 \x01(\rR\x12maxWatchedFeatures\x12\x1a\n\tmax_top_k\x18\x06 \x01(\rR\x07maxTopK\x12(\n\x10max_stop_strings\x18\x07 \x01(\rR\x0emaxStopStrings\x12.\n\x13max_stop_characters\x18\x08 \x01(\rR\x11maxStopCharacters\x12#\n\rmax_magnitude\x18\t \x01(\x02R\x0cmaxMagnitude\x12.\n\x13max_request_seconds\x18\n \x01(\x01R\x11maxRequestSeconds\x12\x30\n\x14max_direction_values\x18\x0b \x01(\rR\x12maxDirectionValues\x12\x1b\n\tmax_tests\x18\x0c \x01(\rR\x08maxTests\x12&\n\x0fmax_scope_items\x18\x0e \x01(\rR\rmaxScopeItems\x12+\n\x11max_continuations\x18\x0f \x01(\rR\x10maxContinuations\x12!\n\x0cmax_triggers\x18\x10 \x01(\rR\x0bmaxTriggers\x12\x1f\n\x0bmax_presets\x18\x11 \x01(\rR\nmaxPresets\"u\n\x0eWatchedFeature\x12/\n\x07\x66\x65\x61ture\x18\x01 \x01(\x0b\x32\x15.steerd.v1.FeatureRefR\x07\x66\x65\x61ture\x12\x14\n\x05\x61lias\x18\x02 \x01(\tR\x05\x61lias\x12\x1c\n\tthreshold\x18\x03 \x01(\x02R\tthreshold\"\x11\n\x0fListSaesRequest\"6\n\x10ListSaesResponse\x12\"\n\x04saes\x18\x01 \x03(\x0b\x32\x0e.steerd.v1.SaeR\x04saes\"\xa3\x02\n\x03Sae\x12\x12\n\x04name\x18\x01 \x01(\tR\x04name\x12\x1d\n\nhook_point\x18\x02 \x01(\tR\thookPoint\x12\x17\n\x07\x64_model\x18\x03 \x01(\rR\x06\x64Model\x12\x13\n\x05\x64_sae\x18\x04 \x01(\rR\x04\x64Sae\x12\"\n\x0c\x61rchitecture\x18\x05 \x01(\tR\x0c\x61rchitecture\x12\x1d\n\nmodel_name\x18\x06 \x01(\tR\tmodelName\x12%\n\x0eweights_sha256\x18\x07 \x01(\tR\rweightsSha256\x12%\n\x0ehas_statistics\x18\x08 \x01(\x08R\rhasStatistics\x12*\n\x11median_resid_norm\x18\t \x01(\x02R\x0fmedianResidNorm\"\x14\n\x12ListPresetsRequest\"q\n\x13ListPresetsResponse\x12+\n\x07presets\x18\x01 \x03(\x0b\x32\x11.steerd.v1.PresetR\x07presets\x12-\n\x08policies\x18\x02 \x03(\x0b\x32\x11.steerd.v1.PolicyR\x08policies\"\x97\x01\n\x06Preset\x12\x12\n\x04name\x18\x01 \x01(\tR\x04name\x12\x18\n\x07version\x18\x02 \x01(\tR\x07version\x12 \n\x0b\x64\x65scription\x18\x03 \x01(\tR\x0b\x64\x65scription\x12=\n\rinterventions\x18\x04 \x03(\x0b\x32\x17.steerd.v1.InterventionR\rinterventions\"\x9e\x02\n\x06Policy\x12\x12\n\x04name\x18\x01 \x01(\tR\x04name\x12\x18\n\x07version\x18\x02 \x01(\tR\x07version\x12 \n\x0b\x64\x65scription\x18\x03 \x01(\tR\x0b\x64\x65scription\x12=\n\rinterventions\x18\x04 \x03(\x0b\x32\x17.steerd.v1.InterventionR\rinterventions\x12&\n\x05\x61llow\x18\x06 \x01(\x0b\x32\x10.steerd.v1.AllowR\x05\x61llow\x12\x1e\n\x08max_dose\x18\x07 \x01(\x02H\x00R\x07maxDose\x88\x01\x01\x12\x30\n\tover_dose\x18\x08 \x01(\x0e\x32\x13.steerd.v1.OverDoseR\x08overDoseB\x0b\n\t_max_dose\"\x7f\n\x05\x41llow\x12\x1a\n\x08\x66\x65\x61tures\x18\x01 \x03(\tR\x08\x66\x65\x61tures\x12\x1e\n\ndirections\x18\x02 \x01(\x08R\ndirections\x12 \n\x0breconstruct\x18\x03 \x01(\x08R\x0breconstruct\x12\x18\n\x07presets\x18\x04 \x03(\tR\x07presets2\xf7\x01\n\x0e\x43\x61talogService\x12R\n\rGetServerInfo\x12\x1f.steerd.v1.GetServerInfoRequest\x1a .steerd.v1.GetServerInfoResponse\x12\x43\n\x08ListSaes\x12\x1a.steerd.v1.ListSaesRequest\x1a\x1b.steerd.v1.ListSaesResponse\x12L\n\x0bListPresets\x12\x1d.steerd.v1.ListPresetsRequest\x1a\x1e.steerd.v1.ListPresetsResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\"steerd/pb/v1/catalog_service.proto\x12\tsteerd.v1\x1a\x1asteerd/pb/v1/feature.proto\x1a\x1bsteerd/pb/v1/steering.proto\"\x16\n\x14GetServerInfoRequest\"\x8b\x02\n\x15GetServerInfoResponse\x12\x18\n\x07version\x18\x01 \x01(\tR\x07version\x12*\n\x05model\x18\x02 \x01(\x0b\x32\x14.steerd.v1.HostModelR\x05model\x12)\n\x06limits\x18\x03 \x01(\x0b\x32\x11.steerd.v1.LimitsR\x06limits\x12\x44\n\x10watched_features\x18\x04 \x03(\x0b\x32\x19.steerd.v1.WatchedFeatureR\x0fwatchedFeatures\x12;\n\x0c\x63\x61pabilities\x18\x05 \x01(\x0b\x32\x17.steerd.v1.CapabilitiesR\x0c\x63\x61pabilities\"\xb6\x01\n\x0c\x43\x61pabilities\x12%\n\x0eprefix_sharing\x18\x01 \x01(\x08R\rprefixSharing\x12\x32\n\x15prefix_sharing_reason\x18\x02 \x01(\tR\x13prefixSharingReason\x12\x19\n\x08max_dose\x18\x04 \x01(\x02R\x07maxDose\x12\x30\n\tover_dose\x18\x05 \x01(\x0e\x32\x13.steerd.v1.OverDoseR\x08overDose\"\x94\x02\n\tHostModel\x12\x12\n\x04name\x18\x01 \x01(\tR\x04name\x12\x17\n\x07\x64_model\x18\x02 \x01(\rR\x06\x64Model\x12\x1d\n\nnum_layers\x18\x03 \x01(\rR\tnumLayers\x12\x1d\n\nvocab_size\x18\x04 \x01(\rR\tvocabSize\x12\x1f\n\x0bmax_context\x18\x05 \x01(\rR\nmaxContext\x12\x14\n\x05\x64type\x18\x06 \x01(\tR\x05\x64type\x12\x16\n\x06\x64\x65vice\x18\x07 \x01(\tR\x06\x64\x65vice\x12!\n\x0c\x63ontent_hash\x18\x08 \x01(\tR\x0b\x63ontentHash\x12*\n\x11has_chat_template\x18\t \x01(\x08R\x0fhasChatTemplate\"\xa9\x05\n\x06Limits\x12$\n\x0emax_new_tokens\x18\x01 \x01(\rR\x0cmaxNewTokens\x12\x33\n\x16\x64\x65\x66\x61ult_max_new_tokens\x18\x02 \x01(\rR\x13\x64\x65\x66\x61ultMaxNewTokens\x12\x32\n\x15max_prompt_characters\x18\x03 \x01(\rR\x13maxPromptCharacters\x12+\n\x11max_interventions\x18\x04 \x01(\rR\x10maxInterventions\x12\x30\n\x14max_watched_features\x18\x05 \x01(\rR\x12maxWatchedFeatures\x12\x1a\n\tmax_top_k\x18\x06 \x01(\rR\x07maxTopK\x12(\n\x10max_stop_strings\x18\x07 \x01(\rR\x0emaxStopStrings\x12.\n\x13max_stop_characters\x18\x08 \x01(\rR\x11maxStopCharacters\x12#\n\rmax_magnitude\x18\t \x01(\x02R\x0cmaxMagnitude\x12.\n\x13max_request_seconds\x18\n \x01(\x01R\x11maxRequestSeconds\x12\x30\n\x14max_direction_values\x18\x0b \x01(\rR\x12maxDirectionValues\x12\x1b\n\tmax_tests\x18\x0c \x01(\rR\x08maxTests\x12&\n\x0fmax_scope_items\x18\x0e \x01(\rR\rmaxScopeItems\x12+\n\x11max_continuations\x18\x0f \x01(\rR\x10maxContinuations\x12!\n\x0cmax_triggers\x18\x10 \x01(\rR\x0bmaxTriggers\x12\x1f\n\x0bmax_presets\x18\x11 \x01(\rR\nmaxPresets\"u\n\x0eWatchedFeature\x12/\n\x07\x66\x65\x61ture\x18\x01 \x01(\x0b\x32\x15.steerd.v1.FeatureRefR\x07\x66\x65\x61ture\x12\x14\n\x05\x61lias\x18\x02 \x01(\tR\x05\x61lias\x12\x1c\n\tthreshold\x18\x03 \x01(\x02R\tthreshold\"\x11\n\x0fListSaesRequest\"6\n\x10ListSaesResponse\x12\"\n\x04saes\x18\x01 \x03(\x0b\x32\x0e.steerd.v1.SaeR\x04saes\"\xa3\x02\n\x03Sae\x12\x12\n\x04name\x18\x01 \x01(\tR\x04name\x12\x1d\n\nhook_point\x18\x02 \x01(\tR\thookPoint\x12\x17\n\x07\x64_model\x18\x03 \x01(\rR\x06\x64Model\x12\x13\n\x05\x64_sae\x18\x04 \x01(\rR\x04\x64Sae\x12\"\n\x0c\x61rchitecture\x18\x05 \x01(\tR\x0c\x61rchitecture\x12\x1d\n\nmodel_name\x18\x06 \x01(\tR\tmodelName\x12%\n\x0eweights_sha256\x18\x07 \x01(\tR\rweightsSha256\x12%\n\x0ehas_statistics\x18\x08 \x01(\x08R\rhasStatistics\x12*\n\x11median_resid_norm\x18\t \x01(\x02R\x0fmedianResidNorm\"\x14\n\x12ListPresetsRequest\"q\n\x13ListPresetsResponse\x12+\n\x07presets\x18\x01 \x03(\x0b\x32\x11.steerd.v1.PresetR\x07presets\x12-\n\x08policies\x18\x02 \x03(\x0b\x32\x11.steerd.v1.PolicyR\x08policies\"\x97\x01\n\x06Preset\x12\x12\n\x04name\x18\x01 \x01(\tR\x04name\x12\x18\n\x07version\x18\x02 \x01(\tR\x07version\x12 \n\x0b\x64\x65scription\x18\x03 \x01(\tR\x0b\x64\x65scription\x12=\n\rinterventions\x18\x04 \x03(\x0b\x32\x17.steerd.v1.InterventionR\rinterventions\"\x9e\x02\n\x06Policy\x12\x12\n\x04name\x18\x01 \x01(\tR\x04name\x12\x18\n\x07version\x18\x02 \x01(\tR\x07version\x12 \n\x0b\x64\x65scription\x18\x03 \x01(\tR\x0b\x64\x65scription\x12=\n\rinterventions\x18\x04 \x03(\x0b\x32\x17.steerd.v1.InterventionR\rinterventions\x12&\n\x05\x61llow\x18\x06 \x01(\x0b\x32\x10.steerd.v1.AllowR\x05\x61llow\x12\x1e\n\x08max_dose\x18\x07 \x01(\x02H\x00R\x07maxDose\x88\x01\x01\x12\x30\n\tover_dose\x18\x08 \x01(\x0e\x32\x13.steerd.v1.OverDoseR\x08overDoseB\x0b\n\t_max_dose\"\x7f\n\x05\x41llow\x12\x1a\n\x08\x66\x65\x61tures\x18\x01 \x03(\tR\x08\x66\x65\x61tures\x12\x1e\n\ndirections\x18\x02 \x01(\x08R\ndirections\x12 \n\x0breconstruct\x18\x03 \x01(\x08R\x0breconstruct\x12\x18\n\x07presets\x18\x04 \x03(\tR\x07presets2\xf7\x01\n\x0e\x43\x61talogService\x12R\n\rGetServerInfo\x12\x1f.steerd.v1.GetServerInfoRequest\x1a .steerd.v1.GetServerInfoResponse\x12\x43\n\x08ListSaes\x12\x1a.steerd.v1.ListSaesRequest\x1a\x1b.steerd.v1.ListSaesResponse\x12L\n\x0bListPresets\x12\x1d.steerd.v1.ListPresetsRequest\x1a\x1e.steerd.v1.ListPresetsResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -37,30 +37,30 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_GETSERVERINFOREQUEST']._serialized_end=128
   _globals['_GETSERVERINFORESPONSE']._serialized_start=131
   _globals['_GETSERVERINFORESPONSE']._serialized_end=398
-  _globals['_CAPABILITIES']._serialized_start=400
-  _globals['_CAPABILITIES']._serialized_end=491
-  _globals['_HOSTMODEL']._serialized_start=494
-  _globals['_HOSTMODEL']._serialized_end=770
-  _globals['_LIMITS']._serialized_start=773
-  _globals['_LIMITS']._serialized_end=1454
-  _globals['_WATCHEDFEATURE']._serialized_start=1456
-  _globals['_WATCHEDFEATURE']._serialized_end=1573
-  _globals['_LISTSAESREQUEST']._serialized_start=1575
-  _globals['_LISTSAESREQUEST']._serialized_end=1592
-  _globals['_LISTSAESRESPONSE']._serialized_start=1594
-  _globals['_LISTSAESRESPONSE']._serialized_end=1648
-  _globals['_SAE']._serialized_start=1651
-  _globals['_SAE']._serialized_end=1942
-  _globals['_LISTPRESETSREQUEST']._serialized_start=1944
-  _globals['_LISTPRESETSREQUEST']._serialized_end=1964
-  _globals['_LISTPRESETSRESPONSE']._serialized_start=1966
-  _globals['_LISTPRESETSRESPONSE']._serialized_end=2079
-  _globals['_PRESET']._serialized_start=2082
-  _globals['_PRESET']._serialized_end=2233
-  _globals['_POLICY']._serialized_start=2236
-  _globals['_POLICY']._serialized_end=2522
-  _globals['_ALLOW']._serialized_start=2524
-  _globals['_ALLOW']._serialized_end=2651
-  _globals['_CATALOGSERVICE']._serialized_start=2654
-  _globals['_CATALOGSERVICE']._serialized_end=2901
+  _globals['_CAPABILITIES']._serialized_start=401
+  _globals['_CAPABILITIES']._serialized_end=583
+  _globals['_HOSTMODEL']._serialized_start=586
+  _globals['_HOSTMODEL']._serialized_end=862
+  _globals['_LIMITS']._serialized_start=865
+  _globals['_LIMITS']._serialized_end=1546
+  _globals['_WATCHEDFEATURE']._serialized_start=1548
+  _globals['_WATCHEDFEATURE']._serialized_end=1665
+  _globals['_LISTSAESREQUEST']._serialized_start=1667
+  _globals['_LISTSAESREQUEST']._serialized_end=1684
+  _globals['_LISTSAESRESPONSE']._serialized_start=1686
+  _globals['_LISTSAESRESPONSE']._serialized_end=1740
+  _globals['_SAE']._serialized_start=1743
+  _globals['_SAE']._serialized_end=2034
+  _globals['_LISTPRESETSREQUEST']._serialized_start=2036
+  _globals['_LISTPRESETSREQUEST']._serialized_end=2056
+  _globals['_LISTPRESETSRESPONSE']._serialized_start=2058
+  _globals['_LISTPRESETSRESPONSE']._serialized_end=2171
+  _globals['_PRESET']._serialized_start=2174
+  _globals['_PRESET']._serialized_end=2325
+  _globals['_POLICY']._serialized_start=2328
+  _globals['_POLICY']._serialized_end=2614
+  _globals['_ALLOW']._serialized_start=2616
+  _globals['_ALLOW']._serialized_end=2743
+  _globals['_CATALOGSERVICE']._serialized_start=2746
+  _globals['_CATALOGSERVICE']._serialized_end=2993
 # @@protoc_insertion_point(module_scope)

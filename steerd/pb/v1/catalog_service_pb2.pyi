@@ -64,7 +64,7 @@ class GetServerInfoResponse(_message.Message):
 
     @_builtins.property
     def capabilities(self) -> Global___Capabilities:
-        """What this server allows."""
+        """What this server can do and allows."""
 
     def __init__(
         self,
@@ -85,12 +85,18 @@ Global___GetServerInfoResponse: _TypeAlias = GetServerInfoResponse  # noqa: Y015
 
 @_typing.final
 class Capabilities(_message.Message):
-    """What a server allows."""
+    """What a server can do and allows."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
+    PREFIX_SHARING_FIELD_NUMBER: _builtins.int
+    PREFIX_SHARING_REASON_FIELD_NUMBER: _builtins.int
     MAX_DOSE_FIELD_NUMBER: _builtins.int
     OVER_DOSE_FIELD_NUMBER: _builtins.int
+    prefix_sharing: _builtins.bool
+    """Whether prompts that begin with the same text, steered alike, are computed once."""
+    prefix_sharing_reason: _builtins.str
+    """Why not; empty if so."""
     max_dose: _builtins.float
     """Most that interventions may add at one hook point, in multiples of its median residual norm."""
     over_dose: _steering_pb2.OverDose.ValueType
@@ -98,12 +104,14 @@ class Capabilities(_message.Message):
     def __init__(
         self,
         *,
+        prefix_sharing: _builtins.bool = ...,
+        prefix_sharing_reason: _builtins.str = ...,
         max_dose: _builtins.float = ...,
         over_dose: _steering_pb2.OverDose.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["max_dose", b"max_dose", "over_dose", b"over_dose"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["max_dose", b"max_dose", "over_dose", b"over_dose", "prefix_sharing", b"prefix_sharing", "prefix_sharing_reason", b"prefix_sharing_reason"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
