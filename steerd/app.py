@@ -66,7 +66,8 @@ def try_out(config: Config) -> Report:
 
 def load_host(config: Config) -> HostModel:
     """The configured host. Raises HostError."""
-    return HostModel.load(config.model.name, dtype=config.model.dtype, device=config.model.device)
+    model = config.model
+    return HostModel.load(model.name, dtype=model.dtype, device=model.device, weights=model.weights)
 
 
 def load_saes(config: Config, host: HostModel) -> LoadedSaes:

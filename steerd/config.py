@@ -40,11 +40,15 @@ def _matching(pattern: str) -> dict[str, Any]:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ModelConfig:
-    """The host model: an alias, a local folder or a hub id, and how it is held in memory."""
+    """The host model: an alias, a local folder or a hub id, and how it is held in memory.
+
+    `weights` may be int8_head for a host on the CPU in float32: logits come sooner then and are less exact.
+    """
 
     name: str = field(default=DEFAULT_MODEL, metadata=_matching(r".+"))
     dtype: str = field(default="float32", metadata=_matching(r"float32|bfloat16|float16"))
     device: str = field(default="cpu", metadata=_matching(r"[a-z]+(:\d+)?"))
+    weights: str = field(default="as_loaded", metadata=_matching(r"as_loaded|int8_head"))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -198,6 +202,7 @@ class Config:
                 _check_bounds(table, f"{key}[{position}]")
             _check_unique(key, (f"{table.name}@{table.version}" for table in tables))
         self._check_saes()
+        self._check_weights()
         self._check_host()
         self._check_watch()
         self._check_batch()
@@ -213,6 +218,12 @@ class Config:
         if engine.max_batch_tokens < engine.max_running_requests:  # each that runs has at least one row
             bound = f"at least engine.max_running_requests, {engine.max_running_requests}"
             _fail("engine.max_batch_tokens", bound, engine.max_batch_tokens)
+
+    def _check_weights(self) -> None:
+        model = self.model
+        if model.weights == "int8_head" and (model.dtype, model.device) != ("float32", "cpu"):
+            bound = "as_loaded, as int8_head is for float32 on the cpu"
+            _fail("model.weights", f"{bound} and not for {model.dtype} on {model.device}", model.weights)
 
     def _check_saes(self) -> None:
         if len(self.saes) > MAX_SAES:

@@ -117,6 +117,15 @@ def test_another_host_has_no_starter_sae() -> None:
         ({"server": {"host": "0.0.0.0"}}, ["server.host must be a loopback", "'0.0.0.0'", "--insecure"]),
         ({"server": {"host": "example.org"}}, ["server.host must be a loopback", "'example.org'"]),
         ({"model": {"dtype": "int8"}}, ["model.dtype", "bfloat16", "'int8'"]),
+        ({"model": {"weights": "int4"}}, ["model.weights", "as_loaded|int8_head", "'int4'"]),
+        (
+            {"model": {"weights": "int8_head", "dtype": "bfloat16"}},
+            ["model.weights", "float32 on the cpu", "bfloat16 on cpu", "'int8_head'"],
+        ),
+        (
+            {"model": {"weights": "int8_head", "device": "cuda"}},
+            ["model.weights", "float32 on cuda", "'int8_head'"],
+        ),
         ({"model": {"name": ""}}, ["model.name", "''"]),
         ({"server": 3}, ["server must be a table, [server]", "3"]),
         ({"saes": SAE}, ["saes", "[[saes]]"]),

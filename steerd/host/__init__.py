@@ -4,6 +4,7 @@
 - `host_model`: `HostModel`, loaded by alias, folder or hub id; nobody else touches a torch hook
 - `decoder_layers`, `sublayers`, `residual_stream`: how it finds them, by experiment and not by names
 - `loading`: from such a name to a model and a tokenizer in memory; `quiet` keeps libraries silent meanwhile
+- `int8_head`: the head in 8 bits, on the CPU
 - `default_host`: the model that comes with the package, converted once into the cache (`cache_folder`)
 - `text`: prompts and chats to token ids, generated ids back to text as they come
 - `chat_roles`: which tokens of a prompt are the content of which message

@@ -49,8 +49,10 @@ class HostModel:
         *,
         name: str,
         folder: Path | None = None,
+        weights: str = "as_loaded",
     ) -> None:
-        """Take over a loaded model; `folder` is where its files are, if it came from disk.
+        """Take over a loaded model; `folder` is where its files are, if it came from disk, and `weights` how
+        these are held.
 
         Raises HostError when its decoder layers and the residual stream through them cannot be told for sure.
         """
@@ -59,6 +61,7 @@ class HostModel:
         self.tokenizer = tokenizer
         self.name = name
         self._folder = folder
+        self._weights = weights
         config = model.config.get_text_config(decoder=True)
         self.d_model: int = config.hidden_size
         self.num_layers: int = config.num_hidden_layers
@@ -71,10 +74,12 @@ class HostModel:
         self._hooks_off = False
 
     @classmethod
-    def load(cls, name: str, *, dtype: str = "float32", device: str = "cpu") -> HostModel:
+    def load(
+        cls, name: str, *, dtype: str = "float32", device: str = "cpu", weights: str = "as_loaded"
+    ) -> HostModel:
         """Load by alias, local folder or hub id. Raises HostError; never runs code from a model's folder."""
-        loaded = load_pretrained(name, dtype=dtype, device=device)
-        return cls(loaded.model, loaded.tokenizer, name=name, folder=loaded.folder)
+        loaded = load_pretrained(name, dtype=dtype, device=device, weights=weights)
+        return cls(loaded.model, loaded.tokenizer, name=name, folder=loaded.folder, weights=weights)
 
     @property
     def device(self) -> torch.device:
@@ -109,8 +114,11 @@ class HostModel:
 
     @cached_property
     def content_hash(self) -> str:
-        """16 hex digits that change with the config, and with the weights when the host came from disk."""
+        """16 hex digits that change with the config, with how the weights are held, and with the weights when
+        the host came from disk."""
         digest = hashlib.sha256()
+        if self._weights != "as_loaded":
+            digest.update(self._weights.encode())
         if self._folder is None:
             digest.update(self.model.config.to_json_string().encode())
         else:

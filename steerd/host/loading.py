@@ -12,6 +12,7 @@ from transformers.utils.hub import cached_file
 
 from steerd.errors import HostError
 from steerd.host.default_host import DEFAULT_HOST_ALIAS, default_host_folder
+from steerd.host.int8_head import quantize_head
 from steerd.host.quiet import quiet_transformers
 
 if TYPE_CHECKING:
@@ -31,8 +32,11 @@ class LoadedHost(NamedTuple):
     folder: Path | None
 
 
-def load_pretrained(name: str, *, dtype: str, device: str) -> LoadedHost:
-    """Load by alias, local folder or hub id; raises HostError with the reason when that cannot be."""
+def load_pretrained(name: str, *, dtype: str, device: str, weights: str = "as_loaded") -> LoadedHost:
+    """Load by alias, local folder or hub id; raises HostError with the reason when that cannot be.
+
+    `weights` is as_loaded, or int8_head for a head in 8 bits.
+    """
     torch_dtype, torch_device = _dtype(dtype), _device(device)
     source = _source(name)
     try:
@@ -43,6 +47,8 @@ def load_pretrained(name: str, *, dtype: str, device: str) -> LoadedHost:
     except (OSError, ValueError, ImportError, RuntimeError, SafetensorError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise HostError(f"host {name!r} cannot be loaded: {reason}") from error
+    if weights == "int8_head":
+        quantize_head(model)
     return LoadedHost(model, tokenizer, _folder_of(source))
 
 

@@ -75,6 +75,7 @@ DIFFERENT: list[tuple[Intervention, ...]] = [
     (Intervention(target=unit_direction("blocks.0.hook_resid_post", [1.0] * 32), operation=Ablate()),),
     (Intervention(target=unit_direction("blocks.1.hook_resid_pre", [1.0] * 32), operation=Ablate()),),
     (add(preserve_norm=True),),
+    (add(source="policy:careful@1"),),
     (add(2.0), add(2.0)),
     (add(scope=Scope(positions=(PositionRange(2, 5),))),),
     (add(schedule=Schedule(ramp=6)),),

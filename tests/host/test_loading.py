@@ -53,9 +53,23 @@ def test_the_hash_follows_weights_and_config_on_disk(folder):
     assert HostModel.load(str(folder)).content_hash != first
 
 
+def test_a_head_in_8_bits_makes_another_host(folder):
+    plain, small = HostModel.load(str(folder)), HostModel.load(str(folder), weights="int8_head")
+
+    expected, got = (host.model(INPUT_IDS, use_cache=False).logits for host in (plain, small))
+
+    assert 0 < (got - expected).norm() < 0.02 * expected.norm()
+    assert small.content_hash != plain.content_hash
+    assert HostModel.load(str(folder), weights="int8_head").content_hash == small.content_hash
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
+        (
+            {"dtype": "bfloat16", "weights": "int8_head"},
+            "8-bit weights are for float32 on a CPU; this host is bfloat16",
+        ),
         ({"dtype": "int8"}, "dtype 'int8' is not one of float32, bfloat16, float16"),
         ({"device": "abacus"}, "device 'abacus' cannot be used"),
     ],
