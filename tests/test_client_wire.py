@@ -74,6 +74,15 @@ def test_the_strongest_features_are_asked_of_the_saes_that_are_named() -> None:
     assert capture == pb.Capture(top_k=3, top_k_saes=["a", "b"])
 
 
+def test_readings_after_the_edits_can_be_asked_for() -> None:
+    calls = (
+        client_wire.request(GenerateCall(prompt="Hi", after_edit=True)),
+        client_wire.score_request(ScoreCall(continuations=("a",), after_edit=True)),
+    )
+
+    assert [call.capture for call in calls] == [pb.Capture(after_edit=True)] * 2
+
+
 def test_zero_is_sent_where_it_means_something() -> None:
     sampling = client_wire.request(GenerateCall(prompt="Hi", temperature=0.0, seed=0, top_k=0)).sampling
 
@@ -282,7 +291,7 @@ def test_events_are_read() -> None:
         positions=[3, 4],
         logprobs=[-1.0, -0.5],
         token_texts=["a", "b"],
-        readings=[pb.TokenReading(position=2, sae="s", features=[7], values=[1.5])],
+        readings=[pb.TokenReading(position=2, sae="s", features=[7], values=[1.5], values_after=[2.5])],
     )
     completed = pb.Completed(
         finish_reason=pb.FINISH_REASON_STOP_SEQUENCE,
@@ -298,7 +307,7 @@ def test_events_are_read() -> None:
         "r", "m", 3, 0.5, 9, (), ("careful",), "ab12"
     )
     assert client_wire.event(pb.GenerateResponse(delta=delta)) == Delta(
-        "ab", (Token(4, 3, -1.0, "a"), Token(5, 4, -0.5, "b")), (Reading(2, "s", (7,), (1.5,)),)
+        "ab", (Token(4, 3, -1.0, "a"), Token(5, 4, -0.5, "b")), (Reading(2, "s", (7,), (1.5,), (2.5,)),)
     )
     assert client_wire.event(pb.GenerateResponse(completed=completed)) == Completed(
         "stop_sequence",

@@ -164,6 +164,7 @@ def test_generate_prints_text_and_tables(server: RunningServer, capsys: pytest.C
         "late:3=2",
         "--top-features",
         "2",
+        "--after-edit",
     ]
 
     assert main(["generate", "Hello", "--raw", "--baseline", *options]) == 0
@@ -173,6 +174,9 @@ def test_generate_prints_text_and_tables(server: RunningServer, capsys: pytest.C
     assert "Without steering" in output.err
     assert "late:3" in output.err
     assert "Most active features" in output.err
+    assert "After the edits" in output.err
+    assert "Receipt" in output.err
+    assert "add late:3=2" in output.err
     assert "5 generated" in output.err
 
 

@@ -88,6 +88,7 @@ def test_every_way_to_steer_can_be_typed() -> None:
     )
 
     assert steered.unit is Unit.RESID_NORM
+    assert not steered.after_edit
     assert steered.watch == (FeatureRef("s", 1), FeatureRef("s", 2), FeatureRef("s", 3))
     assert [(edit.target, edit.operation) for edit in steered.interventions] == [
         (FeatureRef("s", 1), Limit(-0.5, 2.0)),

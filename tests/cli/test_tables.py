@@ -8,6 +8,7 @@ from rich.table import Table
 from steerd.cli.tables import (
     Peak,
     active,
+    after_edit_table,
     divergence_line,
     edit_text,
     peaks,
@@ -72,6 +73,20 @@ def test_a_receipt_tells_of_each_intervention_and_hook_point() -> None:
     assert ["add s:1=8", "12", "11", "0.250", "0.50", "8.50"] in rows
     assert ["reconstruct s", "4", "3", "0.125", "", ""] in rows
     assert ["blocks.1.hook_resid_post", "", "11", "0.375, at most 0.625", "", ""] in rows
+
+
+def test_what_was_read_after_the_edits_is_told_beside_what_was_read_before() -> None:
+    readings = [
+        Reading(4, "s", (1, 2, 9), (1.0, 0.5, 3.0), (2.0, 0.5)),
+        Reading(5, "s", (1, 2), (3.0, 0.0), (6.0, 0.25)),
+    ]
+
+    lines = printed(after_edit_table(readings, {ONE: "one"})).splitlines()
+    rows = [[cell.strip() for cell in line.split("\N{BOX DRAWINGS LIGHT VERTICAL}")[1:-1]] for line in lines]
+
+    assert ["s:1", "one", "2", "2.00", "4.00"] in rows
+    assert ["s:2", "", "2", "0.25", "0.38"] in rows
+    assert not any("s:9" in row for row in rows)
 
 
 def test_active_features_come_strongest_first() -> None:

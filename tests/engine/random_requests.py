@@ -188,4 +188,5 @@ class RandomRequests:
 
     def _capture(self) -> Capture:
         watch = tuple(FeatureRef(sae, self._chance.randrange(self._d_sae)) for sae in self._saes)
-        return Capture(watch=watch, include_prompt=True) if self._chance.random() < 0.7 else Capture()
+        capture = Capture(watch=watch, include_prompt=True, after_edit=watch[0].index % 2 == 0)
+        return capture if self._chance.random() < 0.7 else Capture()

@@ -140,6 +140,7 @@ class PlainHook:
         self.conditions = rows.conditions
         self._position = 0
         self.acts: dict[str, list[Tensor]] = {sae.name: [] for sae in saes}
+        self.acts_after: dict[str, list[Tensor]] = {sae.name: [] for sae in saes}
 
     def __call__(self, rows: Tensor) -> Tensor | None:
         edited = rows.clone()
@@ -150,6 +151,8 @@ class PlainHook:
             for test in self._tests:
                 self._rows.conditions.see(test, float(self._z(test.target, x, feature_acts)))
             edited[offset] = self._edited(x, feature_acts)
+            for name, sae in self._saes.items():
+                self.acts_after[name].append(sae.encode(edited[offset].unsqueeze(0))[0])
             self._position += 1
         return edited if self._edits_here else None
 
@@ -283,6 +286,11 @@ def acts_of(hooks: Sequence[PlainHook]) -> dict[str, Tensor]:
     return {name: torch.stack(acts) for hook in hooks for name, acts in hook.acts.items()}
 
 
+def acts_after_of(hooks: Sequence[PlainHook]) -> dict[str, Tensor]:
+    """The same after all edits."""
+    return {name: torch.stack(acts) for hook in hooks for name, acts in hook.acts_after.items()}
+
+
 class Reference:
     """What a request gives alone: generated ids, log-probabilities, and by SAE acts [positions, d_sae].
 
@@ -313,7 +321,7 @@ class Reference:
         self.fired = [
             fired for fired in conditions.fired(num_rows) if stops_at is None or fired[1] <= stops_at
         ]
-        self.acts = acts_of(hooks)
+        self.acts, self.acts_after = acts_of(hooks), acts_after_of(hooks)
         # What of a prompt is run past the row that ends the text depends on how it is cut.
         is_cut = stops_at is not None and stops_at < len(prompt) - 1
         num_rows = num_rows if stops_at is None else stops_at + 1

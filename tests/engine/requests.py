@@ -77,6 +77,7 @@ def mixed_requests(
                 top_k=4,
                 top_k_saes=(first,),
                 include_prompt=number % 2 == 0,
+                after_edit=number % 4 < 2,
             )
             if number % 3
             else Capture(),

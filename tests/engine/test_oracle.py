@@ -48,10 +48,18 @@ def assert_same(got: Recorder, request: GenerationRequest, reference: Reference)
     )
     if reference.receipt is not None:
         assert_same_receipt(got.wait().receipt, reference.receipt)
+    capture = request.capture
+    wanted = [(ref.sae, ref.index) for ref in capture.watch] if capture.after_edit else []
     for reading in got.readings:
         expected = reference.acts[reading.sae][reading.position, list(reading.features)]
         torch.testing.assert_close(
             torch.tensor(list(reading.values)), expected, atol=ACTIVATION_TOLERANCE, rtol=1e-3
+        )
+        watched = [feature for sae, feature in wanted if sae == reading.sae]
+        assert len(reading.values_after) == len(watched)
+        expected = reference.acts_after[reading.sae][reading.position, watched]
+        torch.testing.assert_close(
+            torch.tensor(list(reading.values_after)), expected, atol=ACTIVATION_TOLERANCE, rtol=1e-3
         )
 
 

@@ -108,6 +108,50 @@ def test_equal_steering_has_an_equal_plan_hash_whatever_its_units(server: Runnin
     assert server.generation.Score(score).plan_hash == first
 
 
+def test_what_steering_did_is_told_at_the_end_and_after_each_edit(server: RunningServer) -> None:
+    late, early = FeatureRef(sae="late", index=7), FeatureRef(sae="early", index=2)
+    steps = steering.Scope(phase=steering.PHASE_GENERATED)
+    edits = [
+        steering.Intervention(feature=late, add=steering.Add(strength=0.0)),
+        steering.Intervention(feature=early, ablate=steering.Ablate(), scope=steps),
+        steering.Intervention(
+            direction=steering.Direction(hook_point="blocks.0.hook_resid_pre", values=[1.0] * 32),
+            add=steering.Add(strength=0.5),
+        ),
+    ]
+
+    generated = server.generate(
+        request(
+            interventions=edits,
+            sampling=pb.SamplingParams(max_new_tokens=6),
+            capture=pb.Capture(watch=[early, late], top_k=1, after_edit=True),
+        )
+    )
+
+    receipt = generated.completed.receipt
+    rows = len(PROMPT) + 5
+    assert receipt.plan_hash == generated.started.plan_hash
+    nothing, ablated, along = receipt.interventions
+    assert (nothing.rows, nothing.rows_changed, nothing.mean_relative_norm) == (rows, 0, 0.0)
+    assert ablated.rows == 5
+    assert along.rows == along.rows_changed == rows
+    assert abs(along.mean_after - along.mean_before - 0.5) < 1e-4
+    assert [point.hook_point for point in receipt.hook_points] == [
+        "blocks.0.hook_resid_pre",
+        "blocks.0.hook_resid_post",
+        "blocks.2.hook_resid_post",
+    ]
+    first, _, last = receipt.hook_points
+    assert first.rows_changed == rows
+    assert 0 < first.mean_relative_norm <= first.max_relative_norm < 1
+    assert (last.rows_changed, last.max_relative_norm) == (0, 0.0)
+    readings = [reading for delta in generated.deltas for reading in delta.readings]
+    assert {len(reading.values_after) for reading in readings} == {1}
+    assert all(reading.values_after == reading.values[:1] for reading in readings if reading.sae == "late")
+    changed = [reading for reading in readings if reading.sae == "early" and reading.values[0] > 0][1:]
+    assert all(reading.values_after[0] < reading.values[0] for reading in changed)
+
+
 def test_the_seed_that_was_drawn_reproduces_the_text(server: RunningServer) -> None:
     sampling = pb.SamplingParams(max_new_tokens=20, temperature=1.0)
     first = server.generate(request(sampling=sampling))

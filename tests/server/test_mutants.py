@@ -62,7 +62,7 @@ WHOLE = pb.GenerateRequest(
         steering.Intervention(feature=FeatureRef(sae="late", index=9), limit=steering.Limit(min=-1, max=2)),
         steering.Intervention(sae="late", reconstruct=steering.Reconstruct()),
     ],
-    capture=pb.Capture(watch=[LATE], top_k=2, top_k_saes=["early"], include_prompt=True),
+    capture=pb.Capture(watch=[LATE], top_k=2, top_k_saes=["early"], include_prompt=True, after_edit=True),
     presets=["calm@1"],
     triggers=[
         steering.Trigger(

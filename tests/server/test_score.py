@@ -111,6 +111,17 @@ def test_a_baseline_is_the_score_without_steering(server: RunningServer) -> None
     assert abs(both.scores[0].total_logprob - both.scores[0].baseline_total_logprob) > 0.01
 
 
+def test_each_score_has_a_receipt(server: RunningServer) -> None:
+    both = score(server, prompt=PROMPT, continuations=texts(*TEXTS), interventions=[STRONG], baseline=True)
+
+    for text, found in zip(TEXTS, both.scores, strict=True):
+        (receipt,) = found.receipt.interventions
+        assert receipt.rows == receipt.rows_changed == len(text.encode()) - 1  # the last has no row
+        assert found.receipt.plan_hash == both.plan_hash
+        if receipt.rows:
+            assert receipt.mean_relative_norm > 0
+
+
 def test_the_dose_is_guarded_as_in_generate(server: RunningServer) -> None:
     strongest = steering.Intervention(feature=LATE, add=steering.Add(strength=900))
     told = server.generate(pb.GenerateRequest(prompt=PROMPT, interventions=[strongest])).started.warnings
