@@ -7,6 +7,7 @@ import logging
 import signal
 import time
 from importlib.metadata import version
+from pathlib import Path
 
 from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector, ProcessCollector
 
@@ -22,6 +23,7 @@ from steerd.monitoring.scrape_endpoint import ScrapeEndpoint
 from steerd.sae.sae_file import load_sae
 from steerd.selftest.report import Report
 from steerd.selftest.selftest import selftest
+from steerd.server.admin_service import AdminService
 from steerd.server.catalog_service import CatalogService
 from steerd.server.generation_service import GenerationService
 from steerd.server.grpc_server import GrpcServer
@@ -108,7 +110,8 @@ class App:
         self._metrics.read_load(lambda: engine.running, lambda: engine.waiting)
         for sae in saes:
             self._metrics.sae_loaded(sae.name, sae.metadata.weights_sha256)
-        watch = WatchKeeper(saes, engine, self._metrics)
+        watch_file = Path(monitoring.watch_file) if monitoring.watch_file else None
+        watch = WatchKeeper(saes, engine, self._metrics, watch_file)
         watch.begin(monitoring.watch)
         self.monitor.start({"metrics": self._metrics})
         engine.start()
@@ -125,8 +128,21 @@ class App:
             admission=self.grpc.admission,
             observer=self._metrics,
         )
-        catalog = CatalogService(host, saes, config, presets, policies, engine.why_no_sharing)
-        await self.grpc.start(generation, catalog, is_healthy=lambda: self._makes_progress(engine))
+        catalog = CatalogService(
+            host,
+            saes,
+            config,
+            presets,
+            policies,
+            engine.why_no_sharing,
+            lambda: watch.current.features,
+        )
+        await self.grpc.start(
+            generation,
+            catalog,
+            admin=AdminService(watch),
+            is_healthy=lambda: self._makes_progress(engine),
+        )
         _log.info(
             "serving %s with SAEs %s on %s:%d, metrics on http://%s:%d/metrics",
             host.name,

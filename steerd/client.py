@@ -6,7 +6,7 @@ failure of a call is a RemoteError. Quick to import: neither torch nor transform
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from types import TracebackType
 from typing import Self
@@ -27,10 +27,13 @@ from steerd.client_messages import (
     ServedPreset,
     ServedSae,
     ServerInfo,
+    Watched,
     collect,
 )
 from steerd.errors import SteerdError
 from steerd.pb.v1 import (
+    admin_service_pb2,
+    admin_service_pb2_grpc,
     catalog_service_pb2,
     catalog_service_pb2_grpc,
     generation_service_pb2_grpc,
@@ -68,6 +71,7 @@ class Client:
         self._channel = grpc.insecure_channel(address, options=_CHANNEL_OPTIONS)
         self._generation = generation_service_pb2_grpc.GenerationServiceStub(self._channel)
         self._catalog = catalog_service_pb2_grpc.CatalogServiceStub(self._channel)
+        self._admin = admin_service_pb2_grpc.AdminServiceStub(self._channel)
         self._health = health_pb2_grpc.HealthStub(self._channel)
 
     def __enter__(self) -> Self:
@@ -145,6 +149,20 @@ class Client:
         request = catalog_service_pb2.ListPresetsRequest()
         with self._failures():
             return self._catalog.ListPresets(request, timeout=self._timeout)
+
+    def watch_list(self) -> list[Watched]:
+        """The features that the server exports as metrics; raises RemoteError."""
+        with self._failures():
+            reply = self._admin.GetWatchList(admin_service_pb2.GetWatchListRequest(), timeout=self._timeout)
+        return [client_wire.watched(message) for message in reply.features]
+
+    def set_watch_list(self, features: Sequence[Watched]) -> None:
+        """Export these features, and no others, from the next step on; raises RemoteError."""
+        messages = [client_wire.watched_message(watched) for watched in features]
+        with self._failures():
+            self._admin.SetWatchList(
+                admin_service_pb2.SetWatchListRequest(features=messages), timeout=self._timeout
+            )
 
     @contextmanager
     def _failures(self) -> Iterator[None]:

@@ -301,6 +301,16 @@ class Allowed:
 
 
 @dataclass(frozen=True, slots=True)
+class Watched:
+    """One feature of a server's watch list; `threshold` is in the SAE's activation units."""
+
+    feature: FeatureRef
+    alias: str
+    threshold: float = 0.0
+    hot: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class ServerInfo:
     """Version and host model of a server."""
 

@@ -23,6 +23,7 @@ from steerd.client_messages import (
     Started,
     Token,
     Unit,
+    Watched,
 )
 from steerd.condition_wire import trigger_message
 from steerd.intervention_wire import asked_message, feature_message, intervention_of
@@ -286,4 +287,20 @@ def served_policy(message: catalog_service_pb2.Policy) -> ServedPolicy:
         allowed=allowed if message.HasField("allow") else None,
         max_dose=message.max_dose if message.HasField("max_dose") else None,
         over_dose=over_dose if message.HasField("max_dose") else "",
+    )
+
+
+def watched(message: catalog_service_pb2.WatchedFeature) -> Watched:
+    """One entry of a watch list."""
+    feature = FeatureRef(message.feature.sae, message.feature.index)
+    return Watched(feature, message.alias, message.threshold, message.hot)
+
+
+def watched_message(watched: Watched) -> catalog_service_pb2.WatchedFeature:
+    """The message of one entry."""
+    return catalog_service_pb2.WatchedFeature(
+        feature=feature_message(watched.feature),
+        alias=watched.alias,
+        threshold=watched.threshold,
+        hot=watched.hot,
     )

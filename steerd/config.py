@@ -79,18 +79,26 @@ class ServerConfig:
     """Where gRPC listens and how long anything may take. Port 0 means any free one.
 
     There is no TLS yet, so a host that is not loopback is refused unless `insecure` says that this is meant.
+    `admin` serves AdminService, which changes the server and knows no authentication yet: `auto` serves it
+    where the host is loopback and nowhere else.
     With `require_selftest` the server tries itself out before it serves, and ends when that fails.
     """
 
     host: str = field(default="127.0.0.1", metadata=_matching(r"\S+"))
     port: int = field(default=50051, metadata=_between(0, 65535))
     insecure: bool = False
+    admin: str = field(default="auto", metadata=_matching(r"auto|on|off"))
     require_selftest: bool = False
     drain_seconds: float = field(default=30.0, metadata=_between(0, 3600))
     max_request_seconds: float = field(default=600.0, metadata=_between(0.1, 86400))
     slow_reader_seconds: float = field(default=30.0, metadata=_between(0.1, 3600))
     stall_seconds: float = field(default=30.0, metadata=_between(0.1, 3600))
     stream_buffer_events: int = field(default=1024, metadata=_between(2, 1_000_000))
+
+    @property
+    def serves_admin(self) -> bool:
+        """Whether AdminService is served."""
+        return self.admin == "on" or (self.admin == "auto" and _is_loopback(self.host))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -166,13 +174,15 @@ class MonitoringConfig:
 
     Every `sample_every`-th token is encoded whole to count its active features (0: none). What is measured
     waits in a queue of `queue_steps` steps and ends of requests for the thread that counts it; what finds no
-    room there is dropped, and that is counted.
+    room there is dropped, and that is counted. Watch lists that are set while the server runs are kept in
+    `watch_file`, if that is set, which goes before `watch` at the next start.
     """
 
     host: str = field(default="127.0.0.1", metadata=_matching(r"\S+"))
     port: int = field(default=9464, metadata=_between(0, 65535))
     page: bool = True
     sample_every: int = field(default=16, metadata=_between(0, 1_000_000))
+    watch_file: str = ""
     queue_steps: int = field(default=256, metadata=_between(1, 65536))
     watch: tuple[WatchedFeature, ...] = ()
 
@@ -244,6 +254,13 @@ class Config:
                 _fail(f"monitoring.watch[{position}].sae", f"one of the served SAEs {names}", watched.sae)
 
 
+def parse_watch(tables: object, key: str) -> tuple[WatchedFeature, ...]:
+    """A watch list from parsed JSON or TOML; raises ConfigError, which says what is wrong under `key`."""
+    watch = _read_list(WatchedFeature, tables, key)
+    check_watch(watch, key)
+    return watch
+
+
 def check_watch(watch: Sequence[WatchedFeature], key: str) -> None:
     """Whether a watch list keeps its bounds; raises ConfigError, which says what breaks them under `key`."""
     for position, watched in enumerate(watch):
@@ -287,10 +304,18 @@ def parse_config(tables: Mapping[str, Any], *, folder: Path) -> Config:
         server=_read_section(ServerConfig, tables.get("server", {}), "server"),
         limits=_read_section(LimitsConfig, tables.get("limits", {}), "limits"),
         steering=_read_section(SteeringConfig, tables.get("steering", {}), "steering"),
-        monitoring=replace(_read_section(MonitoringConfig, monitoring, "monitoring"), watch=watch),
+        monitoring=_read_monitoring(monitoring, watch, folder),
         presets=_read_named(tables.get("presets", []), "presets"),
         policies=_read_named(tables.get("policies", []), "policies"),
     )
+
+
+def _read_monitoring(
+    table: Mapping[str, Any], watch: tuple[WatchedFeature, ...], folder: Path
+) -> MonitoringConfig:
+    section = _read_section(MonitoringConfig, table, "monitoring")
+    file = str(folder / Path(section.watch_file).expanduser()) if section.watch_file else ""
+    return replace(section, watch=watch, watch_file=file)
 
 
 def _is_loopback(host: str) -> bool:

@@ -6,6 +6,7 @@
 - `score`: how likely given continuations are, steered and not
 - `saes`, `features`: what a server has loaded; what the features of an SAE stand for
 - `presets`: the steering that a server's operator has prepared, and the policies in force
+- `watch`: the features that a server exports as metrics
 - `health`: exit status 0 if a server serves
 - `demo`: all of it, by itself
 

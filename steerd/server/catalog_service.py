@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from importlib.metadata import version
 
 import grpc
 
-from steerd.config import Config, SteeringConfig
+from steerd.config import Config, SteeringConfig, WatchedFeature
 from steerd.host.host_model import HostModel
 from steerd.intervention_wire import applied_message
 from steerd.pb.v1 import catalog_service_pb2 as pb
-from steerd.pb.v1 import feature_pb2, steering_pb2
+from steerd.pb.v1 import steering_pb2
 from steerd.pb.v1.catalog_service_pb2_grpc import CatalogServiceServicer
+from steerd.server.admin_service import watched_messages
 from steerd.server.allowance import Allowance
 from steerd.server.policy import Policies, Policy
 from steerd.server.preset_book import Preset, PresetBook
@@ -24,7 +26,7 @@ ListContext = grpc.aio.ServicerContext[pb.ListSaesRequest, pb.ListSaesResponse]
 
 
 class CatalogService(CatalogServiceServicer):
-    """Answers from what was loaded at the start."""
+    """Answers from what was loaded at the start, and from the watch list."""
 
     def __init__(
         self,
@@ -34,9 +36,14 @@ class CatalogService(CatalogServiceServicer):
         presets: PresetBook,
         policies: Policies,
         why_no_sharing: str,
+        watched: Callable[[], Sequence[WatchedFeature]],
     ) -> None:
-        """`why_no_sharing` says why prompts share no prefixes, empty when they do."""
+        """`why_no_sharing` says why prompts share no prefixes, empty when they do.
+
+        `watched` is asked for the watch list whenever it is to be told.
+        """
         self._why_no_sharing = why_no_sharing
+        self._watched = watched
         self._host = host
         self._saes = saes
         self._config = config
@@ -52,7 +59,7 @@ class CatalogService(CatalogServiceServicer):
             version=version("steerd"),
             model=_host_model(self._host),
             limits=_limits(self._config),
-            watched_features=_watched_features(self._config),
+            watched_features=watched_messages(self._watched()),
             capabilities=_capabilities(self._config.steering, self._why_no_sharing),
         )
 
@@ -117,17 +124,6 @@ def _capabilities(steering: SteeringConfig, why_no_sharing: str) -> pb.Capabilit
         max_dose=steering.max_dose,
         over_dose=_over_dose(steering.over_dose),
     )
-
-
-def _watched_features(config: Config) -> list[pb.WatchedFeature]:
-    return [
-        pb.WatchedFeature(
-            feature=feature_pb2.FeatureRef(sae=watched.sae, index=watched.index),
-            alias=watched.alias,
-            threshold=watched.threshold,
-        )
-        for watched in config.monitoring.watch
-    ]
 
 
 def _sae(loaded: LoadedSae, saes: LoadedSaes) -> pb.Sae:

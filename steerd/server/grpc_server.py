@@ -14,7 +14,8 @@ from grpc_reflection.v1alpha import reflection
 
 from steerd.config import ServerConfig
 from steerd.errors import ConfigError
-from steerd.pb.v1 import catalog_service_pb2, generation_service_pb2
+from steerd.pb.v1 import admin_service_pb2, catalog_service_pb2, generation_service_pb2
+from steerd.pb.v1.admin_service_pb2_grpc import AdminServiceServicer, add_AdminServiceServicer_to_server
 from steerd.pb.v1.catalog_service_pb2_grpc import CatalogServiceServicer, add_CatalogServiceServicer_to_server
 from steerd.pb.v1.generation_service_pb2_grpc import (
     GenerationServiceServicer,
@@ -25,8 +26,7 @@ from steerd.server.edge_observer import REFLECTION_RPC, UNKNOWN_RPC, EdgeObserve
 from steerd.server.rpc_guard import RpcGuard
 
 _FILES = (generation_service_pb2.DESCRIPTOR, catalog_service_pb2.DESCRIPTOR)
-_SERVICES = tuple(service for file in _FILES for service in file.services_by_name.values())
-SERVICE_NAMES = tuple(service.full_name for service in _SERVICES)
+_ADMIN_FILES = (admin_service_pb2.DESCRIPTOR,)
 
 _HEALTH_CHECK_SECONDS = 0.5
 _OPTIONS = (
@@ -54,6 +54,9 @@ class GrpcServer:
         """Raises ConfigError when the address cannot be bound."""
         self._config = config
         self._observer = observer
+        files = (*_FILES, *(_ADMIN_FILES if config.serves_admin else ()))
+        self._services = tuple(service for file in files for service in file.services_by_name.values())
+        self._service_names = tuple(service.full_name for service in self._services)
         self.admission = Admission()
         self._server = grpc.aio.server(interceptors=[RpcGuard(observer)], options=_OPTIONS)
         self.port = self._bind()
@@ -66,13 +69,16 @@ class GrpcServer:
         generation: GenerationServiceServicer,
         catalog: CatalogServiceServicer,
         *,
+        admin: AdminServiceServicer | None = None,
         is_healthy: Callable[[], bool],
     ) -> None:
-        """Serve; health is SERVING for as long as `is_healthy` says so."""
+        """Serve; health is SERVING for as long as `is_healthy` says so. `admin` where that is on."""
         add_GenerationServiceServicer_to_server(generation, self._server)
         add_CatalogServiceServicer_to_server(catalog, self._server)
+        if self._config.serves_admin and admin is not None:
+            add_AdminServiceServicer_to_server(admin, self._server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
-        names = (*SERVICE_NAMES, health_pb2.DESCRIPTOR.services_by_name["Health"].full_name)
+        names = (*self._service_names, health_pb2.DESCRIPTOR.services_by_name["Health"].full_name)
         reflection.enable_server_reflection((*names, reflection.SERVICE_NAME), self._server)
         await self._tell_health(is_healthy())
         await self._server.start()
@@ -103,7 +109,7 @@ class GrpcServer:
             raise ConfigError(f"cannot listen on {address}: {problem}") from error
 
     def _announce_rpcs(self) -> None:
-        for service in (*_SERVICES, *health_pb2.DESCRIPTOR.services_by_name.values()):
+        for service in (*self._services, *health_pb2.DESCRIPTOR.services_by_name.values()):
             for method in service.methods:
                 kind = "server_stream" if method.server_streaming else "unary"
                 self._observer.rpc_served(Rpc(kind, service.full_name, method.name))
@@ -117,5 +123,5 @@ class GrpcServer:
 
     async def _tell_health(self, healthy: bool) -> None:
         statuses = health_pb2.HealthCheckResponse
-        for name in ("", *SERVICE_NAMES):
+        for name in ("", *self._service_names):
             await self._health.set(name, statuses.SERVING if healthy else statuses.NOT_SERVING)

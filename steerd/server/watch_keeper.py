@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import logging
+import threading
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Protocol
 
-from steerd.config import WatchedFeature
+from steerd.config import WatchedFeature, check_watch
 from steerd.engine.watch_list import WatchList, load_watch_list, violations
-from steerd.errors import ConfigError
+from steerd.errors import ConfigError, FieldViolation, InvalidRequest, Overloaded, Unavailable
+from steerd.server.watch_file import read_watch_file, write_watch_file
 from steerd.steering.loaded_saes import LoadedSaes
+
+_log = logging.getLogger(__name__)
 
 
 class WatchEngine(Protocol):
@@ -27,21 +33,65 @@ class WatchMetrics(Protocol):
 
 
 class WatchKeeper:
-    """Holds the list that is watched. Belongs to one event loop."""
+    """Holds the list that is watched. May be used from any thread."""
 
-    def __init__(self, saes: LoadedSaes, engine: WatchEngine, metrics: WatchMetrics) -> None:
+    def __init__(
+        self, saes: LoadedSaes, engine: WatchEngine, metrics: WatchMetrics, file: Path | None = None
+    ) -> None:
+        """`file` is where changed lists are kept, if anywhere."""
         self._saes = saes
         self._engine = engine
         self._metrics = metrics
+        self._file = file
+        self._changing = threading.Lock()
         self.current = WatchList()
 
-    def begin(self, features: Sequence[WatchedFeature]) -> None:
-        """Watch what the configuration says; raises ConfigError when that cannot be."""
-        watch = configured_list(features, self._saes)
+    def begin(self, configured: Sequence[WatchedFeature]) -> None:
+        """Watch what the file says, else the configuration; raises ConfigError when that cannot be."""
+        written = None if self._file is None else read_watch_file(self._file)
+        watch = configured_list(configured if written is None else written, self._saes)
         problem = self._metrics.over_budget(watch)
         if problem is not None:
             raise ConfigError(f"monitoring.watch {problem}", key="monitoring.watch")
         self._take(watch)
+
+    def change(self, features: Sequence[WatchedFeature]) -> None:
+        """Watch these features from now on, or raise and leave everything as it was.
+
+        Raises InvalidRequest, NotFound for an SAE, Overloaded for a list over the budget of series,
+        Unavailable when it cannot be written to the file.
+        """
+        self._check(features)
+        watch = load_watch_list(features, self._saes)
+        with self._changing:
+            problem = self._metrics.over_budget(watch)
+            if problem is not None:
+                raise Overloaded(f"the watch list {problem}", reason="FEATURE_SERIES_LIMIT")
+            self._write(features)
+            self._take(watch)
+        _log.info("watching %d features, %d of them hot", len(watch), sum(f.hot for f in features))
+
+    def _check(self, features: Sequence[WatchedFeature]) -> None:
+        try:
+            check_watch(features, "features")
+        except ConfigError as error:
+            description = str(error).removeprefix(f"{error.key} ")
+            raise InvalidRequest([FieldViolation(error.key, description)]) from error
+        for position, feature in enumerate(features):
+            self._saes.get(feature.sae, field=f"features[{position}].feature.sae")
+        found = violations(features, self._saes, "features")
+        if found:
+            raise InvalidRequest(found)
+
+    def _write(self, features: Sequence[WatchedFeature]) -> None:
+        if self._file is None:
+            return
+        try:
+            write_watch_file(self._file, features)
+        except OSError as error:
+            _log.exception("the watch list cannot be written to %s", self._file)
+            message = "the watch list cannot be written to its file"
+            raise Unavailable(message, reason="WATCH_FILE_NOT_WRITTEN") from error
 
     def _take(self, watch: WatchList) -> None:
         self._metrics.watch(watch)
@@ -51,6 +101,11 @@ class WatchKeeper:
 
 def configured_list(features: Sequence[WatchedFeature], saes: LoadedSaes) -> WatchList:
     """The list of the configuration; raises ConfigError when the served SAEs have something against it."""
+    names = [sae.name for sae in saes]
+    for position, feature in enumerate(features):
+        if feature.sae not in names:
+            key = f"monitoring.watch[{position}].sae"
+            raise ConfigError(f"{key} must be one of the served SAEs {names}; got {feature.sae!r}", key=key)
     found = violations(features, saes, "monitoring.watch")
     if found:
         raise ConfigError(f"{found[0].field} {found[0].description}", key=found[0].field)

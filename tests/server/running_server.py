@@ -18,6 +18,7 @@ from steerd.app import App
 from steerd.config import Config, EngineConfig, MonitoringConfig, SaeConfig, ServerConfig
 from steerd.host.host_model import HostModel
 from steerd.pb.v1 import generation_service_pb2 as pb
+from steerd.pb.v1.admin_service_pb2_grpc import AdminServiceStub
 from steerd.pb.v1.catalog_service_pb2_grpc import CatalogServiceStub
 from steerd.pb.v1.generation_service_pb2_grpc import GenerationServiceStub
 from steerd.steering.loaded_saes import LoadedSaes
@@ -69,6 +70,7 @@ class RunningServer:
         self.channel = grpc.insecure_channel(self.address)
         self.generation = GenerationServiceStub(self.channel)
         self.catalog = CatalogServiceStub(self.channel)
+        self.admin = AdminServiceStub(self.channel)
         return self
 
     def __exit__(

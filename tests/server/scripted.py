@@ -99,7 +99,7 @@ async def scripted_server(
     *events: StreamEvent, refusal: Exception | None = None, **server: float
 ) -> AsyncIterator[ScriptedServer]:
     """Serve inside the block; `server` is the section of that name."""
-    config = ServerConfig(port=0, **server)  # type: ignore[arg-type]
+    config = ServerConfig(port=0, admin="off", **server)  # type: ignore[arg-type]
     engine, counts = ScriptedEngine(events, refusal), Counts()
     host, saes = tiny_parts()
     calm = Intervention(target=FeatureRef("late", 5), operation=Ablate(), source="preset:calm@1")
@@ -114,7 +114,7 @@ async def scripted_server(
         admission=grpc_server.admission,
         observer=counts,
     )
-    catalog = CatalogService(host, saes, Config(), presets, policies, "")
+    catalog = CatalogService(host, saes, Config(), presets, policies, "", tuple)
     await grpc_server.start(generation, catalog, is_healthy=lambda: True)
     address = f"127.0.0.1:{grpc_server.port}"
     try:

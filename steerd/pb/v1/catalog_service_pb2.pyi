@@ -262,10 +262,13 @@ class WatchedFeature(_message.Message):
     FEATURE_FIELD_NUMBER: _builtins.int
     ALIAS_FIELD_NUMBER: _builtins.int
     THRESHOLD_FIELD_NUMBER: _builtins.int
+    HOT_FIELD_NUMBER: _builtins.int
     alias: _builtins.str
     """The name it has on dashboards."""
     threshold: _builtins.float
     """Activation, in the SAE's own units, above which steerd_feature_threshold_exceeded_total counts."""
+    hot: _builtins.bool
+    """Whether the largest activation of each request is exported too. Needs a recorded maximum of the feature."""
     @_builtins.property
     def feature(self) -> _feature_pb2.FeatureRef:
         """The feature."""
@@ -276,10 +279,11 @@ class WatchedFeature(_message.Message):
         feature: _feature_pb2.FeatureRef | None = ...,
         alias: _builtins.str = ...,
         threshold: _builtins.float = ...,
+        hot: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["feature", b"feature"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["alias", b"alias", "feature", b"feature", "threshold", b"threshold"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["alias", b"alias", "feature", b"feature", "hot", b"hot", "threshold", b"threshold"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

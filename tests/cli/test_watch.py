@@ -1,0 +1,84 @@
+"""`steerd watch` against a server."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from steerd.__main__ import main
+from steerd.cli.watch import alias_of
+from steerd.client import Client
+from steerd.client_messages import Watched
+from steerd.sae.sae_file import load_sae, save_sae
+from steerd.steering.intervention import FeatureRef
+from steerd.steering.loaded_saes import LoadedSaes
+from tests.server.running_server import RunningServer, tiny_config
+from tests.tiny_hosts import make_tiny_host
+from tests.tiny_saes import tiny_sae
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    host = make_tiny_host("llama")
+    folder = tmp_path_factory.mktemp("sae")
+    save_sae(folder / "late", tiny_sae(host, "blocks.2.hook_resid_post", seed=2))
+    return folder / "late"
+
+
+@pytest.fixture(scope="module")
+def server(folder: Path) -> Iterator[RunningServer]:
+    host = make_tiny_host("llama")
+    saes = LoadedSaes(host)
+    saes.add("early", tiny_sae(host, "blocks.0.hook_resid_post", seed=1))
+    saes.add("late", load_sae(folder))
+    with RunningServer(tiny_config(), host, saes) as running:
+        yield running
+
+
+def test_features_are_added_by_name_and_by_label_and_removed(
+    server: RunningServer, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    address = ["--address", server.address]
+
+    assert main(["watch", "set", "early:3=third", "early:4", "--hot", *address]) == 0
+    assert main(["watch", "add", "Label", "13", "--labels", str(folder), "--threshold", "2", *address]) == 0
+    with Client(server.address) as client:
+        assert client.watch_list() == [
+            Watched(FeatureRef("early", 3), "third", hot=True),
+            Watched(FeatureRef("early", 4), "early_4", hot=True),
+            Watched(FeatureRef("late", 13), "label_of_13_13", 2.0),
+        ]
+    assert main(["watch", "remove", "third", "early_4", *address]) == 0
+
+    printed = capsys.readouterr().out
+    assert "label of 13" in printed
+    assert re.search(r"third.*early:3.*hot", printed)
+    with Client(server.address) as client:
+        assert [watched.alias for watched in client.watch_list()] == ["label_of_13_13"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["add", "no-such-word"], "no served feature has a label"),
+        (["remove", "nobody"], "nothing is watched as nobody"),
+        (["add", "early:3=Not An Alias"], "alias"),
+    ],
+)
+def test_a_mistake_is_one_line(
+    server: RunningServer, capsys: pytest.CaptureFixture[str], arguments: list[str], said: str
+) -> None:
+    assert main(["watch", *arguments, "--address", server.address]) == 1
+
+    assert said in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("label", "alias"),
+    [("Tea, and coffee (drinks)", "tea_and_coffee_drinks_7"), ("  ", "_7"), ("x" * 90, "x" * 38 + "_7")],
+)
+def test_an_alias_is_made_of_a_label(label: str, alias: str) -> None:
+    assert alias_of(FeatureRef("early", 7), label) == alias
