@@ -118,7 +118,9 @@ class Points:
             tables.begin(int(slots.max()) + 1, len(ordinary))
         for (text, _), span, start in zip(parts, spans, starts, strict=False):
             for lane, edit in enumerate(text.edits):
-                self.tables[LATE].cover(int(start), np.array([edit.scope[row] for row in span]), lane)
+                rows = np.array([edit.scope[row] for row in span])
+                if rows.any():
+                    self.tables[LATE].cover(int(start), rows, lane)
         for point, tables in self.tables.items():
             acts = [text.acts[point][list(span)] for (text, _), span in zip(parts, spans, strict=True)]
             tables.run_tests(torch.cat(acts), self.rows.rows, self.rows.bits)
