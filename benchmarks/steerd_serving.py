@@ -106,6 +106,7 @@ def serving(job: Job) -> Iterator[ServerOverGrpc]:
         path = Path(folder) / "server.toml"
         path.write_text(
             f"[server]\nport = {grpc_port}\n[monitoring]\nport = {metrics_port}\n"
+            "[engine]\nshare_prefixes = false\n"  # the same prompts come again every round
             f'[[saes]]\nname = "{SAE_NAME}"\npath = "{job.sae_folder}"\n'
         )
         with server_process(path, log=Path(folder) / "server.log") as process:
