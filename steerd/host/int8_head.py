@@ -9,15 +9,15 @@ from torch import Tensor, nn
 
 from steerd.errors import HostError
 
-# Some processors sum the products of two pairs of 8 bits in 16: weights of 7 bits never overflow there.
-_LARGEST = 64
-_STEPS = 255  # of the values between -1 and 1
+# Some processors sum the products of two pairs of 8 bits in 16. With values of 7 bits they never overflow.
+_LARGEST = 127
+_STEPS = 127  # of the values between -1 and 1
 
 
 class Int8Linear(nn.Module):
-    """x @ W.T + b with W rounded to 64 steps of each output's largest weight.
+    """x @ W.T + b with W rounded to 127 steps of each output's largest weight.
 
-    Values are split into two numbers of 8 bits, so that what is lost is the weights' rounding. PyTorch takes
+    Values are split into two numbers of 7 bits, so that what is lost is the weights' rounding. PyTorch takes
     one scale for all rows of a call, and what a request gets would depend on who shares its step; so rows are
     brought to a largest value of 1, and one row more holds 1 and -1: the scale is always the same. A row that
     is not finite comes out as NaN and leaves the others alone.
@@ -47,7 +47,7 @@ class Int8Linear(nn.Module):
         coarse = (scaled * (_STEPS / 2)).round_().clamp_(-(_STEPS // 2), _STEPS // 2).mul_(2 / _STEPS)
         rest = (scaled - coarse) * _STEPS  # between -1 and 1 as well
         parts = torch.cat([coarse, rest, self._sentinel])
-        out: Tensor = torch.ops.quantized.linear_dynamic(parts, self._packed, reduce_range=False)
+        out: Tensor = torch.ops.quantized.linear_dynamic(parts, self._packed, reduce_range=True)
         out = (out[: len(rows)] + out[len(rows) : -1] / _STEPS) * largest  # 0 * inf is NaN
         if self._bias is not None:
             out += self._bias

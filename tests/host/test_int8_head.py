@@ -29,26 +29,26 @@ def rows(count: int, seed: int = 1) -> Tensor:
 
 @pytest.mark.parametrize("bias", [True, False])
 def test_results_are_close(bias: bool) -> None:
-    """What 64 steps for each weight lose: about a percent of each row."""
+    """What 127 steps for each weight lose: half a percent of each row."""
     linear, x = layer(bias), rows(200)
     offset = linear.bias if bias else 0.0
     exact, got = linear(x) - offset, Int8Linear(linear)(x) - offset
 
     errors = (got - exact).norm(dim=1) / exact.norm(dim=1)
-    assert 0.001 < errors.median() < 0.01
-    assert errors.max() < 0.02
+    assert 0.001 < errors.median() < 0.006
+    assert errors.max() < 0.012
 
 
 def test_weights_on_the_grid_lose_almost_nothing() -> None:
     """Also where one value is far larger than the rest of its row."""
     linear, x = layer(bias=False), rows(50)
-    linear.weight.copy_(torch.randint(-64, 65, (40, 48)).float())
-    linear.weight[:, 0] = 64.0
+    linear.weight.copy_(torch.randint(-127, 128, (40, 48)).float())
+    linear.weight[:, 0] = 127.0
     x[:, 3] *= 50
 
     exact, got = linear(x), Int8Linear(linear)(x)
 
-    assert ((got - exact).norm(dim=1) / exact.norm(dim=1)).max() < 1e-4
+    assert ((got - exact).norm(dim=1) / exact.norm(dim=1)).max() < 4e-4
 
 
 def test_every_row_is_the_same_in_any_batch() -> None:
