@@ -6,9 +6,11 @@ import asyncio
 import logging
 import signal
 import time
+from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 
+import numpy as np
 from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector, ProcessCollector
 
 from steerd.config import Config
@@ -20,6 +22,8 @@ from steerd.monitoring.memory_limit import memory_limit
 from steerd.monitoring.metrics import Metrics
 from steerd.monitoring.monitor import Monitor
 from steerd.monitoring.scrape_endpoint import ScrapeEndpoint
+from steerd.monitoring.top_features import FeatureFacts, TopFeatures
+from steerd.sae.feature_files import FeatureNote, FeatureStatistics
 from steerd.sae.sae_file import load_sae
 from steerd.selftest.report import Report
 from steerd.selftest.selftest import selftest
@@ -93,7 +97,9 @@ class App:
         self.monitor = Monitor(registry, queue_steps=config.monitoring.queue_steps)
         self._metrics = _metrics(config, registry)
         self.grpc = GrpcServer(config.server, self._metrics)
-        self.scrape_endpoint = ScrapeEndpoint(config.monitoring, registry, _live_page(config, registry))
+        self._top = TopFeatures()
+        page = _live_page(config, registry, self._top) if config.monitoring.page else None
+        self.scrape_endpoint = ScrapeEndpoint(config.monitoring, registry, page)
 
     async def start(self, host: HostModel, saes: LoadedSaes) -> None:
         """Start the engine and serve, after the selftest where that is required.
@@ -110,10 +116,12 @@ class App:
         self._metrics.read_load(lambda: engine.running, lambda: engine.waiting)
         for sae in saes:
             self._metrics.sae_loaded(sae.name, sae.metadata.weights_sha256)
+            if sae.statistics is not None and sae.notes is not None:
+                self._top.know(sae.name, _facts(sae.statistics, sae.notes))
         watch_file = Path(monitoring.watch_file) if monitoring.watch_file else None
         watch = WatchKeeper(saes, engine, self._metrics, watch_file)
         watch.begin(monitoring.watch)
-        self.monitor.start({"metrics": self._metrics})
+        self.monitor.start({"metrics": self._metrics, "top_features": self._top})
         engine.start()
         self.engine = engine
         generation = GenerationService(
@@ -225,13 +233,21 @@ def _metrics(config: Config, registry: CollectorRegistry) -> Metrics:
     )
 
 
-def _live_page(config: Config, registry: CollectorRegistry) -> LivePage | None:
-    if not config.monitoring.page:
-        return None
+def _facts(statistics: FeatureStatistics, notes: Sequence[FeatureNote]) -> FeatureFacts:
+    """What the file of an SAE records; a feature that never was active has no strength to compare with."""
+    maximum = statistics.max_activation.double().numpy()
+    largest = np.where(maximum > 0, maximum, np.inf)
+    mean = (statistics.density * statistics.mean_activation).double().numpy()
+    return FeatureFacts(
+        labels=[note.label for note in notes], max_activation=largest, usual_strength=mean / largest
+    )
+
+
+def _live_page(config: Config, registry: CollectorRegistry, top: TopFeatures) -> LivePage:
     server: dict[str, str | int] = {
         "model": config.model.name,
         "version": version("steerd"),
         "max_running": config.engine.max_running_requests,
         "max_waiting": config.engine.max_waiting_requests,
     }
-    return LivePage(registry, server=server)
+    return LivePage(registry, top, server=server)

@@ -13,6 +13,7 @@
 - `buckets`: the histograms' bounds
 - `scrape_endpoint`: /metrics over HTTP, and the live page
 - `live_page`: the page at / and its JSON; `recent_samples`: the last minutes that it shows
+- `top_features`: the features that are most above their usual strength now
 
 Nothing a client sends becomes a label, so the number of series is known: it changes with the watch list
 alone, which is refused when it would be too many. Label children are made once, not where they are counted.

@@ -12,6 +12,7 @@ import json
 import re
 import time
 from collections.abc import Iterable, Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs
@@ -25,6 +26,7 @@ from steerd.monitoring.recent_samples import (
     RecentSamples,
     Watched,
 )
+from steerd.monitoring.top_features import TOP_SECONDS, TopFeatures
 
 _FILE = Path(__file__).with_name("live_page.html")
 _JSON_PATH = "/live.json"
@@ -33,8 +35,11 @@ _JSON_PATH = "/live.json"
 class LivePage:
     """Answers for its two paths, from any thread."""
 
-    def __init__(self, registry: CollectorRegistry, *, server: Mapping[str, str | int]) -> None:
+    def __init__(
+        self, registry: CollectorRegistry, top: TopFeatures, *, server: Mapping[str, str | int]
+    ) -> None:
         """`server` is what the page says of it: model, version, max_running, max_waiting."""
+        self.top = top
         self._server = dict(server) | {"started": time.time()}
         self.samples = RecentSamples(registry)
         self._page = _FILE.read_bytes()
@@ -61,13 +66,18 @@ class LivePage:
     def _history(self, after: int) -> dict[str, Any]:
         """The samples after a number, their watched features as lists in the order of `features`."""
         samples = self.samples.after(after)
-        features = list(samples[-1].active) if samples else None
+        watched = list(samples[-1].active) if samples else None
         return {
             "server": self._server,
             "sample_seconds": SAMPLE_SECONDS,
             "kept_seconds": KEPT_SECONDS,
-            "features": features,
-            "samples": [_plain(sample, features or ()) for sample in samples],
+            "features": watched,
+            "samples": [_plain(sample, watched or ()) for sample in samples],
+            "top_seconds": TOP_SECONDS,
+            "top": [
+                {"sae": sae, "tokens": tokens, "features": [asdict(feature) for feature in features]}
+                for sae, (tokens, features) in self.top.top().items()
+            ],
         }
 
 

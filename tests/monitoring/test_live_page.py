@@ -14,6 +14,7 @@ from email.message import Message
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from prometheus_client import CollectorRegistry, Counter, Gauge
 
@@ -21,6 +22,8 @@ from steerd.config import MonitoringConfig
 from steerd.monitoring.live_page import LivePage, content_security_policy
 from steerd.monitoring.recent_samples import KEPT_SECONDS, SAMPLE_SECONDS, RecentSamples
 from steerd.monitoring.scrape_endpoint import ScrapeEndpoint
+from steerd.monitoring.top_features import FeatureFacts, TopFeatures
+from tests.monitoring.test_top_features import report
 from tests.waiting import wait_until
 
 SERVER: dict[str, str | int] = {
@@ -105,7 +108,7 @@ def test_only_the_last_minutes_are_kept() -> None:
 
 def test_the_page_is_sent_only_what_it_does_not_have() -> None:
     traffic = Traffic()
-    page = LivePage(traffic.registry, server=SERVER)
+    page = LivePage(traffic.registry, TopFeatures(), server=SERVER)
     endpoint = ScrapeEndpoint(MonitoringConfig(port=0), traffic.registry, page)
     try:
         wait_until(lambda: len(history(page)["samples"]) >= 2)
@@ -124,14 +127,14 @@ def test_the_page_is_sent_only_what_it_does_not_have() -> None:
     "query", ["after=", "after=x", "after=-1", "after=1e9", "other=3", "after=" + "9" * 400, "%"]
 )
 def test_a_query_that_makes_no_sense_is_answered_with_everything(query: str) -> None:
-    page = LivePage(Traffic().registry, server=SERVER)
+    page = LivePage(Traffic().registry, TopFeatures(), server=SERVER)
 
     assert history(page, query) == history(page)
 
 
 def test_a_list_of_features_may_change_between_samples() -> None:
     traffic = Traffic()
-    page = LivePage(traffic.registry, server=SERVER)
+    page = LivePage(traffic.registry, TopFeatures(), server=SERVER)
     page.samples.take()
     for counter in (traffic.all_active, traffic.all_over):
         counter.remove("mid", "10", "feature_0")
@@ -147,7 +150,7 @@ def test_a_list_of_features_may_change_between_samples() -> None:
 @pytest.fixture
 def served() -> Iterator[tuple[str, Traffic, LivePage]]:
     traffic = Traffic()
-    page = LivePage(traffic.registry, server=SERVER)
+    page = LivePage(traffic.registry, TopFeatures(), server=SERVER)
     endpoint = ScrapeEndpoint(MonitoringConfig(port=0), traffic.registry, page)
     wait_until(lambda: history(page)["samples"] != [])  # all else counts from the first on
     yield f"http://127.0.0.1:{endpoint.port}", traffic, page
@@ -232,6 +235,21 @@ def test_a_browser_shows_what_the_server_counts(served: tuple[str, Traffic, Live
     assert len(re.findall(r'<path class="trend hot" d="M', shown)) == 2
     assert "tiny &lt;i&gt;host&lt;/i&gt;" in shown  # as text
     assert 'class="live"' in shown
+
+
+def test_a_browser_shows_the_top_features_when_there_are_some(served: tuple[str, Traffic, LivePage]) -> None:
+    url, _, page = served
+    label = "<b>rain</b> & wind"
+    page.top.know("mid", FeatureFacts([label, "unmoved"], np.array([2.0, 2.0]), np.array([0.1, 0.9])))
+    assert '<section id="top" hidden="">' in browse(f"{url}/")
+
+    page.top.step_finished(report(np.array([[1.0, 1.0], [0.0, 1.0]]), sae="mid"))
+    shown = browse(f"{url}/")
+
+    assert '<section id="top">' in shown
+    assert "&lt;b&gt;rain&lt;/b&gt; &amp; wind" in shown
+    assert "50 % of tokens · 2.5\N{MULTIPLICATION SIGN}" in shown
+    assert "unmoved" not in shown
 
 
 def browse(url: str) -> str:
