@@ -13,6 +13,7 @@
 - `known_truth`: how much of a synthetic truth SAEs find, next to SAELens on the same rows
 - `format_agreement`: imported SAEs next to the code of the tools that wrote them
 - `metric_agreement`: the evaluation's numbers next to SAELens's and SAEBench's
+- `alert_story`: how long it takes until an operator is told of a shift in topics, and of faults
 
 What they are made of:
 
@@ -24,6 +25,7 @@ What they are made of:
 - `turns`, `paced_systems`: the same systems side by side, a step each in turn
 - `layer_saes`, `whole_encoding`: what k_sweep asks of them, and the arithmetic alone
 - `many_wishes`: the steering and watching that it is put under
+- `alert_watch`, `topic_traffic`, `mortal_server`: who asks Prometheus, who chats, and the server to break
 - `serving_process`: a `steerd serve` process: its start, its memory under load
 - `steered_requests`, `steerd_serving`: what peers asks for, and steerd's two ways to serve it
 - `scaling_process`: one system of scaling, in a process of its own
