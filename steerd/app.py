@@ -20,7 +20,8 @@ from steerd.host.host_model import HostModel
 from steerd.monitoring.live_page import LivePage
 from steerd.monitoring.memory_limit import memory_limit
 from steerd.monitoring.metrics import Metrics
-from steerd.monitoring.monitor import Monitor
+from steerd.monitoring.monitor import Monitor, MonitorPart
+from steerd.monitoring.request_log import RequestLog
 from steerd.monitoring.scrape_endpoint import ScrapeEndpoint
 from steerd.monitoring.top_features import FeatureFacts, TopFeatures
 from steerd.sae.feature_files import FeatureNote, FeatureStatistics
@@ -90,7 +91,8 @@ class App:
     def __init__(self, config: Config) -> None:
         """Bind before anything is loaded, so that a port in use is told at once. Raises ConfigError."""
         self._config = config
-        self.engine: Engine | None = None  # from `start` on
+        self.engine: Engine | None = None  # from `start` on, as the next
+        self._request_log: RequestLog | None = None
         registry = CollectorRegistry()
         for collector in (ProcessCollector, PlatformCollector, GCCollector):
             collector(registry=registry)
@@ -121,7 +123,12 @@ class App:
         watch_file = Path(monitoring.watch_file) if monitoring.watch_file else None
         watch = WatchKeeper(saes, engine, self._metrics, watch_file)
         watch.begin(monitoring.watch)
-        self.monitor.start({"metrics": self._metrics, "top_features": self._top})
+        parts: dict[str, MonitorPart] = {"metrics": self._metrics, "top_features": self._top}
+        if monitoring.request_log != "off":
+            decode = (lambda ids: str(host.tokenizer.decode(ids))) if monitoring.log_prompts else None
+            self._request_log = RequestLog(monitoring, model=config.model.name, decode=decode)
+            parts["request_log"] = self._request_log
+        self.monitor.start(parts)
         engine.start()
         self.engine = engine
         generation = GenerationService(
@@ -186,6 +193,8 @@ class App:
             await asyncio.to_thread(self.engine.stop)
         await self.grpc.stop()
         await asyncio.to_thread(self.monitor.stop)
+        if self._request_log is not None:
+            self._request_log.stop()
         self.scrape_endpoint.stop()
 
     async def _signal_or_engine_death(self, signals: asyncio.Queue[int]) -> bool:

@@ -176,6 +176,8 @@ class MonitoringConfig:
     waits in a queue of `queue_steps` steps and ends of requests for the thread that counts it; what finds no
     room there is dropped, and that is counted. Watch lists that are set while the server runs are kept in
     `watch_file`, if that is set, which goes before `watch` at the next start.
+    `request_log` takes a JSON line at the end of each request: `stderr`, `off` or a file. There is no text of
+    requests in it, unless `log_prompts` adds their prompts.
     """
 
     host: str = field(default="127.0.0.1", metadata=_matching(r"\S+"))
@@ -183,6 +185,8 @@ class MonitoringConfig:
     page: bool = True
     sample_every: int = field(default=16, metadata=_between(0, 1_000_000))
     watch_file: str = ""
+    request_log: str = field(default="stderr", metadata=_matching(r".+"))
+    log_prompts: bool = False
     queue_steps: int = field(default=256, metadata=_between(1, 65536))
     watch: tuple[WatchedFeature, ...] = ()
 
@@ -315,7 +319,9 @@ def _read_monitoring(
 ) -> MonitoringConfig:
     section = _read_section(MonitoringConfig, table, "monitoring")
     file = str(folder / Path(section.watch_file).expanduser()) if section.watch_file else ""
-    return replace(section, watch=watch, watch_file=file)
+    log = section.request_log
+    log = log if log in ("stderr", "off") else str(folder / Path(log).expanduser())
+    return replace(section, watch=watch, watch_file=file, request_log=log)
 
 
 def _is_loopback(host: str) -> bool:

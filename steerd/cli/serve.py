@@ -35,6 +35,9 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     parser.add_argument("--metrics-host", metavar="ADDRESS", help="where /metrics listens")
     parser.add_argument("--metrics-port", type=int, metavar="PORT", help="the port of /metrics")
     parser.add_argument(
+        "--request-log", metavar="FILE", help="a JSON line for each request: stderr, off or a file"
+    )
+    parser.add_argument(
         "--insecure",
         action="store_true",
         default=None,
@@ -60,7 +63,12 @@ def read_config(options: argparse.Namespace) -> Config:
         model=_changed(config.model, name=options.model),
         saes=tuple(options.sae) if options.sae else saes,
         server=_changed(config.server, host=options.host, port=options.port, insecure=options.insecure),
-        monitoring=_changed(config.monitoring, host=options.metrics_host, port=options.metrics_port),
+        monitoring=_changed(
+            config.monitoring,
+            host=options.metrics_host,
+            port=options.metrics_port,
+            request_log=options.request_log,
+        ),
     )
 
 

@@ -14,7 +14,8 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from steerd.engine.events import FailedEvent, LastEvent, SampledRows, StepReport
 from steerd.engine.request import GenerationRequest
-from steerd.monitoring.buckets import ACTIVE_FEATURES, UNEXPLAINED
+from steerd.monitoring.buckets import ACTIVE_FEATURES, DELTA_RATIO, UNEXPLAINED
+from steerd.monitoring.exemplars import exemplar
 from steerd.steering.intervention import DIRECTIONS, Direction, Operation, operation_name
 
 MODES = tuple(operation.__name__.lower() for operation in get_args(Operation))
@@ -53,6 +54,12 @@ class SaeMetrics:
             ("sae",),
             registry=registry,
         )
+        self._delta_ratio = Histogram(
+            "steerd_steering_delta_ratio",
+            "Length of what steering changes of a row by the row's: a request's mean at each hook point.",
+            buckets=DELTA_RATIO,
+            registry=registry,
+        )
         self._generation = Gauge(
             "steerd_sae_generation_info",
             "Always 1; its labels say which weights are served.",
@@ -79,6 +86,9 @@ class SaeMetrics:
     def request_finished(self, request: GenerationRequest, event: LastEvent) -> None:
         if isinstance(event, FailedEvent):
             return
+        for point in event.receipt.hook_points:
+            if point.rows_changed:
+                self._delta_ratio.observe(point.mean_relative_norm, exemplar(request.id))
         # Nothing was done yet for a request that was cancelled before it ran.
         for edit, receipt in zip(request.steering.numbered, event.receipt.interventions, strict=False):
             sae = DIRECTIONS if isinstance(edit.target, Direction) else edit.target.sae

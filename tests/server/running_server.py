@@ -35,7 +35,7 @@ def tiny_config(**sections: Any) -> Config:
         "saes": tuple(SaeConfig(name=name, path="in memory") for name in SAES),
         "engine": EngineConfig(kv_cache_gib=0.01),
         "server": ServerConfig(port=0),
-        "monitoring": MonitoringConfig(port=0, sample_every=1),
+        "monitoring": MonitoringConfig(port=0, sample_every=1, request_log="off"),
     }
     return Config(**(defaults | sections))
 
