@@ -279,7 +279,8 @@ class ServedPreset:
 class ServedPolicy:
     """What holds for every request; None where a policy does not bound what requests ask for.
 
-    Features are `sae:first-last`, presets `name`, `name@version` or `*`.
+    Features are `sae:first-last`, presets `name`, `name@version` or `*`; triggers are told by what they do
+    and their names.
     """
 
     named: NamedVersion
@@ -288,6 +289,7 @@ class ServedPolicy:
     allowed: Allowed | None
     max_dose: float | None
     over_dose: str
+    triggers: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -287,6 +287,7 @@ def served_policy(message: catalog_service_pb2.Policy) -> ServedPolicy:
         allowed=allowed if message.HasField("allow") else None,
         max_dose=message.max_dose if message.HasField("max_dose") else None,
         over_dose=over_dose if message.HasField("max_dose") else "",
+        triggers=tuple(f"{each.WhichOneof('action')} {each.name}" for each in message.triggers),
     )
 
 

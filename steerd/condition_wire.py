@@ -44,6 +44,7 @@ def applied_condition_message(condition: Condition) -> pb.Condition:
 def applied_trigger_message(trigger: Trigger) -> pb.Trigger:
     """As applied_condition_message."""
     message = trigger_message(trigger, pb.UNIT_ACTIVATION)
+    message.source = trigger.source
     message.when.CopyFrom(applied_condition_message(trigger.condition))
     return message
 

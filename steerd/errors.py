@@ -45,10 +45,9 @@ class NotFound(SteerdError):
 class Forbidden(SteerdError):
     """What a policy of the server does not allow; `policy` is its name and version."""
 
-    reason = "POLICY_DENIED"
-
-    def __init__(self, message: str, *, field: str, policy: str) -> None:
+    def __init__(self, message: str, *, field: str, policy: str, reason: str = "POLICY_DENIED") -> None:
         super().__init__(message)
+        self.reason = reason
         self.field = field
         self.policy = policy
 

@@ -239,11 +239,12 @@ def test_policies_are_listed() -> None:
         allow=catalog_service_pb2.Allow(features=["s:1-2"], directions=True, presets=["*"]),
         max_dose=0.0,
         over_dose=steering.OVER_DOSE_CLAMP,
+        triggers=[steering.Trigger(name="far", stop=steering.Stop())],
     )
     bare = catalog_service_pb2.Policy(name="b", version="2")
 
     allowed = Allowed(features=("s:1-2",), directions=True, reconstruct=False, presets=("*",))
-    policy = ServedPolicy(NamedVersion("a", "1"), "safe", (edit,), allowed, 0.0, "clamp")
+    policy = ServedPolicy(NamedVersion("a", "1"), "safe", (edit,), allowed, 0.0, "clamp", ("stop far",))
     assert client_wire.served_policy(message) == policy
     assert client_wire.served_policy(bare) == ServedPolicy(NamedVersion("b", "2"), "", (), None, None, "")
 

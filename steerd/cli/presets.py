@@ -42,7 +42,7 @@ def policies_table(policies: list[ServedPolicy]) -> Table:
         table.add_row(
             policy.named.name,
             policy.named.version,
-            ", ".join(map(edit_text, policy.interventions)),
+            ", ".join([*map(edit_text, policy.interventions), *policy.triggers]),
             "anything" if policy.allowed is None else _allowed_text(policy.allowed),
             "" if policy.max_dose is None else f"{policy.max_dose:.7g}, {policy.over_dose}",
             policy.description,

@@ -193,6 +193,8 @@ class Step:
     def _take_scores(
         self, running: RunningRequest, scores: Scores, by_row: Mapping[int, tuple[TokenReading, ...]]
     ) -> LastEvent | None:
+        if (event := self._tell_fired(running)) is not None:
+            return event
         if not all(map(math.isfinite, scores.logprobs)):
             return FailedEvent(*non_finite(running.request))
         reason = running.tell_scores(scores, tuple(reading for row in by_row.values() for reading in row))
@@ -207,11 +209,14 @@ class Step:
     ) -> LastEvent | None:
         last = by_row.pop(span.rows[-1], ()) if token else ()
         running.tell_prompt(list(by_row.values()))
-        for fired in self._fired.get(span.request_id, ()):
-            running.deliver(fired)
-        if running.triggers.is_stopped:
-            return running.finished(FinishReason.FEATURE)
+        if (event := self._tell_fired(running)) is not None:
+            return event
         return self._take_token(running, token, last) if token else None
+
+    def _tell_fired(self, running: RunningRequest) -> LastEvent | None:
+        for fired in self._fired.get(running.request.id, ()):
+            running.deliver(fired)
+        return running.finished(FinishReason.FEATURE) if running.triggers.is_stopped else None
 
     def _take_token(
         self, running: RunningRequest, token: NewToken, readings: tuple[TokenReading, ...]

@@ -7,6 +7,7 @@ from importlib.metadata import version
 
 import grpc
 
+from steerd.condition_wire import applied_trigger_message
 from steerd.config import Config, SteeringConfig, WatchedFeature
 from steerd.host.host_model import HostModel
 from steerd.intervention_wire import applied_message
@@ -155,6 +156,7 @@ def _policy(policy: Policy) -> pb.Policy:
         version=policy.named.version,
         description=policy.description,
         interventions=[applied_message(intervention) for intervention in policy.interventions],
+        triggers=[applied_trigger_message(trigger) for trigger in policy.triggers],
     )
     if policy.allowance is not None:
         message.allow.CopyFrom(_allow(policy.allowance))

@@ -40,6 +40,7 @@ class TriggerParser:
         return tuple(trigger for trigger in parsed if trigger is not None)
 
     def _trigger(self, message: pb.Trigger, field: str) -> Trigger | None:
+        self.violations.must(not message.source, f"{field}.source", "left to the server", message.source)
         condition = self.conditions.condition(message.when, f"{field}.when")
         match message.WhichOneof("action"):
             case "stop":

@@ -13,15 +13,20 @@ from steerd.server.violations import Violations
 from steerd.steering.intervention import Intervention, Target
 from steerd.steering.loaded_saes import LoadedSaes
 from steerd.steering.steering import NamedVersion, Steering
+from steerd.steering.trigger import Trigger
 
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """What holds for every request: edits of its rows, and what it may ask for. None allows anything."""
+    """What holds for every request: edits of its rows, what features fire, and what it may ask for.
+
+    None allows anything.
+    """
 
     named: NamedVersion
     description: str
     interventions: tuple[Intervention, ...]
+    triggers: tuple[Trigger, ...]
     allowance: Allowance | None
     cap: DoseGuard | None
 
@@ -49,12 +54,23 @@ class Policies:
             for error in self._refusals(policy, asked, places):
                 violations.add_forbidden(error)
             asked = _capped(policy, asked, places, violations)
+        self._check_names(asked, violations)
         demanded = tuple(edit for policy in self._policies for edit in policy.interventions)
+        triggers = tuple(trigger for policy in self._policies for trigger in policy.triggers)
         return replace(
             asked,
             interventions=(*asked.interventions, *demanded),
+            triggers=(*asked.triggers, *triggers),
             policies=tuple(policy.named for policy in self._policies),
         )
+
+    def _check_names(self, asked: Steering, violations: Violations) -> None:
+        """What fires is told by name."""
+        taken = {trigger.name: policy for policy in self._policies for trigger in policy.triggers}
+        for position, trigger in enumerate(asked.triggers):
+            if trigger.name in taken:
+                bound = f"unlike those of policy {taken[trigger.name].named}"
+                violations.must(False, f"triggers[{position}].name", bound, trigger.name)
 
     def undone(self, policy: Policy, target: Target) -> str | None:
         """Why an edit of the target would take back what a policy does; None if it would not.

@@ -13,11 +13,13 @@ from steerd.server.allowance import read_allowance
 from steerd.server.dose import DoseGuard
 from steerd.server.edit_conflicts import PlacedEdit, check_conflicts
 from steerd.server.policy import Policies, Policy
-from steerd.server.preset_book import PresetBook, message_of, read_edits, settled
+from steerd.server.preset_book import PresetBook, message_of, read_edits, read_triggers, settled
 from steerd.server.violations import Violations, shown
+from steerd.steering.lane_tables import MAX_TESTS
 from steerd.steering.loaded_saes import LoadedSaes
 from steerd.steering.scope import Schedule
 from steerd.steering.steering import NamedVersion
+from steerd.steering.trigger import Trigger
 
 _OVER_DOSE = {
     steering_pb2.OVER_DOSE_WARN: "warn",
@@ -49,6 +51,7 @@ def read_policies(
         violations,
     )
     settled(violations)
+    _check_triggers([trigger for policy in read for trigger in policy.triggers], limits)
     policies = Policies(read, saes)
     _check_presets(presets, policies)
     return policies
@@ -66,11 +69,13 @@ def _policy(
     named = NamedVersion(config.name, config.version)
     edits = read_edits(message.interventions, f"{key}.interventions", host, saes, limits)
     _check_edits(edits)
+    triggers = read_triggers(message.triggers, f"{key}.triggers", host, saes, limits)
     allowed = message.HasField("allow")
     return Policy(
         named=named,
         description=message.description,
         interventions=tuple(replace(edit.intervention, source=f"policy:{named}") for edit in edits),
+        triggers=tuple(replace(trigger, source=f"policy:{named}") for trigger in triggers),
         allowance=read_allowance(message.allow, f"{key}.allow", saes, presets) if allowed else None,
         cap=_cap(message, key, saes),
     )
@@ -87,6 +92,19 @@ def _check_edits(edits: Sequence[PlacedEdit]) -> None:
             raise ConfigError(f"{edit.place}.schedule is for requests; a policy holds on every row in scope")
         if edit.intervention.condition is not None:
             raise ConfigError(f"{edit.place}.when is for requests; a policy holds on every row in scope")
+
+
+def _check_triggers(triggers: Sequence[Trigger], limits: LimitsConfig) -> None:
+    """All run in every request, beside its own."""
+    names = [trigger.name for trigger in triggers]
+    if repeated := [name for name in names if names.count(name) > 1]:
+        raise ConfigError(f"policies: two triggers are named {repeated[0]!r}")
+    num_tests = sum(len(trigger.condition.tests) for trigger in triggers)
+    if num_tests + limits.max_tests > MAX_TESTS:
+        room = MAX_TESTS - limits.max_tests
+        raise ConfigError(
+            f"policies must test at most {room} features beside limits.max_tests; got {num_tests}"
+        )
 
 
 def _cap(message: catalog_service_pb2.Policy, key: str, saes: LoadedSaes) -> DoseGuard | None:

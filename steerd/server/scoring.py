@@ -6,16 +6,18 @@ import logging
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
-from steerd.engine.events import FailedEvent, FinishedEvent, ScoredEvent, StreamEvent
+from steerd.engine.events import FailedEvent, FinishedEvent, FiredEvent, ScoredEvent, StreamEvent
 from steerd.engine.request import FinishReason, GenerationRequest
 from steerd.engine.waiting_line import Submission
-from steerd.errors import Unavailable
+from steerd.errors import Forbidden, Unavailable
 from steerd.intervention_wire import applied_message, named_message
 from steerd.pb.v1 import generation_service_pb2 as pb
 from steerd.server.event_stream import EventStream
 from steerd.server.parse import RequestParser
 from steerd.server.parse_score import ScoreParser
 from steerd.server.reply_score import Scored, continuation_score
+from steerd.steering.steering import Steering
+from steerd.steering.trigger import Stop
 
 _log = logging.getLogger(__name__)
 
@@ -49,7 +51,7 @@ class Scoring:
             [(request, stream.deliver) for request, stream in zip(requests, streams, strict=True)]
         )
         try:
-            scored = [await _scored(stream) for stream in streams]
+            scored = [await _scored(stream, requests[0].steering) for stream in streams]
         finally:
             for submission in submissions:
                 self._engine.cancel(submission)
@@ -79,20 +81,38 @@ class Scoring:
 
 
 def _most_events(request: GenerationRequest) -> int:
-    """One a row, a first and a last: streams are read one by one, so each must hold all its events."""
-    return len(request.given_ids) + 2
+    """One a row, and one for each trigger that fires there, a first and a last.
+
+    Streams are read one by one, so each must hold all its events.
+    """
+    return (1 + len(request.steering.triggers)) * len(request.given_ids) + 2
 
 
-async def _scored(stream: EventStream) -> Scored:
+async def _scored(stream: EventStream, steering: Steering) -> Scored:
     chunks: list[ScoredEvent] = []
+    fired: list[FiredEvent] = []
     while True:
         for event in await stream.next_events():
             match event:
                 case ScoredEvent():
                     chunks.append(event)
+                case FiredEvent():
+                    fired.append(event)
                 case FailedEvent(error):
                     raise error
                 case FinishedEvent(reason=FinishReason.SCORED, receipt=receipt):
                     return Scored(chunks, receipt)
+                case FinishedEvent(reason=FinishReason.FEATURE):
+                    raise _stopped(fired, steering)
                 case FinishedEvent():
                     raise Unavailable("the server gave up the request", reason="GIVEN_UP")
+
+
+def _stopped(fired: Sequence[FiredEvent], steering: Steering) -> Forbidden:
+    """The refusal of a text that a policy ends: only policies have triggers here."""
+    names = {event.trigger for event in fired}
+    stops = (each for each in steering.triggers if each.name in names and isinstance(each.action, Stop))
+    trigger = next(stops)
+    policy = trigger.source.removeprefix("policy:")
+    message = f"trigger {trigger.name!r} of policy {policy} ends a text that was to be scored"
+    return Forbidden(message, field="continuations", policy=policy, reason="POLICY_STOPPED")

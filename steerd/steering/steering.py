@@ -62,4 +62,8 @@ class Steering:
 
     def unsteered(self) -> Steering:
         """What is left of it where the request's own wishes are set aside, in its baseline: policies."""
-        return Steering(interventions=self.demanded, policies=self.policies)
+        return Steering(
+            interventions=self.demanded,
+            triggers=tuple(trigger for trigger in self.triggers if trigger.is_demanded),
+            policies=self.policies,
+        )

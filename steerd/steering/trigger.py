@@ -29,11 +29,20 @@ class Switch:
 
 @dataclass(frozen=True, slots=True)
 class Trigger:
-    """Fires on each row where its condition comes to hold; its tests may be at any hook points."""
+    """Fires on each row where its condition comes to hold; its tests may be at any hook points.
+
+    `source` is as Intervention's.
+    """
 
     name: str
     condition: Condition
     action: Stop | Flag | Switch
+    source: str = ""
+
+    @property
+    def is_demanded(self) -> bool:
+        """Whether a policy demands it."""
+        return self.source.startswith("policy:")
 
     @property
     def brings(self) -> tuple[Intervention, ...]:

@@ -139,6 +139,51 @@ def test_continuations_are_scored_under_policies(server: RunningServer) -> None:
     assert held_baseline != pytest.approx(plain.scores[0].total_logprob, abs=1e-2)
 
 
+STOP = """
+    [[policies]]
+    name = "halt"
+    version = "1"
+    [[policies.triggers]]
+    name = "too-far"
+    stop = {{}}
+    when = {{ any_of = [{{ all_of = [{{ feature = {{ sae = "late", index = 3 }}, above = {above} }}] }}] }}
+"""
+
+
+def halting(above: float) -> RunningServer:
+    return RunningServer(tiny_config(policies=config_of(STOP.format(above=above)).policies), *tiny_parts())
+
+
+def test_a_policy_stops_every_text_and_refuses_to_score_past_it() -> None:
+    watch = pb.Capture(watch=[FeatureRef(sae="late", index=3)], include_prompt=True)
+    with halting(above=1e5) as server:
+        plain = server.generate(request(capture=watch))
+        (trigger,) = plain.started.triggers
+        assert (trigger.name, trigger.source) == ("too-far", "policy:halt@1")
+        assert plain.completed.finish_reason == pb.FINISH_REASON_LENGTH
+        whole = [reading.values[0] for reading in plain.readings]
+        mine = steering.Trigger(name="too-far", when=trigger.when, flag=steering.Flag())
+        assert list(violations(refused(server, request(triggers=[mine])))) == ["triggers[0].name"]
+    num_prompt = plain.started.prompt_tokens
+    # Of the rows that run, the one after which no token may come.
+    limit = max(whole[1:]) - 1e-3
+    position = next(place for place, value in enumerate(whole) if place and value > limit)
+
+    with halting(above=limit) as server:
+        both = server.generate(request(baseline=True))
+        score = pb.ScoreRequest(prompt="Hello", baseline=True)
+        score.continuations.add().token_ids.ids.extend(plain.token_ids)
+        with pytest.raises(grpc.RpcError) as caught:
+            server.generation.Score(score, timeout=TIMEOUT_SECONDS)
+
+    assert both.completed.finish_reason == pb.FINISH_REASON_FEATURE
+    assert both.completed.baseline.finish_reason == pb.FINISH_REASON_FEATURE
+    assert len(both.token_ids) == max(position + 1 - num_prompt, 0)
+    assert caught.value.code() is grpc.StatusCode.PERMISSION_DENIED
+    assert error_info(caught.value).reason == "POLICY_STOPPED"
+    assert error_info(caught.value).metadata["policy"] == "halt@1"
+
+
 DIRECTION = steering.Direction(hook_point="blocks.1.hook_resid_pre", values=[1.0] * 32)
 
 
@@ -265,6 +310,7 @@ def test_policies_are_listed(server: RunningServer) -> None:
 
 GOOD = '[[policies]]\nname = "a"\nversion = "1"\n'
 WHEN = '{ any_of = [{ all_of = [{ feature = { sae = "early", index = 3 } }] }] }'
+TRIGGER = f"[[policies.triggers]]\nname = 'x'\nwhen = {WHEN}\n"
 EDIT = '[[policies.interventions]]\nfeature = { sae = "early", index = 3 }\n'
 
 
@@ -278,6 +324,12 @@ EDIT = '[[policies.interventions]]\nfeature = { sae = "early", index = 3 }\n'
         (GOOD + EDIT + "ablate = {}\nschedule = { at_most = 3 }", ["interventions[0].schedule"]),
         (GOOD + EDIT + f"ablate = {{}}\nwhen = {WHEN}", ["interventions[0].when"]),
         (GOOD + EDIT + "ablate = {}\n" + GOOD.replace('"a"', '"b"') + EDIT + "ablate = {}", ["policies[1]"]),
+        (GOOD + "[[policies.triggers]]\nname = 'x'\nstop = {}", ["policies[0].triggers[0].when.any_of"]),
+        (GOOD + TRIGGER + "flag = {}\n" + TRIGGER.replace("'x'", "'y'"), ["triggers[1].action"]),
+        (
+            GOOD + TRIGGER + "flag = {}\n" + GOOD.replace('"a"', '"b"') + TRIGGER + "flag = {}\n",
+            ["two triggers", "'x'"],
+        ),
         (GOOD + "allow = { features = ['early'] }", ["policies[0].allow.features[0]", "'early'"]),
         (GOOD + "allow = { features = ['early:9-3'] }", ["policies[0].allow.features[0]", "0 to 63"]),
         (GOOD + "allow = { features = ['early:*', 'early:64'] }", ["allow.features[1]", "'early:64'"]),

@@ -199,7 +199,7 @@ _SHARED = {
 }
 TRIED = {
     "GenerateRequest": _SHARED
-    | {f"triggers.{name}" for name in ("name", "stop", "flag")}
+    | {f"triggers.{name}" for name in ("name", "stop", "flag", "source")}
     | {f"triggers.when.any_of.all_of.{name}" for name in _TEST}
     | {f"sampling.{name}" for name in ("max_new_tokens", "temperature", "top_p", "top_k", "seed", "stop")},
     "ScoreRequest": _SHARED | {"continuations.text", "continuations.token_ids.ids"},

@@ -479,6 +479,7 @@ class Policy(_message.Message):
     VERSION_FIELD_NUMBER: _builtins.int
     DESCRIPTION_FIELD_NUMBER: _builtins.int
     INTERVENTIONS_FIELD_NUMBER: _builtins.int
+    TRIGGERS_FIELD_NUMBER: _builtins.int
     ALLOW_FIELD_NUMBER: _builtins.int
     MAX_DOSE_FIELD_NUMBER: _builtins.int
     OVER_DOSE_FIELD_NUMBER: _builtins.int
@@ -501,6 +502,10 @@ class Policy(_message.Message):
         """
 
     @_builtins.property
+    def triggers(self) -> _containers.RepeatedCompositeFieldContainer[_steering_pb2.Trigger]:
+        """What happens to every request when features fire. A Score that they stop is refused: POLICY_STOPPED."""
+
+    @_builtins.property
     def allow(self) -> Global___Allow:
         """Only this steering is allowed. Default: any."""
 
@@ -511,13 +516,14 @@ class Policy(_message.Message):
         version: _builtins.str = ...,
         description: _builtins.str = ...,
         interventions: _abc.Iterable[_steering_pb2.Intervention] | None = ...,
+        triggers: _abc.Iterable[_steering_pb2.Trigger] | None = ...,
         allow: Global___Allow | None = ...,
         max_dose: _builtins.float | None = ...,
         over_dose: _steering_pb2.OverDose.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_max_dose", b"_max_dose", "allow", b"allow", "max_dose", b"max_dose"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_max_dose", b"_max_dose", "allow", b"allow", "description", b"description", "interventions", b"interventions", "max_dose", b"max_dose", "name", b"name", "over_dose", b"over_dose", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_max_dose", b"_max_dose", "allow", b"allow", "description", b"description", "interventions", b"interventions", "max_dose", b"max_dose", "name", b"name", "over_dose", b"over_dose", "triggers", b"triggers", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__max_dose: _TypeAlias = _typing.Literal["max_dose"]  # noqa: Y015
     _WhichOneofArgType__max_dose: _TypeAlias = _typing.Literal["_max_dose", b"_max_dose"]  # noqa: Y015

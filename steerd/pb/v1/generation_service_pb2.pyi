@@ -417,7 +417,7 @@ class Started(_message.Message):
 
     @_builtins.property
     def triggers(self) -> _containers.RepeatedCompositeFieldContainer[_steering_pb2.Trigger]:
-        """The triggers in force, as the interventions: units resolved, directions by hash."""
+        """The triggers in force, those of policies included, as the interventions: units resolved, directions by hash."""
 
     @_builtins.property
     def warnings(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:

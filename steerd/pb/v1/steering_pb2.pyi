@@ -645,8 +645,11 @@ class Trigger(_message.Message):
     WHEN_FIELD_NUMBER: _builtins.int
     STOP_FIELD_NUMBER: _builtins.int
     FLAG_FIELD_NUMBER: _builtins.int
+    SOURCE_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Of the form [a-z0-9_-]{1,40}; each once in a request. Required."""
+    source: _builtins.str
+    """Who asks for it, as Intervention.source. Set by the server in answers; must be empty in a request."""
     @_builtins.property
     def when(self) -> Global___Condition:
         """When it fires; its tests may be at any hook points. Required."""
@@ -668,10 +671,11 @@ class Trigger(_message.Message):
         when: Global___Condition | None = ...,
         stop: Global___Stop | None = ...,
         flag: Global___Flag | None = ...,
+        source: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["action", b"action", "flag", b"flag", "stop", b"stop", "when", b"when"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["action", b"action", "flag", b"flag", "name", b"name", "stop", b"stop", "when", b"when"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["action", b"action", "flag", b"flag", "name", b"name", "source", b"source", "stop", b"stop", "when", b"when"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_action: _TypeAlias = _typing.Literal["stop", "flag"]  # noqa: Y015
     _WhichOneofArgType_action: _TypeAlias = _typing.Literal["action", b"action"]  # noqa: Y015
