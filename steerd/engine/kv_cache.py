@@ -102,6 +102,18 @@ class KvCache(PagedAttentionCache):
         num_pages = min(num_tokens // self._full.tokens_per_page, len(hashes))
         self._pages.keep(self._full.block_table[request_id][:num_pages], hashes[:num_pages])
 
+    def extend_read_and_write_indices(
+        self,
+        request_id: str,
+        past_length: int,
+        query_length: int,
+        read_index: list[list[int]] | None,
+        write_index: list[list[int]],
+    ) -> None:
+        """As transformers', but keys that are read where they lie need no list of all their places."""
+        wanted = None if self._in_pieces else read_index
+        super().extend_read_and_write_indices(request_id, past_length, query_length, wanted, write_index)
+
     def plan_step(self, requests: Sequence[FutureRequestState]) -> None:
         """Work out how the rows of the coming step attend."""
         if self._in_pieces:
