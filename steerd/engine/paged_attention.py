@@ -57,11 +57,15 @@ class DecodeGroup:
 
 @dataclass(frozen=True, slots=True)
 class AttentionPlan:
-    """How the rows of one step attend: the same for every layer, made once before the forward."""
+    """How the rows of one step attend: the same for every layer, made once before the forward.
+
+    `in_order` says that one group has all rows, as they come.
+    """
 
     segments: tuple[Segment, ...]
     groups: tuple[DecodeGroup, ...]
     singles: tuple[Segment, ...]
+    in_order: bool
 
 
 def plan_attention(segments: Sequence[Segment], dtype: torch.dtype, device: torch.device) -> AttentionPlan:
@@ -70,7 +74,12 @@ def plan_attention(segments: Sequence[Segment], dtype: torch.dtype, device: torc
     others = [s for s in segments if s.num_rows > 1 or s.start is None]
     decoding.sort(key=lambda segment: segment.start or 0)
     groups = [_decode_group(run, dtype, device) for run in _equally_spaced_runs(decoding)]
-    return AttentionPlan(segments=tuple(segments), groups=tuple(groups), singles=tuple(others))
+    return AttentionPlan(
+        segments=tuple(segments),
+        groups=tuple(groups),
+        singles=tuple(others),
+        in_order=len(groups) == 1 and decoding == list(segments),
+    )
 
 
 def attend(
@@ -83,12 +92,14 @@ def attend(
     softcap: float | None,
 ) -> Tensor:
     """What query [rows, heads, head_dim] attends to in the cache of one layer, of the same shape."""
+    if plan.in_order and softcap is None:  # nothing to pick out or to put together
+        return _attend_group(plan.groups[0], query, k_cache, v_cache, scaling)
     out = torch.empty_like(query)
     groups, singles = plan.groups, plan.singles
     if softcap is not None:
         groups, singles = (), plan.segments
     for group in groups:
-        out[group.rows] = _attend_group(group, query, k_cache, v_cache, scaling)
+        out[group.rows] = _attend_group(group, query[group.rows], k_cache, v_cache, scaling)
     for segment in singles:
         rows = slice(segment.first_row, segment.first_row + segment.num_rows)
         keys = segment.keys
@@ -141,10 +152,11 @@ def _decode_group(run: Sequence[Segment], dtype: torch.dtype, device: torch.devi
 def _attend_group(
     group: DecodeGroup, query: Tensor, k_cache: Tensor, v_cache: Tensor, scaling: float | None
 ) -> Tensor:
+    """`query` has the rows of the group alone."""
     num_requests, (_, kv_heads, head_dim) = len(group.rows), k_cache.shape
     # The query heads that share a key head stand as its query positions: every key is read once for all of
     # them.
-    q = query[group.rows].view(num_requests, kv_heads, -1, head_dim)
+    q = query.reshape(num_requests, kv_heads, -1, head_dim)
     token, head, _ = k_cache.stride()
     size = (num_requests, kv_heads, group.num_keys, head_dim)
     stride = (group.stride * token, head, token, 1)

@@ -134,6 +134,7 @@ def test_equally_spaced_decoding_requests_of_unequal_lengths_are_one_group() -> 
     plan = step.plan()
 
     assert [group.rows.tolist() for group in plan.groups] == [[0, 1, 2, 3]]
+    assert plan.in_order
     assert plan.singles == ()
     assert_plain(step)
 
@@ -150,6 +151,7 @@ def test_groups_never_reach_into_another_request() -> None:
     step = make_step([(1, 9), (1, 3), (1, 4)], reserved=[16, 4, 4])
 
     assert [group.rows.tolist() for group in step.plan().groups] == [[0], [1, 2]]
+    assert not step.plan().in_order
     assert_plain(step)
 
 
@@ -163,6 +165,7 @@ def test_group_order_is_that_of_the_cache_not_of_the_step() -> None:
     ]
 
     assert [group.rows.tolist() for group in step.plan().groups] == [[1, 2, 0]]
+    assert not step.plan().in_order
     assert_plain(step)
 
 
