@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,6 +12,7 @@ from numpy.typing import NDArray
 from steerd.engine.events import Floats
 from steerd.engine.readings import DoneReadings, EditReadings, StepReadings
 from steerd.host.hook_point import HookPoint
+from steerd.steering.edit_cells import EditCells
 from steerd.steering.intervention import Target
 from steerd.steering.receipt import HookPointReceipt, InterventionReceipt, Receipt
 from steerd.steering.request_wishes import RequestWishes
@@ -26,12 +28,14 @@ _POINT_CHANGED, _POINT_RELATIVE, _POINT_LARGEST = range(3)
 class EditTally:
     """Sums over the rows of every running request, by the slots of their wishes.
 
-    Those of its edits are [5, slots, edits], those of each hook point [3, slots].
+    Those of its edits are [5, slots, edits], those of all hook points [3, points, slots]: a step adds to each
+    once, however many points are edited.
     """
 
     def __init__(self) -> None:
         self._edits = np.zeros((5, 0, 0))
-        self._points: dict[HookPoint, Doubles] = {}
+        self._rows = np.zeros((3, 0, 0))
+        self._points: dict[HookPoint, int] = {}  # where each stands in the sums
         self._overlaps: dict[int, Counter[Target]] = {}
 
     def start(self, wishes: RequestWishes) -> None:
@@ -39,23 +43,28 @@ class EditTally:
         slot = wishes.slot
         self._edits = _fitted(self._edits, (5, slot + 1, len(wishes.numbered)))
         self._edits[:, slot] = 0
-        for hook_point in {edit.hook_point for edit in wishes.numbered}:
-            self._points.setdefault(hook_point, np.zeros((3, 0)))
-        for hook_point, sums in self._points.items():
-            self._points[hook_point] = _fitted(sums, (3, self._edits.shape[1]))
-            self._points[hook_point][:, slot] = 0
+        for edit in wishes.numbered:
+            self._points.setdefault(edit.hook_point, len(self._points))
+        self._rows = _fitted(self._rows, (3, len(self._points), self._edits.shape[1]))
+        self._rows[:, :, slot] = 0
         self._overlaps[slot] = Counter()
 
     def add(self, readings: StepReadings) -> None:
         """Count what one step edited."""
+        if not readings.edits:
+            return
         # Rows that are not finite make their own request fail, soon.
         with np.errstate(all="ignore"):
-            for hook_point, after in readings.edits.items():
-                for done in after.done:
-                    if done.amounts is not None:
-                        self._add_cells(done, done.amounts, readings.acts[hook_point], after)
-                    self._add_reconstructions(done, after)
-                self._add_rows(self._points[hook_point], after, readings.plan.layout)
+            found = [
+                _cells(done, done.amounts, readings.acts[hook_point], after)
+                for hook_point, after in readings.edits.items()
+                for done in after.done
+                if done.amounts is not None
+            ]
+            if found:
+                self._add_cells(found)
+            self._add_reconstructions(readings.edits.values())
+            self._add_rows(readings.edits, readings.plan.layout)
 
     def steered_rows(self, wishes: RequestWishes) -> Mapping[Target, int]:
         """By target, on how many rows a request's edits were made; several on one row count once."""
@@ -70,43 +79,72 @@ class EditTally:
         return Receipt(
             tuple(map(_intervention, self._edits[:, wishes.slot, : len(wishes.numbered)].T)),
             tuple(
-                _hook_point(point, self._points[point][:, wishes.slot])
+                _hook_point(point, self._rows[:, self._points[point], wishes.slot])
                 for point in sorted(points, key=lambda point: (point.depth, point.site))
             ),
         )
 
-    def _add_cells(self, done: DoneReadings, amounts: Floats, acts: Floats, after: EditReadings) -> None:
-        cells = done.edits.cells
-        rows, columns = cells.rows, cells.columns
-        here = rows, columns - done.edits.window.start
-        added = amounts[here]
-        made = np.ones_like(added) if done.made is None else done.made[here].astype(np.float32)
-        relative = _relative(np.abs(added) * cells.lengths, after.lengths[rows])
-        values = acts[rows, columns] * made, after.acts[rows, columns] * made
-        sums = np.stack([made, added != 0, relative, *values])  # [5, cells]
-        if len(cells.starts) < len(rows):  # some edit has several rows
-            sums = np.add.reduceat(sums, cells.starts, axis=1, dtype=np.float64)
-        self._edits[:, cells.slots, cells.numbers] += sums
-        for shared in cells.shared:
-            steered = rows[shared.cells][made[shared.cells] > 0]
-            self._overlaps[shared.slot][shared.target] += len(steered) - len(np.unique(steered))
+    def _add_cells(self, found: Sequence[_Cells]) -> None:
+        made, amounts, directions, rows, before, after = map(
+            np.concatenate, zip(*(f.values for f in found), strict=True)
+        )
+        relative = _relative(np.abs(amounts) * directions, rows)
+        sums = np.stack([made, amounts != 0, relative, before * made, after * made])  # [5, cells]
+        slots = np.concatenate([part.cells.slots for part in found])
+        if len(slots) < len(made):  # some edit has several rows
+            firsts = np.cumsum([0, *(len(part.cells.rows) for part in found[:-1])])
+            starts = [part.cells.starts + first for part, first in zip(found, firsts, strict=True)]
+            sums = np.add.reduceat(sums, np.concatenate(starts), axis=1, dtype=np.float64)
+        self._edits[:, slots, np.concatenate([part.cells.numbers for part in found])] += sums
+        for part in found:
+            for shared in part.cells.shared:
+                steered = part.cells.rows[shared.cells][part.values[0][shared.cells] > 0]
+                self._overlaps[shared.slot][shared.target] += len(steered) - len(np.unique(steered))
 
-    def _add_reconstructions(self, done: DoneReadings, after: EditReadings) -> None:
-        edits = done.edits
-        parts = zip(edits.cells.wholes, edits.reconstructions, done.reconstructions, strict=True)
-        for (slot, number), part, (factors, changes) in parts:
-            relative = _relative(changes, after.lengths[part.rows.cpu().numpy()])
-            sums = np.count_nonzero(factors), np.count_nonzero(changes), relative.sum(dtype=np.float64)
-            self._edits[: _RELATIVE + 1, slot, number] += sums
+    def _add_reconstructions(self, readings: Iterable[EditReadings]) -> None:
+        for after in readings:
+            for done in after.done:
+                edits = done.edits
+                parts = zip(edits.cells.wholes, edits.reconstructions, done.reconstructions, strict=True)
+                for (slot, number), part, (factors, changes) in parts:
+                    relative = _relative(changes, after.lengths[part.rows.cpu().numpy()]).sum(
+                        dtype=np.float64
+                    )
+                    sums = np.count_nonzero(factors), np.count_nonzero(changes), relative
+                    self._edits[: _RELATIVE + 1, slot, number] += sums
 
-    def _add_rows(self, point: Doubles, after: EditReadings, layout: StepLayout) -> None:
-        largest = _relative(after.changes, after.lengths)
-        sums = np.stack([after.changes > 0, largest])  # [2, rows]
-        if len(layout.slots) < len(largest):  # some request has several rows
-            sums = np.add.reduceat(sums, layout.starts, axis=1, dtype=np.float64)
-            largest = np.maximum.reduceat(largest, layout.starts)
-        point[:_POINT_LARGEST, layout.slots] += sums
-        point[_POINT_LARGEST, layout.slots] = np.maximum(point[_POINT_LARGEST, layout.slots], largest)
+    def _add_rows(self, readings: Mapping[HookPoint, EditReadings], layout: StepLayout) -> None:
+        changes = np.stack([after.changes for after in readings.values()])  # [points, rows]
+        largest = _relative(changes, np.stack([after.lengths for after in readings.values()]))
+        sums = np.stack([changes > 0, largest])
+        if len(layout.slots) < changes.shape[1]:  # some request has several rows
+            sums = np.add.reduceat(sums, layout.starts, axis=2, dtype=np.float64)
+            largest = np.maximum.reduceat(largest, layout.starts, axis=1)
+        points = np.array([self._points[hook_point] for hook_point in readings], dtype=np.int64)
+        here = np.ix_(points, layout.slots)
+        self._rows[_POINT_CHANGED][here] += sums[_POINT_CHANGED]
+        self._rows[_POINT_RELATIVE][here] += sums[_POINT_RELATIVE]
+        self._rows[_POINT_LARGEST][here] = np.maximum(self._rows[_POINT_LARGEST][here], largest)
+
+
+class _Cells(NamedTuple):
+    """The cells of some edits of one hook point.
+
+    By cell: whether it was made, how much was added of the direction, the lengths of direction and row, and
+    what the target read before and after.
+    """
+
+    cells: EditCells
+    values: tuple[Floats, Floats, Floats, Floats, Floats, Floats]
+
+
+def _cells(done: DoneReadings, amounts: Floats, acts: Floats, after: EditReadings) -> _Cells:
+    cells = done.edits.cells
+    rows, columns = cells.rows, cells.columns
+    here = rows, columns - done.edits.window.start
+    made = np.ones(len(rows), np.float32) if done.made is None else done.made[here].astype(np.float32)
+    read = acts[rows, columns], after.acts[rows, columns]
+    return _Cells(cells, (made, amounts[here], cells.lengths, after.lengths[rows], *read))
 
 
 def _relative(changes: Floats, lengths: Floats) -> Floats:
