@@ -18,6 +18,7 @@ from steerd.host.hook_point import HookPoint
 from steerd.host.host_model import HostModel
 from steerd.steering.intervention import Add, FeatureRef
 from steerd.steering.scope import Phase
+from steerd.steering.steering import Steering
 from tests.engine.recorder import Recorder, StepLog, run_together, submit
 from tests.engine.requests import LONG, SHORT, edit, greedy_request
 from tests.engine.serving import alone, assert_nothing_is_left, serving
@@ -166,7 +167,10 @@ def no_stop() -> Callable[[int], bool]:
     ("broken", "message"),
     [
         (lambda _: {"make_stop": no_stop}, "no decoder"),
-        (lambda n: {"interventions": (edit("sae-0", 10**6 + n, Add(1.0)),)}, "out of bounds"),
+        (
+            lambda n: {"steering": Steering(interventions=(edit("sae-0", 10**6 + n, Add(1.0)),))},
+            "out of bounds",
+        ),
     ],
 )
 def test_a_request_that_cannot_begin_fails_alone(
