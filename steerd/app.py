@@ -17,6 +17,7 @@ from steerd.config import Config
 from steerd.engine.engine import Engine
 from steerd.errors import SelftestFailed
 from steerd.host.host_model import HostModel
+from steerd.monitoring.activity import Activity
 from steerd.monitoring.live_page import LivePage
 from steerd.monitoring.memory_limit import memory_limit
 from steerd.monitoring.metrics import Metrics
@@ -32,6 +33,7 @@ from steerd.server.admin_service import AdminService
 from steerd.server.catalog_service import CatalogService
 from steerd.server.generation_service import GenerationService
 from steerd.server.grpc_server import GrpcServer
+from steerd.server.monitor_service import MonitorService
 from steerd.server.parse import RequestParser
 from steerd.server.parse_steering import SteeringParser
 from steerd.server.policy_book import read_policies
@@ -123,7 +125,12 @@ class App:
         watch_file = Path(monitoring.watch_file) if monitoring.watch_file else None
         watch = WatchKeeper(saes, engine, self._metrics, watch_file)
         watch.begin(monitoring.watch)
-        parts: dict[str, MonitorPart] = {"metrics": self._metrics, "top_features": self._top}
+        activity = Activity()
+        parts: dict[str, MonitorPart] = {
+            "metrics": self._metrics,
+            "top_features": self._top,
+            "activity": activity,
+        }
         if monitoring.request_log != "off":
             decode = (lambda ids: str(host.tokenizer.decode(ids))) if monitoring.log_prompts else None
             self._request_log = RequestLog(monitoring, model=config.model.name, decode=decode)
@@ -155,6 +162,12 @@ class App:
         await self.grpc.start(
             generation,
             catalog,
+            monitor=MonitorService(
+                activity,
+                self._top,
+                watch=lambda: watch.current,
+                snapshots_lost=self.monitor.snapshots_lost,
+            ),
             admin=AdminService(watch),
             is_healthy=lambda: self._makes_progress(engine),
         )

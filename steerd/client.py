@@ -18,6 +18,7 @@ from grpc_status import rpc_status
 
 from steerd import client_wire
 from steerd.client_messages import (
+    ActivitySnapshot,
     Event,
     GenerateCall,
     Generation,
@@ -27,6 +28,7 @@ from steerd.client_messages import (
     ServedPreset,
     ServedSae,
     ServerInfo,
+    TopFeature,
     Watched,
     collect,
 )
@@ -37,6 +39,8 @@ from steerd.pb.v1 import (
     catalog_service_pb2,
     catalog_service_pb2_grpc,
     generation_service_pb2_grpc,
+    monitor_service_pb2,
+    monitor_service_pb2_grpc,
 )
 
 DEFAULT_ADDRESS = "127.0.0.1:50051"
@@ -72,6 +76,7 @@ class Client:
         self._generation = generation_service_pb2_grpc.GenerationServiceStub(self._channel)
         self._catalog = catalog_service_pb2_grpc.CatalogServiceStub(self._channel)
         self._admin = admin_service_pb2_grpc.AdminServiceStub(self._channel)
+        self._monitor = monitor_service_pb2_grpc.MonitorServiceStub(self._channel)
         self._health = health_pb2_grpc.HealthStub(self._channel)
 
     def __enter__(self) -> Self:
@@ -163,6 +168,23 @@ class Client:
             self._admin.SetWatchList(
                 admin_service_pb2.SetWatchListRequest(features=messages), timeout=self._timeout
             )
+
+    def watch_activations(self, interval_ms: int = 1000) -> Iterator[ActivitySnapshot]:
+        """What the watched features do, again and again until the iterator is closed; raises RemoteError."""
+        request = monitor_service_pb2.WatchActivationsRequest(interval_ms=interval_ms)
+        with self._failures():
+            replies = self._monitor.WatchActivations(request, timeout=self._timeout)
+            try:
+                yield from map(client_wire.snapshot, replies)
+            finally:
+                replies.cancel()
+
+    def top_features(self, seconds: int = 60, limit: int = 8) -> list[TopFeature]:
+        """The features most above their usual strength, SAE by SAE; raises RemoteError."""
+        request = monitor_service_pb2.GetTopFeaturesRequest(seconds=seconds, limit=limit)
+        with self._failures():
+            reply = self._monitor.GetTopFeatures(request, timeout=self._timeout)
+        return [feature for sae in reply.saes for feature in client_wire.top_features(sae)]
 
     @contextmanager
     def _failures(self) -> Iterator[None]:

@@ -313,6 +313,38 @@ class Watched:
 
 
 @dataclass(frozen=True, slots=True)
+class WatchedActivity:
+    """What one watched feature did in the time of a snapshot."""
+
+    feature: FeatureRef
+    alias: str
+    active_tokens: int
+    over_threshold_tokens: int
+    max_activation: float
+
+
+@dataclass(frozen=True, slots=True)
+class ActivitySnapshot:
+    """What the watched features did in some seconds; `lost` snapshots before it were left out."""
+
+    seconds: float
+    lost: int
+    tokens: int
+    features: tuple[WatchedActivity, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class TopFeature:
+    """A feature that is above its usual strength; strengths are shares of its recorded maximum."""
+
+    feature: FeatureRef
+    label: str
+    active_share: float
+    strength: float
+    usual_strength: float
+
+
+@dataclass(frozen=True, slots=True)
 class ServerInfo:
     """Version and host model of a server."""
 

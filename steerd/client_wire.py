@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from steerd.client_messages import (
+    ActivitySnapshot,
     Allowed,
     BaselineDelta,
     BaselineEnd,
@@ -22,12 +23,14 @@ from steerd.client_messages import (
     ServerInfo,
     Started,
     Token,
+    TopFeature,
     Unit,
     Watched,
+    WatchedActivity,
 )
 from steerd.condition_wire import trigger_message
 from steerd.intervention_wire import asked_message, feature_message, intervention_of
-from steerd.pb.v1 import catalog_service_pb2, steering_pb2
+from steerd.pb.v1 import catalog_service_pb2, monitor_service_pb2, steering_pb2
 from steerd.pb.v1 import generation_service_pb2 as pb
 from steerd.receipt_wire import receipt
 from steerd.steering.intervention import FeatureRef
@@ -305,3 +308,36 @@ def watched_message(watched: Watched) -> catalog_service_pb2.WatchedFeature:
         threshold=watched.threshold,
         hot=watched.hot,
     )
+
+
+def snapshot(message: monitor_service_pb2.WatchActivationsResponse) -> ActivitySnapshot:
+    """One message of the stream of activity."""
+    return ActivitySnapshot(
+        seconds=message.seconds,
+        lost=message.lost,
+        tokens=message.tokens,
+        features=tuple(
+            WatchedActivity(
+                feature=FeatureRef(each.feature.sae, each.feature.index),
+                alias=each.alias,
+                active_tokens=each.active_tokens,
+                over_threshold_tokens=each.over_threshold_tokens,
+                max_activation=each.max_activation,
+            )
+            for each in message.features
+        ),
+    )
+
+
+def top_features(message: monitor_service_pb2.TopFeatures) -> list[TopFeature]:
+    """The strongest features of one SAE."""
+    return [
+        TopFeature(
+            feature=FeatureRef(message.sae, each.feature),
+            label=each.label,
+            active_share=each.active_share,
+            strength=each.strength,
+            usual_strength=each.usual_strength,
+        )
+        for each in message.features
+    ]

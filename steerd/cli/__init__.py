@@ -7,6 +7,7 @@
 - `saes`, `features`: what a server has loaded; what the features of an SAE stand for
 - `presets`: the steering that a server's operator has prepared, and the policies in force
 - `watch`: the features that a server exports as metrics
+- `top`: the features that are above their usual strength on a server now
 - `health`: exit status 0 if a server serves
 - `demo`: all of it, by itself
 

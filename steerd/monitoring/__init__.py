@@ -2,6 +2,7 @@
 
 - `monitor`: `Monitor`, the engine's observer: a bounded queue and the thread that tells the parts
 - `request_tallies`: what the features of each running request did so far
+- `activity`: what the watched features do now, for whoever watches
 - `request_log`: a JSON line at each request's end
 - `metrics`: `Metrics`, the part that keeps the series, and the edge's observer
 - `rpc_metrics`: calls, outcomes, rejections

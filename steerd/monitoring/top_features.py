@@ -85,12 +85,15 @@ class TopFeatures:
     ) -> None:
         """Nothing, as above."""
 
-    def top(self) -> dict[str, tuple[int, list[TopFeature]]]:
-        """By SAE: the tokens sampled in the last minute, and the features most above their usual strength."""
+    def top(
+        self, *, seconds: float = TOP_SECONDS, limit: int = TOP_FEATURES
+    ) -> dict[str, tuple[int, list[TopFeature]]]:
+        """By SAE: the tokens sampled lately, and the features most above their usual strength on them."""
+        since = self._clock() - seconds
         with self._lock:
             self._forget()
-            kept = {sae: list(steps) for sae, steps in self._kept.items()}
-        return {sae: _top(steps, self._facts[sae]) for sae, steps in kept.items()}
+            kept = {sae: [step for step in steps if step.at >= since] for sae, steps in self._kept.items()}
+        return {sae: _top(steps, self._facts[sae], limit) for sae, steps in kept.items()}
 
     def _forget(self) -> None:
         """Drop what is older than a minute, and the oldest of what is too much."""
@@ -101,7 +104,7 @@ class TopFeatures:
                 entries -= len(steps.popleft().features)
 
 
-def _top(steps: Sequence[_Sampled], facts: FeatureFacts) -> tuple[int, list[TopFeature]]:
+def _top(steps: Sequence[_Sampled], facts: FeatureFacts, limit: int) -> tuple[int, list[TopFeature]]:
     tokens = sum(step.tokens for step in steps)
     if not tokens:
         return 0, []
@@ -112,7 +115,7 @@ def _top(steps: Sequence[_Sampled], facts: FeatureFacts) -> tuple[int, list[TopF
     strength = np.bincount(places, weights=values, minlength=len(features)) / tokens
     strength = strength / facts.max_activation[features]
     usual = facts.usual_strength[features]
-    above = np.argsort(usual - strength, kind="stable")[:TOP_FEATURES]
+    above = np.argsort(usual - strength, kind="stable")[:limit]
     return tokens, [
         TopFeature(
             feature=int(features[place]),

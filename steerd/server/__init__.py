@@ -24,6 +24,7 @@ Beside it:
 - `admission`: who is being served, and nobody new while draining
 - `preset_book`, `policy_book`: presets and policies of the configuration, read by the rules of a request
 - `catalog_service`: what is served here
+- `monitor_service`: what features do now
 - `admin_service`: what an operator changes while the server runs
 - `watch_keeper`: the server's watch list, and who reads and counts it; `watch_file` keeps it on disk
 - `status`: the table from kinds of failure to gRPC statuses with their details

@@ -14,18 +14,28 @@ from grpc_reflection.v1alpha import reflection
 
 from steerd.config import ServerConfig
 from steerd.errors import ConfigError
-from steerd.pb.v1 import admin_service_pb2, catalog_service_pb2, generation_service_pb2
+from steerd.pb.v1 import (
+    admin_service_pb2,
+    catalog_service_pb2,
+    generation_service_pb2,
+    monitor_service_pb2,
+)
 from steerd.pb.v1.admin_service_pb2_grpc import AdminServiceServicer, add_AdminServiceServicer_to_server
 from steerd.pb.v1.catalog_service_pb2_grpc import CatalogServiceServicer, add_CatalogServiceServicer_to_server
 from steerd.pb.v1.generation_service_pb2_grpc import (
     GenerationServiceServicer,
     add_GenerationServiceServicer_to_server,
 )
+from steerd.pb.v1.monitor_service_pb2_grpc import MonitorServiceServicer, add_MonitorServiceServicer_to_server
 from steerd.server.admission import Admission
 from steerd.server.edge_observer import REFLECTION_RPC, UNKNOWN_RPC, EdgeObserver, Rpc
 from steerd.server.rpc_guard import RpcGuard
 
-_FILES = (generation_service_pb2.DESCRIPTOR, catalog_service_pb2.DESCRIPTOR)
+_FILES = (
+    generation_service_pb2.DESCRIPTOR,
+    catalog_service_pb2.DESCRIPTOR,
+    monitor_service_pb2.DESCRIPTOR,
+)
 _ADMIN_FILES = (admin_service_pb2.DESCRIPTOR,)
 
 _HEALTH_CHECK_SECONDS = 0.5
@@ -69,12 +79,14 @@ class GrpcServer:
         generation: GenerationServiceServicer,
         catalog: CatalogServiceServicer,
         *,
+        monitor: MonitorServiceServicer,
         admin: AdminServiceServicer | None = None,
         is_healthy: Callable[[], bool],
     ) -> None:
         """Serve; health is SERVING for as long as `is_healthy` says so. `admin` where that is on."""
         add_GenerationServiceServicer_to_server(generation, self._server)
         add_CatalogServiceServicer_to_server(catalog, self._server)
+        add_MonitorServiceServicer_to_server(monitor, self._server)
         if self._config.serves_admin and admin is not None:
             add_AdminServiceServicer_to_server(admin, self._server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)

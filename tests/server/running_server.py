@@ -21,6 +21,7 @@ from steerd.pb.v1 import generation_service_pb2 as pb
 from steerd.pb.v1.admin_service_pb2_grpc import AdminServiceStub
 from steerd.pb.v1.catalog_service_pb2_grpc import CatalogServiceStub
 from steerd.pb.v1.generation_service_pb2_grpc import GenerationServiceStub
+from steerd.pb.v1.monitor_service_pb2_grpc import MonitorServiceStub
 from steerd.steering.loaded_saes import LoadedSaes
 from tests.tiny_hosts import make_tiny_host
 from tests.tiny_saes import tiny_sae
@@ -71,6 +72,7 @@ class RunningServer:
         self.generation = GenerationServiceStub(self.channel)
         self.catalog = CatalogServiceStub(self.channel)
         self.admin = AdminServiceStub(self.channel)
+        self.monitor = MonitorServiceStub(self.channel)
         return self
 
     def __exit__(

@@ -14,10 +14,14 @@ from steerd.config import Config, LimitsConfig, ServerConfig, SteeringConfig
 from steerd.engine.events import FinishedEvent, PromptEvent, StreamEvent, Timings, TokenEvent, TokenReading
 from steerd.engine.request import FinishReason, GenerationRequest
 from steerd.engine.waiting_line import Submission
+from steerd.engine.watch_list import WatchList
+from steerd.monitoring.activity import Activity
+from steerd.monitoring.top_features import TopFeatures
 from steerd.server.catalog_service import CatalogService
 from steerd.server.edge_observer import Rpc
 from steerd.server.generation_service import GenerationService
 from steerd.server.grpc_server import GrpcServer
+from steerd.server.monitor_service import MonitorService
 from steerd.server.parse import RequestParser
 from steerd.server.parse_steering import SteeringParser
 from steerd.server.policy import Policies
@@ -115,7 +119,8 @@ async def scripted_server(
         observer=counts,
     )
     catalog = CatalogService(host, saes, Config(), presets, policies, "", tuple)
-    await grpc_server.start(generation, catalog, is_healthy=lambda: True)
+    monitor = MonitorService(Activity(), TopFeatures(), watch=WatchList, snapshots_lost=print)
+    await grpc_server.start(generation, catalog, monitor=monitor, is_healthy=lambda: True)
     address = f"127.0.0.1:{grpc_server.port}"
     try:
         async with grpc.aio.insecure_channel(address) as channel:

@@ -233,6 +233,8 @@ def test_every_served_rpc_is_announced_and_every_start_has_an_end() -> None:
         "steerd.v1.CatalogService/GetServerInfo",
         "steerd.v1.CatalogService/ListSaes",
         "steerd.v1.CatalogService/ListPresets",
+        "steerd.v1.MonitorService/WatchActivations",
+        "steerd.v1.MonitorService/GetTopFeatures",
         "grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo",
         "grpc.health.v1.Health/Check",
         "grpc.health.v1.Health/List",
