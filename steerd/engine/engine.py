@@ -208,6 +208,7 @@ class Engine:
         try:
             stops_at = request.make_stop() if request.make_stop else None
             wishes = self._resolve(request)
+            pages = self._pages(request, wishes)
         except Exception as error:
             _log.exception("request %s cannot begin", request.id)
             self._batch.remove(request.id)
@@ -221,7 +222,7 @@ class Engine:
             self._running.tallies,
             eos_token_ids=self._host.eos_token_ids,
             stops_at=stops_at,
-            cached_tokens=self._batch.begin(request.id, self._pages(request, wishes)),
+            cached_tokens=self._batch.begin(request.id, pages),
         )
         self._running.add(running)
         if self._line.leave(submission):

@@ -36,6 +36,7 @@ class Checks:
         """`at_once` requests run together; `dtype` is the host's."""
         self._client = EngineClient(engine, at_once)
         self._at_once = at_once
+        self._why_no_sharing = engine.why_no_sharing
         self._probes = probes
         self._shared = [probes.plain, *probes.steered]
         self._references = references
@@ -77,6 +78,21 @@ class Checks:
         """Prompts of one token and around a page side by side, against the naive hook's."""
         probes = self._probes.lengths
         return self._judged(self._from_reference(probes, self._client.score(probes)))
+
+    def shared_is_own(self) -> Finding:
+        """Prompts that begin alike, one after the other and again, against the naive hook's."""
+        probes = self._probes.sharing
+        if self._why_no_sharing or not probes:
+            return Finding(Status.SKIPPED, None, None, self._why_no_sharing or "no prompt fills a page")
+        own = [self._client.score([probe])[0] for probe in probes]
+        before = self._client.tokens_taken_over
+        shared = [self._client.score([probe])[0] for probe in probes]
+        taken_over = self._client.tokens_taken_over - before
+        if not taken_over:
+            return Finding(Status.FAILED, None, None, "no prompt took anything over")
+        gaps = self._from_reference(probes, own), self._from_reference(probes, shared)
+        both = {name: torch.cat([gap[name] for gap in gaps]) for name in gaps[0]}
+        return self._judged(both, f"{taken_over} tokens taken over")
 
     def chunked_is_whole(self) -> Finding:
         """For an engine of small steps, which cut the texts, against the naive hook's."""

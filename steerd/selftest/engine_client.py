@@ -32,6 +32,7 @@ class EngineClient:
     def __init__(self, engine: Engine, at_once: int) -> None:
         self._engine = engine
         self._at_once = at_once
+        self.tokens_taken_over = 0  # prompt tokens that did not run, as an earlier request had left theirs
 
     def score(self, probes: Sequence[Probe]) -> list[Tensor]:
         """The log-probabilities [continuation] of each probe's continuation, float64.
@@ -62,22 +63,23 @@ class EngineClient:
                 for request in requests[first : first + self._at_once]
             ]
             self._engine.submit_all([(request, events.put) for request, events in together])
-            streams += [_to_the_end(events) for _, events in together]
+            streams += [self._to_the_end(events) for _, events in together]
         return streams
 
-
-def _to_the_end(events: queue.SimpleQueue[StreamEvent]) -> list[StreamEvent]:
-    found: list[StreamEvent] = []
-    while not (found and isinstance(found[-1], FinishedEvent)):
-        try:
-            event = events.get(timeout=_TIMEOUT_SECONDS)
-        except queue.Empty:
-            message = f"the engine gave no answer for {_TIMEOUT_SECONDS:g} s"
-            raise Unavailable(message, reason="ENGINE_SILENT") from None
-        if isinstance(event, FailedEvent):
-            raise event.error
-        found.append(event)
-    return found
+    def _to_the_end(self, events: queue.SimpleQueue[StreamEvent]) -> list[StreamEvent]:
+        found: list[StreamEvent] = []
+        while not (found and isinstance(found[-1], FinishedEvent)):
+            try:
+                event = events.get(timeout=_TIMEOUT_SECONDS)
+            except queue.Empty:
+                message = f"the engine gave no answer for {_TIMEOUT_SECONDS:g} s"
+                raise Unavailable(message, reason="ENGINE_SILENT") from None
+            if isinstance(event, FailedEvent):
+                raise event.error
+            if isinstance(event, FinishedEvent):
+                self.tokens_taken_over += event.cached_prompt_tokens
+            found.append(event)
+        return found
 
 
 def _tensor(values: list[float]) -> Tensor:

@@ -17,24 +17,27 @@ _LENGTH, _PROMPT, _SPECIAL_AT = 48, 16, (9, 27)
 
 _NEIGHBOURS = (3, 29, 11, 20)  # tokens of their prompts
 _CONTINUATION = 8
+_SHARING = 6
 
 
 @dataclass(frozen=True, slots=True)
 class ProbeSet:
     """`steered` are of the plain one's text, whose rows are kept; `lengths` of texts around a page long.
 
+    The prompts of `sharing` begin with the same page, which is steered in another way in each.
     `neighbours` share batches with them, and nobody looks at what they get.
     """
 
     plain: Probe
     steered: Sequence[Probe]
     lengths: Sequence[Probe]
+    sharing: Sequence[Probe]
     neighbours: Sequence[Probe]
     rows: PlainRows
 
     def with_references(self) -> list[Probe]:
         """Those that the plain host is asked as well."""
-        return [self.plain, *self.steered, *self.lengths]
+        return [self.plain, *self.steered, *self.lengths, *self.sharing]
 
 
 def make_probe_set(host: HostModel, saes: LoadedSaes, page_size: int) -> ProbeSet:
@@ -55,6 +58,7 @@ def make_probe_set(host: HostModel, saes: LoadedSaes, page_size: int) -> ProbeSe
             )
             for length in _lengths(page_size, host.max_context)
         ],
+        sharing=_sharing(host, page_size, [plain, *steered[:_SHARING]]),
         neighbours=[
             replace(_probe(host, f"neighbour {length}", texts.SECOND, length), interventions=hard)
             for length in _NEIGHBOURS
@@ -65,6 +69,19 @@ def make_probe_set(host: HostModel, saes: LoadedSaes, page_size: int) -> ProbeSe
 
 def _probe(host: HostModel, name: str, text: str, num_prompt: int) -> Probe:
     return split(name, texts.token_ids(host, text, num_prompt + _CONTINUATION), num_prompt)
+
+
+def _sharing(host: HostModel, page_size: int, steered: Sequence[Probe]) -> list[Probe]:
+    """Prompts a little longer than a page, which these probes' interventions steer."""
+    num_prompt = page_size + 2
+    if num_prompt + _CONTINUATION > host.max_context:
+        return []
+    return [
+        replace(
+            _probe(host, f"{probe.name}, a page", texts.FIRST, num_prompt), interventions=probe.interventions
+        )
+        for probe in steered
+    ]
 
 
 def _lengths(page_size: int, max_context: int) -> list[int]:

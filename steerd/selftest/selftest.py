@@ -40,6 +40,7 @@ _AS_CONFIGURED: dict[str, Check] = {
     "permutation": Checks.order_is_nothing,
     "cached = uncached": Checks.cached_is_uncached,
     "padding": Checks.lengths_are_nothing,
+    "shared = own": Checks.shared_is_own,
 }
 _IN_SMALL_STEPS: dict[str, Check] = {
     "chunked = whole": Checks.chunked_is_whole,
@@ -102,8 +103,11 @@ def _small(config: EngineConfig) -> EngineConfig:
 
 
 def _in_chunks(config: EngineConfig) -> EngineConfig:
+    """Small steps; nothing is shared, so that the same requests make the same steps again."""
     at_once = min(config.max_running_requests, _CHUNKS_AT_ONCE)
-    return replace(_small(config), max_batch_tokens=_CHUNK, max_running_requests=at_once)
+    return replace(
+        _small(config), max_batch_tokens=_CHUNK, max_running_requests=at_once, share_prefixes=False
+    )
 
 
 def _run(engine: Engine, asked: Checks, checks: Mapping[str, Check]) -> dict[str, Finding]:

@@ -10,6 +10,7 @@ import pytest
 
 from steerd.config import EngineConfig
 from steerd.engine.engine import Engine
+from steerd.engine.prefix_pages import NO_PAGES
 from steerd.host.hook_point import HookPoint
 from steerd.selftest.checks import Checks
 from steerd.selftest.probe_set import make_probe_set
@@ -18,13 +19,15 @@ from steerd.selftest.report import Finding, Status
 from steerd.steering.intervention import Intervention
 from steerd.steering.row_span import RowSpan
 from steerd.steering.scope import Scope
+from steerd.steering.steering import Steering
 from steerd.steering.step_plan import StepPlanner
 from tests.engine.recorder import StepLog
 from tests.engine.serving import tiny_saes
 from tests.tiny_hosts import make_tiny_host
 
 PAGE = 8
-CONFIG = EngineConfig(kv_cache_gib=0.005, page_size=PAGE)
+CONFIG = EngineConfig(kv_cache_gib=0.005, page_size=PAGE, share_prefixes=False)
+SHARING = replace(CONFIG, share_prefixes=True)
 CHUNKS = replace(CONFIG, max_batch_tokens=7, max_running_requests=4)
 
 Sabotage = Callable[[StepPlanner], None]
@@ -44,6 +47,9 @@ class Workbench:
     def find(self, check: Check, sabotage: Sabotage, config: EngineConfig) -> Finding:
         engine = Engine(self.host, self.saes, config, StepLog())
         sabotage(engine._planner)
+        return self.ask(engine, check, config)
+
+    def ask(self, engine: Engine, check: Check, config: EngineConfig) -> Finding:
         engine.start()
         try:
             at_once = config.max_running_requests
@@ -206,3 +212,26 @@ def test_one_request_at_a_time_is_no_sabotage(bench: Workbench, check: Check) ->
     config = replace(CONFIG, kv_cache_gib=0.001, max_running_requests=1, max_waiting_requests=0)
 
     assert bench.find(check, nothing, config).status is Status.PASSED
+
+
+def test_pages_that_are_shared_whatever_steers_them_are_found(bench: Workbench) -> None:
+    engine = Engine(bench.host, bench.saes, SHARING, StepLog())
+    pages = engine._pages
+    engine._pages = lambda request, wishes: pages(
+        replace(request, steering=Steering()), replace(wishes, edits=())
+    )
+
+    finding = bench.ask(engine, Checks.shared_is_own, SHARING)
+
+    assert finding.status is Status.FAILED
+    assert finding.worst > 5 * finding.bound
+
+
+def test_pages_that_nobody_finds_again_are_told(bench: Workbench) -> None:
+    engine = Engine(bench.host, bench.saes, SHARING, StepLog())
+    engine._pages = lambda _request, _wishes: NO_PAGES
+
+    finding = bench.ask(engine, Checks.shared_is_own, SHARING)
+
+    assert finding.status is Status.FAILED
+    assert finding.remark == "no prompt took anything over"
