@@ -75,11 +75,18 @@ class ScoredEvent:
 
 
 @dataclass(frozen=True, slots=True)
-class FiredEvent:
+class Firing:
     """A trigger's condition came to hold on the row at a position; the token there was told before."""
 
     trigger: str
     position: int
+
+
+@dataclass(frozen=True, slots=True)
+class FiredEvent:
+    """All that fired on a request's rows in one step, at least one; in a prompt that may be many."""
+
+    firings: tuple[Firing, ...]
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,6 +14,7 @@ from steerd.engine.events import (
     EngineObserver,
     FailedEvent,
     FiredEvent,
+    Firing,
     LastEvent,
     StepReport,
     TokenReading,
@@ -51,7 +52,7 @@ class Step:
         self._observer = observer
         self._watch = WatchList()
         self._under_way: tuple[StepPlan, Sequence[RowSpan]] | None = None
-        self._fired: dict[str, list[FiredEvent]] = {}  # by id, in the step under way
+        self._fired: dict[str, list[Firing]] = {}  # by id, in the step under way
 
     def watch(self, watch: WatchList) -> None:
         """Read this list on every row of the coming steps."""
@@ -214,8 +215,8 @@ class Step:
         return self._take_token(running, token, last) if token else None
 
     def _tell_fired(self, running: RunningRequest) -> LastEvent | None:
-        for fired in self._fired.get(running.request.id, ()):
-            running.deliver(fired)
+        if fired := self._fired.get(running.request.id):
+            running.deliver(FiredEvent(tuple(fired)))
         return running.finished(FinishReason.FEATURE) if running.triggers.is_stopped else None
 
     def _take_token(

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from steerd.engine.events import FiredEvent
+from steerd.engine.events import Firing
 from steerd.steering.request_wishes import ResolvedTrigger
 from steerd.steering.trigger import Stop, Switch
 
@@ -22,7 +22,7 @@ class Triggers:
         self._stopped_on: int | None = None
         self._switch: Switch | None = None
 
-    def see(self, bits: NDArray[np.int64], first_position: int) -> list[FiredEvent]:
+    def see(self, bits: NDArray[np.int64], first_position: int) -> list[Firing]:
         """What fires on the coming rows [rows], by position; nothing after one that ends the text."""
         fired = []
         for number, resolved in enumerate(self._triggers):
@@ -35,7 +35,7 @@ class Triggers:
             trigger = self._triggers[number].trigger
             if self._stopped_on is not None and row > self._stopped_on:
                 break
-            firings.append(FiredEvent(trigger.name, first_position + row))
+            firings.append(Firing(trigger.name, first_position + row))
             match trigger.action:
                 case Stop():
                     self._stopped_on = row

@@ -14,6 +14,7 @@ from steerd.engine.events import (
     FeatureUse,
     FinishedEvent,
     FiredEvent,
+    Firing,
     PromptEvent,
     StartedEvent,
     StreamEvent,
@@ -34,6 +35,7 @@ from steerd.server.stop_text import StopText
 
 # A message of this many activations takes about half a megabyte; the transport's limit is 4 MiB.
 _MAX_VALUES_PER_DELTA = 1 << 16
+_VALUES_OF_A_FIRING = 8  # as much room as these take
 
 
 class ReplyWriter:
@@ -74,8 +76,8 @@ class ReplyWriter:
                 case TokenEvent():
                     self._add_token(delta, event)
                     yield from self._add_readings(delta, event.readings)
-                case FiredEvent(trigger, position):
-                    delta.fired.add(trigger=trigger, position=position)
+                case FiredEvent(firings):
+                    yield from self._add_firings(delta, firings)
                 case BaselineEvent(token):
                     self._baseline.add_token(delta, token)
                 case DivergenceEvent():
@@ -127,6 +129,14 @@ class ReplyWriter:
         for reading in readings:
             delta.readings.append(reading_message(reading))
             self._values += len(reading.values) + len(reading.values_after)
+            if self._values >= _MAX_VALUES_PER_DELTA:
+                yield from self._take(delta)
+
+    def _add_firings(self, delta: pb.Delta, firings: Sequence[Firing]) -> Iterator[pb.GenerateResponse]:
+        """Add firings to the delta, sending it whenever it has become large."""
+        for firing in firings:
+            delta.fired.add(trigger=firing.trigger, position=firing.position)
+            self._values += _VALUES_OF_A_FIRING
             if self._values >= _MAX_VALUES_PER_DELTA:
                 yield from self._take(delta)
 

@@ -6,7 +6,7 @@ import logging
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
-from steerd.engine.events import FailedEvent, FinishedEvent, FiredEvent, ScoredEvent, StreamEvent
+from steerd.engine.events import FailedEvent, FinishedEvent, FiredEvent, Firing, ScoredEvent, StreamEvent
 from steerd.engine.request import FinishReason, GenerationRequest
 from steerd.engine.waiting_line import Submission
 from steerd.errors import Forbidden, Unavailable
@@ -81,23 +81,23 @@ class Scoring:
 
 
 def _most_events(request: GenerationRequest) -> int:
-    """One a row, and one for each trigger that fires there, a first and a last.
+    """Two a row, its score and what fires there, a first and a last.
 
     Streams are read one by one, so each must hold all its events.
     """
-    return (1 + len(request.steering.triggers)) * len(request.given_ids) + 2
+    return 2 * len(request.given_ids) + 2
 
 
 async def _scored(stream: EventStream, steering: Steering) -> Scored:
     chunks: list[ScoredEvent] = []
-    fired: list[FiredEvent] = []
+    fired: list[Firing] = []
     while True:
         for event in await stream.next_events():
             match event:
                 case ScoredEvent():
                     chunks.append(event)
-                case FiredEvent():
-                    fired.append(event)
+                case FiredEvent(firings):
+                    fired += firings
                 case FailedEvent(error):
                     raise error
                 case FinishedEvent(reason=FinishReason.SCORED, receipt=receipt):
@@ -108,9 +108,9 @@ async def _scored(stream: EventStream, steering: Steering) -> Scored:
                     raise Unavailable("the server gave up the request", reason="GIVEN_UP")
 
 
-def _stopped(fired: Sequence[FiredEvent], steering: Steering) -> Forbidden:
+def _stopped(fired: Sequence[Firing], steering: Steering) -> Forbidden:
     """The refusal of a text that a policy ends: only policies have triggers here."""
-    names = {event.trigger for event in fired}
+    names = {firing.trigger for firing in fired}
     stops = (each for each in steering.triggers if each.name in names and isinstance(each.action, Stop))
     trigger = next(stops)
     policy = trigger.source.removeprefix("policy:")

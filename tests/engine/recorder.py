@@ -11,6 +11,7 @@ from steerd.engine.events import (
     FailedEvent,
     FinishedEvent,
     FiredEvent,
+    Firing,
     LastEvent,
     PromptEvent,
     ScoredEvent,
@@ -62,8 +63,8 @@ class Recorder:
         return [event for event in self.events if isinstance(event, TokenEvent)]
 
     @property
-    def fired(self) -> list[FiredEvent]:
-        return [event for event in self.events if isinstance(event, FiredEvent)]
+    def fired(self) -> list[Firing]:
+        return [firing for event in self.events if isinstance(event, FiredEvent) for firing in event.firings]
 
     @property
     def token_ids(self) -> list[int]:

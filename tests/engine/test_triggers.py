@@ -8,7 +8,7 @@ from math import inf
 import pytest
 from torch import Tensor
 
-from steerd.engine.events import BaselineEvent, DivergenceEvent, FiredEvent, TokenEvent
+from steerd.engine.events import BaselineEvent, DivergenceEvent, FiredEvent, Firing, TokenEvent
 from steerd.engine.request import Capture, FinishReason, GenerationRequest
 from steerd.host.host_model import HostModel
 from steerd.steering.intervention import Add, Condition, FeatureRef, FeatureTest
@@ -72,7 +72,7 @@ def test_a_stop_ends_the_text_with_the_token_it_fired_on(acts: Tensor) -> None:
 
     kept = position - LENGTH + 1
     assert stopped.token_ids == plain.token_ids[:kept]
-    assert stopped.fired == [FiredEvent("end", position)]
+    assert stopped.fired == [Firing("end", position)]
     finished = stopped.wait()
     assert (finished.reason, finished.generated_tokens) == (FinishReason.FEATURE, kept)
     made = sum(step.generated_tokens for step in log.steps)
@@ -87,7 +87,7 @@ def test_a_stop_in_the_prompt_makes_no_token(acts: Tensor, max_batch_tokens: int
         recorder = run_together(engine, [asking(*triggers)])[0]
 
     assert recorder.tokens == []
-    assert recorder.fired == [FiredEvent("end", position), FiredEvent("too", position)]
+    assert recorder.fired == [Firing("end", position), Firing("too", position)]
     assert recorder.wait().reason is FinishReason.FEATURE
 
 
@@ -106,10 +106,11 @@ def test_a_flag_is_told_between_its_token_and_the_next(acts: Tensor) -> None:
     assert [event.position for event in flagged.fired] == expected
     told = [event for event in flagged.events if isinstance(event, TokenEvent | FiredEvent)]
     for index, event in enumerate(told):
-        if isinstance(event, FiredEvent) and event.position >= LENGTH:
+        if isinstance(event, FiredEvent) and (position := event.firings[0].position) >= LENGTH:
             before, after = told[index - 1], told[index + 1]
             assert isinstance(before, TokenEvent)
-            assert (before.position, after.position) == (event.position, event.position + 1)
+            assert isinstance(after, TokenEvent)
+            assert (before.position, after.position) == (position, position + 1)
     assert any(event.position >= LENGTH for event in flagged.fired)
 
 

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from steerd.config import ServerConfig
 from steerd.pb.v1 import generation_service_pb2 as pb
 from steerd.pb.v1 import steering_pb2 as steering
 from steerd.pb.v1.feature_pb2 import FeatureRef
@@ -106,6 +107,22 @@ def test_a_flag_is_told_and_changes_nothing(server: RunningServer) -> None:
     assert flagged.text == plain.text
     assert firings(flagged) == [("on", 1)]
     assert flagged.completed.finish_reason == plain.completed.finish_reason
+
+
+def test_many_firings_in_a_prompt_do_not_fill_the_clients_buffer() -> None:
+    host, saes = tiny_parts()
+    letters = host.model.get_input_embeddings().weight[[ord("a"), ord("b")]]
+    apart = letters[0] - letters[1]
+    direction = steering.Direction(hook_point="blocks.0.hook_resid_pre", values=apart.tolist())
+    test = steering.FeatureTest(direction=direction, above=float((letters @ apart).mean() / apart.norm()))
+    when = steering.Condition(any_of=[steering.Clause(all_of=[test])])
+    flags = [steering.Trigger(name=name, when=when, flag=steering.Flag()) for name in ("one", "two")]
+    asked = pb.GenerateRequest(prompt="ba" * 20, sampling=pb.SamplingParams(max_new_tokens=1), triggers=flags)
+    config = tiny_config(server=ServerConfig(port=0, stream_buffer_events=4))
+    with RunningServer(config, host, saes) as narrow:
+        told = firings(narrow.generate(asked))
+
+    assert told == [(name, position) for position in range(1, 40, 2) for name in ("one", "two")]
 
 
 def record_breaker(generated: Generated) -> tuple[FeatureRef, int, float]:
