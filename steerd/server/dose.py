@@ -6,9 +6,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from math import isfinite
 
+import numpy as np
+
 from steerd.steering.intervention import (
     Ablate,
     Add,
+    Direction,
     FeatureRef,
     Intervention,
     Limit,
@@ -20,6 +23,8 @@ from steerd.steering.intervention import (
     WholeSae,
 )
 from steerd.steering.loaded_saes import LoadedSaes
+
+_ROUNDING = 1e-4
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +42,8 @@ class DoseGuard:
 
     The dose is the length of all that the interventions there can add, whatever their scopes, in multiples of
     the median residual norm. Taking away what is there (ablate, reconstruct, a scale between 0 and 1) adds
-    nothing; a set takes away, then adds its value.
+    nothing; a set takes away, then adds its value. Only what is taken away along like directions more than
+    once counts, as that of a row of that norm: no clamp lowers it.
     """
 
     saes: LoadedSaes
@@ -76,20 +82,20 @@ class DoseGuard:
             if self.uncounted(intervention)
         ]
         length = sum(self._length(intervention) for intervention in interventions)
-        if not length:
+        fixed = _taken_twice(interventions)
+        if not length and not fixed:
             return 1.0
-        dose, limit = length / self.saes.median_resid_norm(target), self.max_dose
+        dose, limit = length / self.saes.median_resid_norm(target) + fixed, self.max_dose
         if dose <= limit:
             return 1.0
         told = f"{dose:.3g} times the median residual norm at {point}"
         match self.over_dose:
-            case "reject":
+            case "reject" | "clamp" if self.over_dose == "reject" or fixed > limit:
                 refusals.append(f"must add at most {limit:.7g} times; they can add {told}")
             case "clamp":
-                warnings.append(
-                    f"dose: {told} is above {limit:.7g}; strengths there times {limit / dose:.3g}"
-                )
-                return limit / dose
+                factor = (limit - fixed) / (dose - fixed)
+                warnings.append(f"dose: {told} is above {limit:.7g}; strengths there times {factor:.3g}")
+                return factor
             case _:
                 warnings.append(f"dose: {told} is above {limit:.7g}")
         return 1.0
@@ -110,7 +116,21 @@ class DoseGuard:
         if statistics is None:
             return None
         recorded = float(statistics.max_activation[target.index])
-        return recorded if isfinite(recorded) else None
+        # Of a feature that was never seen active, nothing is known: it may become so.
+        return recorded if isfinite(recorded) and recorded > 0 else None
+
+
+def _taken_twice(interventions: Sequence[Intervention]) -> float:
+    """How much more of a row than there is can be taken away along directions, as a share of its length.
+
+    Each takes its own projection of the same row: along k equal directions it goes k times, k - 1 too often.
+    """
+    by_point: dict[str, list[tuple[float, ...]]] = {}
+    for edit in interventions:
+        if isinstance(edit.target, Direction) and not isinstance(edit.operation, Add):
+            by_point.setdefault(edit.target.hook_point, []).append(edit.target.values)
+    excess = [float(np.linalg.norm(np.array(values), ord=2)) ** 2 - 1 for values in by_point.values()]
+    return sum(each for each in excess if each > _ROUNDING)
 
 
 def _amount(operation: Operation, largest: float) -> float:
@@ -137,6 +157,7 @@ def _weakened(operation: Operation, by: float) -> Operation:
         case Scale(factor):
             return Scale(1 + (factor - 1) * by if factor > 1 else max(factor, factor * by))
         case Limit(low, high):
-            return Limit(low * by, high * by)
+            # A bound that adds nothing stays: nearer to 0 it would take more away.
+            return Limit(low * by if low > 0 else low, high * by if high < 0 else high)
         case Ablate() | Reconstruct():
             return operation

@@ -112,8 +112,50 @@ def test_clamping_lowers_the_hook_points_strengths_to_the_limit(tiny_host: HostM
 
     assert operations == [Add(2.5), Scale(2.25), Set(-5.0), Ablate()]  # 10 + 10 + 20 are 4 times the norm
     assert "times 0.25" in warning
-    assert guarded(tiny_host, [on(3, Limit(20.0, 50.0))], "clamp")[0] == [Limit(10.0, 25.0)]
+    assert guarded(tiny_host, [on(3, Limit(20.0, 50.0))], "clamp")[0] == [Limit(10.0, 50.0)]
     assert guarded(tiny_host, [on(3, Scale(-40.0))], "clamp")[0] == [Scale(-10.0)]
+
+
+@pytest.mark.parametrize("limit", [Limit(high=5.0), Limit(-5.0, 5.0), Limit(low=-5.0)])
+def test_clamping_leaves_a_limit_that_adds_nothing(tiny_host: HostModel, limit: Limit) -> None:
+    operations, _ = guarded(tiny_host, [on(3, Add(10.0)), on(4, limit)], "clamp", max_dose=0.0)
+
+    assert operations == [Add(0.0), limit]
+
+
+@pytest.mark.parametrize("over_dose", ["reject", "clamp"])
+def test_what_like_directions_take_away_too_often_is_a_dose(tiny_host: HostModel, over_dose: str) -> None:
+    """All read the same row, so that 16 ablations of almost one direction turn it round, 15 times as long."""
+    values = [[1.0 + 1e-5 * number, *[1.0] * 31] for number in range(16)]
+    like = [
+        Intervention(target=unit_direction(POINT, each), operation=operation)
+        for each, operation in zip(values, [Ablate(), Set(0.0)] * 8, strict=True)
+    ]
+    apart = [
+        Intervention(target=unit_direction(POINT, [0.0] * n + [1.0] + [0.0] * (31 - n)), operation=Ablate())
+        for n in range(32)
+    ]
+
+    assert len({edit.target for edit in like}) == 16
+    assert guarded(tiny_host, like, "warn")[1][0].startswith("dose: 15 times")
+    assert guarded(tiny_host, like[:2], over_dose, 1.01)[1] == ()
+    with pytest.raises(InvalidRequest, match="at most 1 times; they can add 15 times"):
+        guarded(tiny_host, like, over_dose)
+    assert guarded(tiny_host, apart, over_dose, 0.0)[1] == ()
+    along = Intervention(target=like[0].target, operation=Add(1.0))
+    with pytest.raises(InvalidRequest, match="at most 1 times"):
+        guarded(tiny_host, [along, *like], over_dose)
+
+
+def test_the_part_that_no_clamp_lowers_is_left_to_the_others(tiny_host: HostModel) -> None:
+    pair = [
+        Intervention(target=unit_direction(POINT, [1.0, along] + [0.0] * 30), operation=Ablate())
+        for along in (0.0, 1.0)
+    ]  # 1 / sqrt(2) too often
+
+    (*_, added), _ = guarded(tiny_host, [*pair, on(3, Add(10.0))], "clamp")
+
+    assert added == Add(pytest.approx(10.0 * (1 - 0.5**0.5)))
 
 
 def test_warnings_leave_the_interventions_as_they_are(tiny_host: HostModel) -> None:
@@ -139,6 +181,12 @@ def test_what_is_not_known_is_told(tiny_host: HostModel) -> None:
     along = Intervention(target=unit_direction(POINT, [1.0] * 32), operation=Scale(9.0))
     _, (warning,) = guarded(tiny_host, [along])
     assert "no largest activation" in warning
+
+    saes = known_saes(tiny_host)
+    statistics = saes.get("known").statistics
+    assert statistics is not None
+    statistics.max_activation[3] = 0.0  # never seen active
+    assert DoseGuard(saes, 1.0, "warn").uncounted(on(3, Scale(1e6)))
 
 
 def add(strength: float, unit: int = steering.UNIT_ACTIVATION) -> pb.GenerateRequest:
