@@ -204,14 +204,16 @@ class Engine:
 
     def _begin(self, submission: Submission) -> None:
         """Run a request that has memory; one that cannot begin fails alone."""
-        request = submission.request
+        request, wishes = submission.request, None
         try:
             stops_at = request.make_stop() if request.make_stop else None
             wishes = self._resolve(request)
-            pages = self._pages(request, wishes)
+            cached_tokens = self._batch.begin(request.id, self._pages(request, wishes))
         except Exception as error:
             _log.exception("request %s cannot begin", request.id)
             self._batch.remove(request.id)
+            if wishes is not None:
+                self._planner.release(wishes)
             if self._line.leave(submission):
                 fault = Fault.NO_MEMORY_ADMISSION if is_out_of_memory(error) else None
                 self._running.end(submission, FailedEvent(error, fault))
@@ -222,7 +224,7 @@ class Engine:
             self._running.tallies,
             eos_token_ids=self._host.eos_token_ids,
             stops_at=stops_at,
-            cached_tokens=self._batch.begin(request.id, pages),
+            cached_tokens=cached_tokens,
         )
         self._running.add(running)
         if self._line.leave(submission):

@@ -12,6 +12,8 @@ import torch
 from torch import Tensor
 
 from steerd.engine.events import FailedEvent, FinishedEvent, LastEvent, StepReport
+from steerd.engine.faults import Fault
+from steerd.engine.prefix_pages import PromptPages
 from steerd.engine.request import Capture, FinishReason, GenerationRequest
 from steerd.errors import InvalidRequest
 from steerd.host.hook_point import HookPoint
@@ -186,6 +188,35 @@ def test_a_request_that_cannot_begin_fails_alone(
         recorders = run_together(engine, good_requests())
         assert_nothing_is_left(engine, log)
 
+    for request, recorder in zip(good_requests(), recorders, strict=True):
+        assert recorder.token_ids == alone(plain_host, request)
+
+
+def test_a_request_whose_pages_cannot_be_copied_fails_alone(
+    plain_host: HostModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Pages that are taken over need memory of their own for a moment."""
+    log = StepLog()
+    with serving(log, max_running_requests=4, share_prefixes=True) as engine:
+        begin = engine._batch.begin
+
+        def out_of_memory(request_id: str, pages: PromptPages) -> int:
+            if request_id.startswith("bad"):
+                raise torch.OutOfMemoryError("no room for the copy")
+            return begin(request_id, pages)
+
+        monkeypatch.setattr(engine._batch, "begin", out_of_memory)
+        for number in range(6):  # more than may run at once
+            bad = submit(engine, greedy_request(f"bad-{number}", LONG, 12, edit("sae-0", 3, Add(1.0))))
+            assert "no room" in str(failure(bad))
+            last = bad.events[-1]
+            assert isinstance(last, FailedEvent)
+            assert last.fault is Fault.NO_MEMORY_ADMISSION
+        recorders = run_together(engine, good_requests())
+        assert_nothing_is_left(engine, log)
+        tables = [point.table.num_columns for point in engine._planner._points.all()]
+
+    assert tables == [0] * len(tables), "no column is held"
     for request, recorder in zip(good_requests(), recorders, strict=True):
         assert recorder.token_ids == alone(plain_host, request)
 
