@@ -25,8 +25,8 @@ def trigger_message(trigger: Trigger, unit: pb.Unit.ValueType) -> pb.Trigger:
             message.stop.SetInParent()
         case Flag():
             message.flag.SetInParent()
-        case Switch():
-            raise AssertionError("no request can ask for a switch")
+        case Switch(preset):
+            message.switch.preset = preset
     return message
 
 

@@ -49,7 +49,7 @@ from steerd.steering.intervention import (
 from steerd.steering.receipt import HookPointReceipt, InterventionReceipt, Receipt
 from steerd.steering.scope import Phase, PositionRange, Schedule, Scope
 from steerd.steering.steering import NamedVersion
-from steerd.steering.trigger import Flag, Stop, Trigger
+from steerd.steering.trigger import Flag, Stop, Switch, Trigger
 
 FEATURE = FeatureRef("s", 7)
 RECEIPT = Receipt(
@@ -147,7 +147,11 @@ def test_conditions_and_triggers() -> None:
     latched = FeatureTest(target=FEATURE, above=3.0, release_below=-inf)
     condition = Condition(((plain, held), (latched,)))
     edit = Intervention(target=FEATURE, operation=Ablate(), condition=condition)
-    triggers = (Trigger("end", condition, Stop()), Trigger("seen", Condition(((plain,),)), Flag()))
+    triggers = (
+        Trigger("end", condition, Stop()),
+        Trigger("turn", condition, Switch("calm")),
+        Trigger("seen", Condition(((plain,),)), Flag()),
+    )
 
     message = client_wire.request(
         GenerateCall(prompt="Hi", interventions=(edit,), triggers=triggers, unit=Unit.RESID_NORM)
@@ -170,6 +174,7 @@ def test_conditions_and_triggers() -> None:
     only_plain = steering.Condition(any_of=[steering.Clause(all_of=[wire_plain])])
     assert list(message.triggers) == [
         steering.Trigger(name="end", when=when, stop=steering.Stop()),
+        steering.Trigger(name="turn", when=when, switch=steering.Switch(preset="calm")),
         steering.Trigger(name="seen", when=only_plain, flag=steering.Flag()),
     ]
     assert intervention_of(applied_message(edit)).condition == condition

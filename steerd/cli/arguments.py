@@ -38,6 +38,18 @@ def numbered(text: str) -> tuple[FeatureRef, float]:
         raise argparse.ArgumentTypeError(message) from None
 
 
+def switch(text: str) -> tuple[FeatureRef, float, str]:
+    """`sae:feature=number:preset`."""
+    pair, _, preset = text.rpartition(":")
+    try:
+        if not preset:
+            raise ValueError
+        return *numbered(pair), preset
+    except (ValueError, argparse.ArgumentTypeError):
+        message = f"expected SAE:FEATURE=NUMBER:PRESET, for example starter-14:1234=8:calm; got {text!r}"
+        raise argparse.ArgumentTypeError(message) from None
+
+
 def limit(text: str) -> tuple[FeatureRef, Limit]:
     """`sae:feature=min:max`, where either bound may be left out."""
     target, _, bounds = text.partition("=")

@@ -8,7 +8,7 @@ from math import inf
 from steerd.cli import arguments
 from steerd.client_messages import Firing
 from steerd.steering.intervention import Condition, FeatureRef, FeatureTest
-from steerd.steering.trigger import Flag, Stop, Trigger
+from steerd.steering.trigger import Flag, Stop, Switch, Trigger
 
 
 def add_condition(parser: argparse.ArgumentParser) -> None:
@@ -44,6 +44,14 @@ def add_triggers(parser: argparse.ArgumentParser) -> None:
             metavar="SAE:FEATURE=NUMBER",
             help=text,
         )
+    group.add_argument(
+        "--switch-on",
+        type=arguments.switch,
+        action="append",
+        default=[],
+        metavar="SAE:FEATURE=NUMBER:PRESET",
+        help="from the next token on, steer by this preset of the server instead",
+    )
 
 
 def condition(options: argparse.Namespace) -> Condition | None:
@@ -54,10 +62,14 @@ def condition(options: argparse.Namespace) -> Condition | None:
 
 
 def triggers(options: argparse.Namespace) -> tuple[Trigger, ...]:
-    """One for each feature to stop on and to flag."""
-    wanted = [(pair, Stop()) for pair in options.stop_on] + [(pair, Flag()) for pair in options.flag_on]
+    """One for each feature to stop on, to switch on and to flag."""
+    wanted: list[tuple[FeatureRef, float, Stop | Switch | Flag]] = [
+        *((feature, above, Stop()) for feature, above in options.stop_on),
+        *((feature, above, Switch(preset)) for feature, above, preset in options.switch_on),
+        *((feature, above, Flag()) for feature, above in options.flag_on),
+    ]
     found = []
-    for number, ((feature, above), action) in enumerate(wanted):
+    for number, (feature, above, action) in enumerate(wanted):
         test = FeatureTest(target=feature, above=above, release_below=above)
         found.append(Trigger(f"trigger-{number}", Condition(((test,),)), action))
     return tuple(found)
@@ -65,7 +77,8 @@ def triggers(options: argparse.Namespace) -> tuple[Trigger, ...]:
 
 def tested_features(options: argparse.Namespace) -> list[FeatureRef]:
     """The features that something depends on."""
-    return [feature for feature, _ in (*options.when, *options.stop_on, *options.flag_on)]
+    tested = (*options.when, *options.stop_on, *options.switch_on, *options.flag_on)
+    return [feature for feature, *_ in tested]
 
 
 def fired_line(fired: tuple[Firing, ...], triggers: tuple[Trigger, ...], texts: dict[int, str]) -> str:

@@ -57,7 +57,7 @@ def add_steering(parser: argparse.ArgumentParser) -> None:
         "--unit",
         choices=_UNITS,
         default=Unit.ACTIVATION.value,
-        help="of --add, --set, --limit, --when, --stop-on and --flag-on: the SAE's activations (default), "
+        help="of --add, --set, --limit, --when and what is fired on: the SAE's activations (default), "
         "the feature's recorded maximum, or the median length of the residual stream",
     )
     how.add_argument("--only-if-active", action="store_true", help="--set only where the feature is active")

@@ -35,7 +35,7 @@ def is_out_of_memory(error: Exception) -> bool:
 
 def non_finite(request: GenerationRequest) -> tuple[Exception, Fault]:
     """A host's logits are finite, so steering too strong for it is the likely reason."""
-    if not request.steering.interventions:
+    if not request.steering.numbered:
         return RuntimeError(f"the host gave non-finite logits for request {request.id}"), Fault.LOGITS
     description = "steered so strongly that the host's logits are no longer finite"
     return InvalidRequest([FieldViolation("interventions", description)]), Fault.STEERED_LOGITS

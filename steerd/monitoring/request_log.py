@@ -115,7 +115,7 @@ def _failed(event: FailedEvent, request: GenerationRequest) -> dict[str, Any]:
         "outcome": "failed",
         "error": reason,
         "prompt_tokens": len(request.prompt_ids),
-        "steering": [_edit(edit) for edit in request.steering.interventions],
+        "steering": [_edit(edit) for edit in request.steering.numbered],
     }
 
 

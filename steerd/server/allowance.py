@@ -12,7 +12,6 @@ from steerd.server.preset_book import PresetBook
 from steerd.server.violations import shown
 from steerd.steering.intervention import Direction, FeatureRef, Target, WholeSae
 from steerd.steering.loaded_saes import LoadedSaes
-from steerd.steering.steering import NamedVersion
 
 ANY = "*"
 
@@ -47,9 +46,9 @@ class Allowance:
             case WholeSae():
                 return self.reconstruct
 
-    def allows_preset(self, named: NamedVersion) -> bool:
-        """Whether a request may name the preset."""
-        return not self.presets.isdisjoint((named.name, str(named), ANY))
+    def allows_preset(self, named: str) -> bool:
+        """Whether a request may name the preset, given as name@version."""
+        return not self.presets.isdisjoint((named.partition("@")[0], named, ANY))
 
 
 def read_allowance(message: pb.Allow, key: str, saes: LoadedSaes, presets: PresetBook) -> Allowance:

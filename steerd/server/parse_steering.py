@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from steerd.config import LimitsConfig, SteeringConfig
 from steerd.host.host_model import HostModel
@@ -12,14 +12,14 @@ from steerd.server.dose import DoseGuard
 from steerd.server.edit_conflicts import PlacedEdit, check_conflicts
 from steerd.server.parse_interventions import InterventionParser, intervention_parser
 from steerd.server.parse_prompt import InputMessage, PromptParser
-from steerd.server.parse_trigger import TriggerParser
+from steerd.server.parse_trigger import PlacedTrigger, TriggerParser
 from steerd.server.policy import Policies
 from steerd.server.preset_book import PresetBook
 from steerd.server.violations import Violations
 from steerd.steering.loaded_saes import LoadedSaes
 from steerd.steering.scope import RoleSpan
 from steerd.steering.steering import Steering
-from steerd.steering.trigger import Trigger
+from steerd.steering.trigger import Switch
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,31 +51,53 @@ class SteeringParser:
         guarded = guard.guard([edit.intervention for edit in edits])
         for refusal in guarded.refusals:
             violations.add("interventions", refusal)
+        triggers = self._triggers(message, parser, violations)
+        brought = [PlacedEdit(_brings(each), edit) for each in triggers for edit in each.trigger.brings]
+        self._check_tests([*edits, *brought], triggers, violations)
+        warnings = list(guarded.warnings)
+        triggers = [_within_dose(each, guard, warnings, violations) for each in triggers]
         asked = Steering(
             interventions=guarded.interventions,
-            triggers=self._triggers(message, edits, parser, violations),
-            roles=_roles(edits, message, prompts, prompt_ids, violations),
-            warnings=guarded.warnings,
+            roles=_roles([*edits, *brought], message, prompts, prompt_ids, violations),
+            warnings=tuple(warnings),
             presets=tuple(preset.named for _, preset in presets),
         )
-        return self.policies.govern(asked, [edit.place for edit in edits], violations)
+        return self.policies.govern(asked, [edit.place for edit in edits], triggers, violations)
 
     def _triggers(
-        self,
-        message: InputMessage,
-        edits: Sequence[PlacedEdit],
-        parser: InterventionParser,
-        violations: Violations,
-    ) -> tuple[Trigger, ...]:
-        """The triggers of a Generate; checks how much is tested, those of conditions of edits included."""
+        self, message: InputMessage, parser: InterventionParser, violations: Violations
+    ) -> list[PlacedTrigger]:
+        """The triggers of a Generate."""
         messages = message.triggers if isinstance(message, pb.GenerateRequest) else ()
-        triggers = TriggerParser(parser.conditions, self.limits, violations).triggers(messages, "triggers")
+        triggers = TriggerParser(parser.conditions, self.presets, self.limits, violations)
+        return triggers.triggers(messages, "triggers")
+
+    def _check_tests(
+        self, edits: Sequence[PlacedEdit], triggers: Sequence[PlacedTrigger], violations: Violations
+    ) -> None:
+        """How much is tested in all conditions, those of edits that switches bring included."""
         conditions = [edit.intervention.condition for edit in edits]
-        conditions += [trigger.condition for trigger in triggers]
+        conditions += [each.trigger.condition for each in triggers]
         num_tests = sum(len(condition.tests) for condition in conditions if condition is not None)
         field, what = ("triggers" if triggers else "interventions"), "tests in all conditions"
         violations.must_be_at_most(field, num_tests, self.limits.max_tests, what)
-        return triggers
+
+
+def _brings(placed: PlacedTrigger) -> str:
+    """The field that asks for what a switch brings."""
+    return f"{placed.place}.switch.preset"
+
+
+def _within_dose(
+    placed: PlacedTrigger, guard: DoseGuard, warnings: list[str], violations: Violations
+) -> PlacedTrigger:
+    """The trigger with what it brings guarded, by itself: it takes the place of all else."""
+    guarded = guard.guard(placed.trigger.brings)
+    for refusal in guarded.refusals:
+        violations.add(_brings(placed), refusal)
+    if isinstance(action := placed.trigger.action, Switch):
+        warnings += [f"switch to {action.preset}: {told}" for told in guarded.warnings]
+    return replace(placed, trigger=placed.trigger.bringing(guarded.interventions))
 
 
 def _roles(

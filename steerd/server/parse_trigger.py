@@ -4,15 +4,25 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from steerd.config import LimitsConfig
+from steerd.errors import NotFound
 from steerd.pb.v1 import steering_pb2 as pb
 from steerd.server.parse_condition import ConditionParser
+from steerd.server.preset_book import PresetBook
 from steerd.server.violations import Violations
-from steerd.steering.trigger import Flag, Stop, Trigger
+from steerd.steering.trigger import Flag, Stop, Switch, Trigger
 
 _NAME = re.compile(r"[a-z0-9_-]{1,40}")
+
+
+@dataclass(frozen=True, slots=True)
+class PlacedTrigger:
+    """A trigger, and the field of the request or the key of the configuration that asks for it."""
+
+    place: str
+    trigger: Trigger
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,14 +30,15 @@ class TriggerParser:
     """Parses triggers, recording every broken rule and unknown name."""
 
     conditions: ConditionParser
+    presets: PresetBook
     limits: LimitsConfig
     violations: Violations
 
-    def triggers(self, messages: Sequence[pb.Trigger], field: str) -> tuple[Trigger, ...]:
+    def triggers(self, messages: Sequence[pb.Trigger], field: str) -> list[PlacedTrigger]:
         """The triggers that break no rule, bounds in activation units."""
         must, limit = self.violations.must, self.limits.max_triggers
         if not self.violations.must_be_at_most(field, len(messages), limit, "triggers"):
-            return ()
+            return []
         parsed = []
         for place, message in enumerate(messages):
             name = f"{field}[{place}].name"
@@ -36,18 +47,30 @@ class TriggerParser:
             )
             earlier = [other.name for other in messages[:place]]
             must(message.name not in earlier, name, "unlike those before it", message.name)
-            parsed.append(self._trigger(message, f"{field}[{place}]"))
-        return tuple(trigger for trigger in parsed if trigger is not None)
+            if (trigger := self._trigger(message, f"{field}[{place}]")) is not None:
+                parsed.append(PlacedTrigger(f"{field}[{place}]", trigger))
+        return parsed
 
     def _trigger(self, message: pb.Trigger, field: str) -> Trigger | None:
         self.violations.must(not message.source, f"{field}.source", "left to the server", message.source)
         condition = self.conditions.condition(message.when, f"{field}.when")
         match message.WhichOneof("action"):
             case "stop":
-                action: Stop | Flag = Stop()
+                action: Stop | Switch | Flag | None = Stop()
+            case "switch":
+                action = self._switch(message.switch.preset, f"{field}.switch.preset")
             case "flag":
                 action = Flag()
             case _:
-                self.violations.add(f"{field}.action", "one of stop and flag is required")
+                self.violations.add(f"{field}.action", "one of stop, switch and flag is required")
                 return None
-        return None if condition is None else Trigger(message.name, condition, action)
+        return None if condition is None or action is None else Trigger(message.name, condition, action)
+
+    def _switch(self, name: str, field: str) -> Switch | None:
+        try:
+            preset = self.presets.find(name, field)
+        except NotFound as error:
+            self.violations.add_not_found(error)
+            return None
+        brought = tuple(replace(edit, source=f"switch:{preset.named}") for edit in preset.interventions)
+        return Switch(str(preset.named), brought)

@@ -8,12 +8,13 @@ from dataclasses import dataclass, replace
 from steerd.errors import Forbidden
 from steerd.server.allowance import Allowance
 from steerd.server.dose import DoseGuard
-from steerd.server.edit_conflicts import printed
+from steerd.server.edit_conflicts import PlacedEdit, printed
+from steerd.server.parse_trigger import PlacedTrigger
 from steerd.server.violations import Violations
 from steerd.steering.intervention import Intervention, Target
 from steerd.steering.loaded_saes import LoadedSaes
 from steerd.steering.steering import NamedVersion, Steering
-from steerd.steering.trigger import Trigger
+from steerd.steering.trigger import Switch, Trigger
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +36,18 @@ class Policy:
         return Forbidden(f"{field}: policy {self.named} {message}", field=field, policy=str(self.named))
 
 
+@dataclass(frozen=True, slots=True)
+class _Together:
+    """Edits that are made together, and presets by name@version, each with the field that asks for it.
+
+    `field` is that of all the edits.
+    """
+
+    field: str
+    edits: tuple[PlacedEdit, ...]
+    presets: tuple[tuple[str, str], ...]
+
+
 class Policies:
     """All policies, which hold together. The only maker of steering that a request may run with."""
 
@@ -45,32 +58,65 @@ class Policies:
     def __iter__(self) -> Iterator[Policy]:
         return iter(self._policies)
 
-    def govern(self, asked: Steering, places: Sequence[str], violations: Violations) -> Steering:
+    def govern(
+        self,
+        asked: Steering,
+        places: Sequence[str],
+        triggers: Sequence[PlacedTrigger],
+        violations: Violations,
+    ) -> Steering:
         """The steering with what policies lower of it and add to it, recording what they refuse.
 
-        `places` are the fields of its interventions, in order.
+        `places` are the fields of its interventions, in order; `triggers` are the request's, which it gets.
         """
-        for policy in self._policies:
-            for error in self._refusals(policy, asked, places):
-                violations.add_forbidden(error)
-            asked = _capped(policy, asked, places, violations)
-        self._check_names(asked, violations)
-        demanded = tuple(edit for policy in self._policies for edit in policy.interventions)
-        triggers = tuple(trigger for policy in self._policies for trigger in policy.triggers)
+        own = _Together(
+            "interventions",
+            tuple(map(PlacedEdit, places, asked.interventions)),
+            tuple((f"presets[{number}]", str(named)) for number, named in enumerate(asked.presets)),
+        )
+        interventions, warnings = self._lowered(own, violations)
+        governed = []
+        for each in triggers:
+            trigger, told = self._governed(each, violations)
+            governed.append(trigger)
+            warnings += told
+        self._check_names(triggers, violations)
+        demanded = (edit for policy in self._policies for edit in policy.interventions)
         return replace(
             asked,
-            interventions=(*asked.interventions, *demanded),
-            triggers=(*asked.triggers, *triggers),
+            interventions=(*interventions, *demanded),
+            triggers=(*governed, *(trigger for policy in self._policies for trigger in policy.triggers)),
+            warnings=(*asked.warnings, *warnings),
             policies=tuple(policy.named for policy in self._policies),
         )
 
-    def _check_names(self, asked: Steering, violations: Violations) -> None:
+    def _governed(self, placed: PlacedTrigger, violations: Violations) -> tuple[Trigger, list[str]]:
+        """A trigger, and warnings. What a switch brings is governed as what it takes the place of."""
+        action, field = placed.trigger.action, f"{placed.place}.switch.preset"
+        if not isinstance(action, Switch):
+            return placed.trigger, []
+        edits = tuple(PlacedEdit(field, edit) for edit in action.interventions)
+        lowered, warnings = self._lowered(_Together(field, edits, ((field, action.preset),)), violations)
+        return placed.trigger.bringing(lowered), [f"switch to {action.preset}: {told}" for told in warnings]
+
+    def _lowered(
+        self, asked: _Together, violations: Violations
+    ) -> tuple[tuple[Intervention, ...], list[str]]:
+        """The edits within every policy's cap, and warnings."""
+        warnings: list[str] = []
+        for policy in self._policies:
+            for error in self._refusals(policy, asked):
+                violations.add_forbidden(error)
+            asked = _capped(policy, asked, warnings, violations)
+        return tuple(edit.intervention for edit in asked.edits), warnings
+
+    def _check_names(self, triggers: Sequence[PlacedTrigger], violations: Violations) -> None:
         """What fires is told by name."""
         taken = {trigger.name: policy for policy in self._policies for trigger in policy.triggers}
-        for position, trigger in enumerate(asked.triggers):
-            if trigger.name in taken:
-                bound = f"unlike those of policy {taken[trigger.name].named}"
-                violations.must(False, f"triggers[{position}].name", bound, trigger.name)
+        for each in triggers:
+            if (name := each.trigger.name) in taken:
+                bound = f"unlike those of policy {taken[name].named}"
+                violations.must(False, f"{each.place}.name", bound, name)
 
     def undone(self, policy: Policy, target: Target) -> str | None:
         """Why an edit of the target would take back what a policy does; None if it would not.
@@ -86,29 +132,30 @@ class Policies:
                 return f"edits these rows at {edited}, which comes before {point}"
         return None
 
-    def _refusals(self, policy: Policy, asked: Steering, places: Sequence[str]) -> Iterator[Forbidden]:
+    def _refusals(self, policy: Policy, asked: _Together) -> Iterator[Forbidden]:
         if policy.allowance is not None:
-            for position, named in enumerate(asked.presets):
+            for field, named in asked.presets:
                 if not policy.allowance.allows_preset(named):
-                    yield policy.refused(f"does not allow preset {named}", f"presets[{position}]")
-        for edit, place in zip(asked.interventions, places, strict=True):
-            its_own = not edit.source
-            if its_own and policy.allowance is not None and not policy.allowance.allows_edit(edit.target):
-                yield policy.refused(f"does not allow edits of {printed(edit.target)}", place)
-            if (reason := self.undone(policy, edit.target)) is not None:
-                yield policy.refused(reason, place)
+                    yield policy.refused(f"does not allow preset {named}", field)
+        for edit in asked.edits:
+            its_own, target = not edit.intervention.source, edit.intervention.target
+            if its_own and policy.allowance is not None and not policy.allowance.allows_edit(target):
+                yield policy.refused(f"does not allow edits of {printed(target)}", edit.place)
+            if (reason := self.undone(policy, target)) is not None:
+                yield policy.refused(reason, edit.place)
 
 
-def _capped(policy: Policy, asked: Steering, places: Sequence[str], violations: Violations) -> Steering:
-    """The steering within the policy's cap. What it can add must be known."""
+def _capped(policy: Policy, asked: _Together, warnings: list[str], violations: Violations) -> _Together:
+    """The edits within the policy's cap, adding to the warnings. What they can add must be known."""
     if policy.cap is None:
         return asked
-    for edit, place in zip(asked.interventions, places, strict=True):
-        if policy.cap.uncounted(edit):
+    for edit in asked.edits:
+        if policy.cap.uncounted(edit.intervention):
             unknown = "caps what is added, and how active its target gets is not known"
-            violations.add_forbidden(policy.refused(unknown, place))
-    guarded = policy.cap.guard(asked.interventions)
+            violations.add_forbidden(policy.refused(unknown, edit.place))
+    guarded = policy.cap.guard([edit.intervention for edit in asked.edits])
     for refusal in guarded.refusals:
-        violations.add_forbidden(policy.refused(f"caps what is added: {refusal}", "interventions"))
-    told = tuple(f"policy {policy.named}: {warning}" for warning in guarded.warnings)
-    return replace(asked, interventions=guarded.interventions, warnings=(*asked.warnings, *told))
+        violations.add_forbidden(policy.refused(f"caps what is added: {refusal}", asked.field))
+    warnings += [f"policy {policy.named}: {warning}" for warning in guarded.warnings]
+    lowered = zip(asked.edits, guarded.interventions, strict=True)
+    return replace(asked, edits=tuple(PlacedEdit(edit.place, weaker) for edit, weaker in lowered))

@@ -12,14 +12,16 @@ from steerd.pb.v1 import catalog_service_pb2, steering_pb2
 from steerd.server.allowance import read_allowance
 from steerd.server.dose import DoseGuard
 from steerd.server.edit_conflicts import PlacedEdit, check_conflicts
+from steerd.server.parse_interventions import intervention_parser
+from steerd.server.parse_trigger import TriggerParser
 from steerd.server.policy import Policies, Policy
-from steerd.server.preset_book import PresetBook, message_of, read_edits, read_triggers, settled
+from steerd.server.preset_book import PresetBook, message_of, read_edits, settled
 from steerd.server.violations import Violations, shown
 from steerd.steering.lane_tables import MAX_TESTS
 from steerd.steering.loaded_saes import LoadedSaes
 from steerd.steering.scope import Schedule
 from steerd.steering.steering import NamedVersion
-from steerd.steering.trigger import Trigger
+from steerd.steering.trigger import Switch, Trigger
 
 _OVER_DOSE = {
     steering_pb2.OVER_DOSE_WARN: "warn",
@@ -69,7 +71,7 @@ def _policy(
     named = NamedVersion(config.name, config.version)
     edits = read_edits(message.interventions, f"{key}.interventions", host, saes, limits)
     _check_edits(edits)
-    triggers = read_triggers(message.triggers, f"{key}.triggers", host, saes, limits)
+    triggers = _read_triggers(message.triggers, f"{key}.triggers", presets, host, saes, limits)
     allowed = message.HasField("allow")
     return Policy(
         named=named,
@@ -79,6 +81,24 @@ def _policy(
         allowance=read_allowance(message.allow, f"{key}.allow", saes, presets) if allowed else None,
         cap=_cap(message, key, saes),
     )
+
+
+def _read_triggers(
+    messages: Sequence[steering_pb2.Trigger],
+    key: str,
+    presets: PresetBook,
+    host: HostModel,
+    saes: LoadedSaes,
+    limits: LimitsConfig,
+) -> tuple[Trigger, ...]:
+    violations = Violations()
+    parser = intervention_parser(host, saes, limits, violations, has_roles=False)
+    placed = TriggerParser(parser.conditions, presets, limits, violations).triggers(messages, key)
+    settled(violations)
+    for each in placed:
+        if isinstance(each.trigger.action, Switch):
+            raise ConfigError(f"{each.place}.switch is for requests; a policy's own edits never change")
+    return tuple(each.trigger for each in placed)
 
 
 def _check_edits(edits: Sequence[PlacedEdit]) -> None:

@@ -15,12 +15,10 @@ from steerd.host.host_model import HostModel
 from steerd.pb.v1 import catalog_service_pb2, steering_pb2
 from steerd.server.edit_conflicts import PlacedEdit, check_conflicts
 from steerd.server.parse_interventions import intervention_parser
-from steerd.server.parse_trigger import TriggerParser
 from steerd.server.violations import Violations, shown
 from steerd.steering.intervention import Intervention
 from steerd.steering.loaded_saes import LoadedSaes
 from steerd.steering.steering import NamedVersion
-from steerd.steering.trigger import Trigger
 
 M = TypeVar("M", bound=Message)
 
@@ -111,21 +109,6 @@ def read_edits(
     check_conflicts(edits, saes, violations)
     settled(violations)
     return edits
-
-
-def read_triggers(
-    messages: Sequence[steering_pb2.Trigger],
-    key: str,
-    host: HostModel,
-    saes: LoadedSaes,
-    limits: LimitsConfig,
-) -> tuple[Trigger, ...]:
-    """The triggers under a key of the configuration, by the rules of a request. Raises ConfigError."""
-    violations = Violations()
-    parser = intervention_parser(host, saes, limits, violations, has_roles=False)
-    triggers = TriggerParser(parser.conditions, limits, violations).triggers(messages, key)
-    settled(violations)
-    return triggers
 
 
 def settled(violations: Violations) -> None:

@@ -128,7 +128,7 @@ class Intervention:
     The condition's tests are at the hook point of the target or at ones that come before it. `preserve_norm`
     brings each row that it edits back to the length that it had before its hook point's edits. Reconstruct
     goes with a WholeSae and with nothing else. `source` says who asks for it: empty for the request itself,
-    else preset:NAME@VERSION or policy:NAME@VERSION.
+    else preset:NAME@VERSION, switch:NAME@VERSION or policy:NAME@VERSION.
     """
 
     target: Target

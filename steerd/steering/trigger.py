@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from steerd.steering.intervention import Condition, Intervention
 
@@ -19,12 +19,14 @@ class Flag:
 
 @dataclass(frozen=True, slots=True)
 class Switch:
-    """These take the place of the request's interventions, once.
+    """A preset takes the place of the request's interventions, once.
 
-    From the next row on; fired in the prompt, from the first generated one.
+    From the next row on; fired in the prompt, from the first generated one. The client names the preset, and
+    the server fills in what it does.
     """
 
-    interventions: tuple[Intervention, ...]
+    preset: str
+    interventions: tuple[Intervention, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,3 +50,9 @@ class Trigger:
     def brings(self) -> tuple[Intervention, ...]:
         """What may come to be done because of it."""
         return self.action.interventions if isinstance(self.action, Switch) else ()
+
+    def bringing(self, interventions: tuple[Intervention, ...]) -> Trigger:
+        """The same, if it is a switch, with others in place of those that it brings."""
+        if not isinstance(self.action, Switch):
+            return self
+        return replace(self, action=replace(self.action, interventions=interventions))

@@ -222,7 +222,7 @@ def test_health_of_a_server_that_serves_is_status_0(server: RunningServer) -> No
     assert main(["health", "--address", server.address]) == 0
 
 
-def test_generate_ends_on_a_feature_and_says_where(
+def test_generate_ends_or_switches_on_a_feature_and_says_where(
     server: RunningServer, capsys: pytest.CaptureFixture[str]
 ) -> None:
     words = ["generate", "Hello", "--raw", "--max-new-tokens", "9", "--address", server.address]
@@ -230,6 +230,8 @@ def test_generate_ends_on_a_feature_and_says_where(
     flagged = capsys.readouterr().err
     assert main([*words, "--stop-on", "late:3=-1"]) == 0
     stopped = capsys.readouterr()
+    assert main([*words, "--switch-on", "late:3=-1:loud"]) == 0
+    switched = capsys.readouterr().err
 
     # The first token fires nothing.
     assert "fired: late:3 at position 1" in flagged
@@ -237,3 +239,6 @@ def test_generate_ends_on_a_feature_and_says_where(
     assert "fired: late:3 at position 1" in stopped.err
     assert "feature: 5 prompt tokens, 0 " in stopped.err
     assert stopped.out.strip() == ""
+    assert "fired: late:3 at position 1" in switched
+    (added,) = [line for line in switched.splitlines() if "add late:3=4" in line]
+    assert "8" in added.split(), "of the 9 tokens, all but the last were steered"

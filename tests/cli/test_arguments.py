@@ -25,7 +25,7 @@ from steerd.steering.intervention import (
     WholeSae,
 )
 from steerd.steering.scope import Phase, Schedule, Scope
-from steerd.steering.trigger import Flag, Stop
+from steerd.steering.trigger import Flag, Stop, Switch
 
 
 def call(*words: str) -> GenerateCall:
@@ -109,7 +109,17 @@ def test_steering_and_ends_may_depend_on_features() -> None:
     plain = call("Hi", "--ablate", "s:1", "--when", "s:2=3", "--when", "s:3=0.5")
     released = call("Hi", "--ablate", "s:1", "--when", "s:2=3", "--release-below", "1")
     forever = call("Hi", "--ablate", "s:1", "--when", "s:2=3", "--from-first")
-    ended = call("Hi", "--flag-on", "s:4=1", "--stop-on", "s:5=2", "--stop-on", "s:6=7")
+    ended = call(
+        "Hi",
+        "--flag-on",
+        "s:4=1",
+        "--stop-on",
+        "s:5=2",
+        "--stop-on",
+        "s:6=7",
+        "--switch-on",
+        "s:7=-0.5:calm@2",
+    )
 
     conditions = [each.interventions[0].condition for each in (plain, released, forever)]
     assert conditions == [
@@ -121,9 +131,17 @@ def test_steering_and_ends_may_depend_on_features() -> None:
     assert [(trigger.condition, trigger.action) for trigger in ended.triggers] == [
         (Condition(((test_of(5, 2.0, 2.0),),)), Stop()),
         (Condition(((test_of(6, 7.0, 7.0),),)), Stop()),
+        (Condition(((test_of(7, -0.5, -0.5),),)), Switch("calm@2")),
         (Condition(((test_of(4, 1.0, 1.0),),)), Flag()),
     ]
-    assert len({trigger.name for trigger in ended.triggers}) == 3
+    assert len({trigger.name for trigger in ended.triggers}) == 4
+    assert set(ended.watch) == {FeatureRef("s", index) for index in (4, 5, 6, 7)}
+
+
+@pytest.mark.parametrize("text", ["s:1=2", "s:1=2:", "s:1:calm", "s:1=x:calm", ":calm", "s=1:calm"])
+def test_a_switch_needs_a_number_and_a_preset(text: str) -> None:
+    with pytest.raises(argparse.ArgumentTypeError, match="starter-14:1234=8:calm"):
+        arguments.switch(text)
 
 
 @pytest.mark.parametrize("text", ["s:1", "s:1=2", "s:1=:", "s:1=a:b", "s=1:2"])

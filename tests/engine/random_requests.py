@@ -96,7 +96,7 @@ class RandomRequests:
             if chance.random() < 0.2:
                 action = Stop()
             elif chance.random() < 0.6:
-                action = Switch(self._interventions(prompt))
+                action = Switch("preset", self._interventions(prompt))
             triggers.append(Trigger(f"trigger-{number}", self._condition(), action))
         return tuple(triggers)
 

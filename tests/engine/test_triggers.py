@@ -10,12 +10,13 @@ from torch import Tensor
 
 from steerd.engine.events import BaselineEvent, DivergenceEvent, FiredEvent, Firing, TokenEvent
 from steerd.engine.request import Capture, FinishReason, GenerationRequest
+from steerd.errors import InvalidRequest
 from steerd.host.host_model import HostModel
 from steerd.steering.intervention import Add, Condition, FeatureRef, FeatureTest
 from steerd.steering.scope import Phase, Schedule
 from steerd.steering.steering import Steering
 from steerd.steering.trigger import Flag, Stop, Switch, Trigger
-from tests.engine.recorder import Recorder, StepLog, run_together
+from tests.engine.recorder import Recorder, StepLog, run_together, submit
 from tests.engine.reference import Reference
 from tests.engine.requests import SHORT, edit, greedy_request
 from tests.engine.serving import assert_nothing_is_left, serving, tiny_saes
@@ -127,8 +128,8 @@ def test_a_switch_begins_with_the_next_generated_token(
     )
     own = edit("sae-0", 3, Add(0.5), Phase.PROMPT)
     triggers = (
-        Trigger("switch", above(threshold), Switch(brought)),
-        Trigger("again", above(threshold), Switch(())),
+        Trigger("switch", above(threshold), Switch("more", brought)),
+        Trigger("again", above(threshold), Switch("none")),
     )
     steering = Steering(interventions=(own,), triggers=triggers)
     request = replace(asking(), steering=steering)
@@ -143,6 +144,17 @@ def test_a_switch_begins_with_the_next_generated_token(
     first_changed = max(position + 1, LENGTH) - LENGTH + 1  # the row after it yields the first other token
     assert recorder.token_ids[:first_changed] == unswitched.token_ids[:first_changed]
     assert recorder.logprobs[first_changed] != pytest.approx(unswitched.logprobs[first_changed], abs=1e-3)
+
+
+def test_a_switch_beyond_the_finite_is_the_fault_of_the_request(acts: Tensor) -> None:
+    threshold, _ = first_on(acts, range(1, LENGTH))
+    overflow = tuple(edit("sae-0", 3, Add(3e38)) for _ in range(8))
+    with serving() as engine:
+        recorder = submit(engine, asking(Trigger("switch", above(threshold), Switch("x", overflow))))
+        with pytest.raises(InvalidRequest, match="no longer finite"):
+            recorder.wait()
+
+    assert len(recorder.tokens) == 1
 
 
 def twin_events(recorder: Recorder) -> tuple[list[int], list[int]]:

@@ -11,7 +11,7 @@ import pytest
 from google.rpc import error_details_pb2
 from grpc_status import rpc_status
 
-from steerd.config import LimitsConfig
+from steerd.config import LimitsConfig, NamedTable
 from steerd.pb.v1 import generation_service_pb2 as pb
 from steerd.pb.v1 import steering_pb2 as steering
 from steerd.pb.v1.feature_pb2 import FeatureRef
@@ -38,6 +38,7 @@ LIMITS = LimitsConfig(
 )
 D_MODEL = 32
 EVERYWHERE = "blocks.1.hook_resid_pre"
+AT_ALL = {"any_of": [{"all_of": [{"feature": {"sae": "late", "index": 1}}]}]}
 GOOD = FeatureRef(sae="late", index=1)
 DEAD = FeatureRef(sae="late", index=1)  # the tiny SAE's feature 1 has a recorded maximum of 0
 
@@ -52,8 +53,15 @@ def strict_server() -> Iterator[RunningServer]:
     saes.add("early", replace(tiny_sae(host, "blocks.0.hook_resid_post"), statistics=None))
     saes.add("late", with_norm(tiny_sae(host, "blocks.2.hook_resid_post"), 500.0))
     saes.add("other", tiny_sae(host, "blocks.2.hook_resid_post", seed=5))
-    with RunningServer(tiny_config(limits=LIMITS), host, saes) as running:
+    presets = (preset("calm", when=AT_ALL), preset("to-roles", scope={"roles": ["user"]}))
+    with RunningServer(tiny_config(limits=LIMITS, presets=presets), host, saes) as running:
         yield running
+
+
+def preset(name: str, **edit: object) -> NamedTable:
+    edit = {"feature": {"sae": "late", "index": 1}, "ablate": {}} | edit
+    named = {"name": name, "version": "1"}
+    return NamedTable(**named, table=named | {"interventions": [edit]})
 
 
 def with_norm(bundle: SaeBundle, norm: float) -> SaeBundle:
@@ -134,6 +142,12 @@ def triggered(*names: str, condition: steering.Condition | None = None) -> pb.Ge
         for name in names
     ]
     return pb.GenerateRequest(prompt="a", triggers=found)
+
+
+def switching(preset: str, tests: int = 1) -> pb.GenerateRequest:
+    condition, switch = clauses([is_above()] * tests), steering.Switch(preset=preset)
+    trigger = steering.Trigger(name="a", when=condition, switch=switch)
+    return pb.GenerateRequest(prompt="a", triggers=[trigger])
 
 
 TEST = "interventions[0].when.any_of[0].all_of[0]"
@@ -359,6 +373,11 @@ RULES = [
     (triggered("A b"), INVALID, "triggers[0].name", ["[a-z0-9_-]{1,40}", "'A b'"]),
     (triggered(""), INVALID, "triggers[0].name", ["{1,40}"]),
     (triggered("a", "a"), INVALID, "triggers[1].name", ["unlike those before it", "'a'"]),
+    (switching("calm", tests=3), INVALID, "triggers", ["at most 3 tests in all conditions", "got 4"]),
+    (switching("to-roles"), INVALID, "triggers[0].switch.preset", ["messages of roles", "chat"]),
+    (switching("lost"), NOT_FOUND, "triggers[0].switch.preset", ["'lost'", "calm@1, to-roles@1"]),
+    (switching(""), NOT_FOUND, "triggers[0].switch.preset", ["''"]),
+    (switching("calm@2"), NOT_FOUND, "triggers[0].switch.preset", ["'calm@2'"]),
     (
         pb.GenerateRequest(prompt="a", triggers=[steering.Trigger(name="a", flag=steering.Flag())]),
         INVALID,
@@ -369,7 +388,7 @@ RULES = [
         pb.GenerateRequest(prompt="a", triggers=[steering.Trigger(name="a", when=clauses([is_above()]))]),
         INVALID,
         "triggers[0].action",
-        ["stop and flag"],
+        ["stop, switch and flag"],
     ),
     (
         triggered("a", condition=clauses([is_above(feature=FeatureRef(sae="lost"))])),

@@ -75,6 +75,13 @@ WHOLE = pb.GenerateRequest(
             stop=steering.Stop(),
         ),
         steering.Trigger(
+            name="turn",
+            when=steering.Condition(
+                any_of=[steering.Clause(all_of=[steering.FeatureTest(feature=LATE, above=2)])]
+            ),
+            switch=steering.Switch(preset="calm"),
+        ),
+        steering.Trigger(
             name="seen",
             when=steering.Condition(
                 any_of=[steering.Clause(all_of=[steering.FeatureTest(feature=LATE, above=9)])]

@@ -326,6 +326,7 @@ EDIT = '[[policies.interventions]]\nfeature = { sae = "early", index = 3 }\n'
         (GOOD + EDIT + "ablate = {}\n" + GOOD.replace('"a"', '"b"') + EDIT + "ablate = {}", ["policies[1]"]),
         (GOOD + "[[policies.triggers]]\nname = 'x'\nstop = {}", ["policies[0].triggers[0].when.any_of"]),
         (GOOD + TRIGGER + "flag = {}\n" + TRIGGER.replace("'x'", "'y'"), ["triggers[1].action"]),
+        (PRESETS + GOOD + TRIGGER + "switch = { preset = 'loud' }", ["policies[0].triggers[0].switch"]),
         (
             GOOD + TRIGGER + "flag = {}\n" + GOOD.replace('"a"', '"b"') + TRIGGER + "flag = {}\n",
             ["two triggers", "'x'"],

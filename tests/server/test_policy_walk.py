@@ -115,7 +115,11 @@ CARRIERS: list[pb.GenerateRequest | pb.ScoreRequest] = [
         capture=CAPTURE,
         baseline=True,
     ),
-    pb.GenerateRequest(token_ids=pb.TokenIds(ids=[104, 101]), sampling=pb.SamplingParams(max_new_tokens=3)),
+    pb.GenerateRequest(
+        token_ids=pb.TokenIds(ids=[104, 101]),
+        sampling=pb.SamplingParams(max_new_tokens=3),
+        triggers=[steering.Trigger(name="turn", when=CONDITION, switch=steering.Switch(preset="loud"))],
+    ),
     pb.ScoreRequest(
         chat=CHAT,
         continuations=[pb.Continuation(text="th"), pb.Continuation(token_ids=pb.TokenIds(ids=[33, 34]))],
@@ -199,7 +203,7 @@ _SHARED = {
 }
 TRIED = {
     "GenerateRequest": _SHARED
-    | {f"triggers.{name}" for name in ("name", "stop", "flag", "source")}
+    | {f"triggers.{name}" for name in ("name", "stop", "switch.preset", "flag", "source")}
     | {f"triggers.when.any_of.all_of.{name}" for name in _TEST}
     | {f"sampling.{name}" for name in ("max_new_tokens", "temperature", "top_p", "top_k", "seed", "stop")},
     "ScoreRequest": _SHARED | {"continuations.text", "continuations.token_ids.ids"},
@@ -312,7 +316,10 @@ class Watched:
         assert [edit.source for edit in interventions if edit.source.startswith("policy:")] == [
             "policy:never@1"
         ]
-        assert dose(interventions) <= MAX_DOSE * 1.0001, interventions
+        brought = [edit.source.startswith("switch:") for edit in interventions]
+        for together in (False, True):  # either is in force, the request's own edits or a switch's
+            edits = [edit for edit, its in zip(interventions, brought, strict=True) if its == together]
+            assert dose(edits) <= MAX_DOSE * 1.0001, edits
         assert self.rows.largest_share < 1e-5, request
         return True
 

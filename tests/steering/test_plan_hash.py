@@ -124,7 +124,7 @@ EXAMPLES_OF: dict[Any, list[Any]] = {
     Trigger: [Trigger("end", CONDITION, Stop())],
     Stop: [Stop()],
     Flag: [Flag()],
-    Switch: [Switch(())],
+    Switch: [Switch("calm@1")],
     NamedVersion: [NamedVersion("calm", "1")],
 }
 
@@ -149,7 +149,7 @@ def test_the_hash_changes_with_every_field(example: Intervention) -> None:
 
 def test_the_hash_changes_with_every_field_of_the_steering_but_what_says_nothing_new() -> None:
     plain = Steering(interventions=(EXAMPLES[0],))
-    trigger = Trigger("more", CONDITION, Switch((EXAMPLES[0],)))
+    trigger = Trigger("more", CONDITION, Switch("calm@1", (EXAMPLES[0],)))
     triggered = [replace(plain, triggers=(each,)) for each in (trigger, *variants(trigger))]
     assert len({plan_hash("host", each, IDENTITIES) for each in triggered}) == len(triggered)
     for name in (field.name for field in fields(Steering)):

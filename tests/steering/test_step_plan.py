@@ -494,7 +494,7 @@ def test_a_switch_keeps_slot_readings_and_the_state_of_triggers(tiny_host: HostM
     before = replace(edit("sae", 3, Add(2.0)), condition=Condition(((never_off,),)))
     never = when(FeatureRef("sae", 2), 1e9)
     after = [edit("late", 7, Add(3.0)), replace(edit("sae", 8, Add(1.0)), condition=never)]
-    switch = Switch(tuple(after))
+    switch = Switch("after", tuple(after))
     trigger = Trigger("once", ever, switch)
     steering = Steering(interventions=(before,), triggers=(trigger,))
     with planning(tiny_host, saes) as planner:

@@ -503,7 +503,7 @@ class Policy(_message.Message):
 
     @_builtins.property
     def triggers(self) -> _containers.RepeatedCompositeFieldContainer[_steering_pb2.Trigger]:
-        """What happens to every request when features fire. A Score that they stop is refused: POLICY_STOPPED."""
+        """What happens to every request when features fire, stop or flag. A Score that they stop is refused: POLICY_STOPPED."""
 
     @_builtins.property
     def allow(self) -> Global___Allow:

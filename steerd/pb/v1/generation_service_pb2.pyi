@@ -399,8 +399,8 @@ class Started(_message.Message):
 
     @_builtins.property
     def interventions(self) -> _containers.RepeatedCompositeFieldContainer[_steering_pb2.Intervention]:
-        """The interventions that will be applied, those of presets and policies included; strengths, values and limits in
-        UNIT_ACTIVATION, directions by hash.
+        """The interventions that will be applied, those of presets and policies included, then those that each switch would
+        bring, in the order of the triggers; strengths, values and limits in UNIT_ACTIVATION, directions by hash.
         """
 
     @_builtins.property
@@ -409,7 +409,7 @@ class Started(_message.Message):
 
     @_builtins.property
     def presets(self) -> _containers.RepeatedCompositeFieldContainer[_steering_pb2.NamedVersion]:
-        """The presets that are applied."""
+        """The presets that are applied from the start; triggers tell those they switch to."""
 
     @_builtins.property
     def policies(self) -> _containers.RepeatedCompositeFieldContainer[_steering_pb2.NamedVersion]:

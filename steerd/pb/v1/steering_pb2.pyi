@@ -140,8 +140,8 @@ class Intervention(_message.Message):
     preserve_norm: _builtins.bool
     """Bring every row that this edits back to the length that it had before the edits of its hook point. Default: false."""
     source: _builtins.str
-    """Who asks for it: empty for the request itself, else preset:NAME@VERSION or policy:NAME@VERSION. Set by the server
-    in answers; must be empty in a request.
+    """Who asks for it: empty for the request itself, else preset:NAME@VERSION, switch:NAME@VERSION (in force from when
+    that switch happens) or policy:NAME@VERSION. Set by the server in answers; must be empty in a request.
     """
     @_builtins.property
     def feature(self) -> _feature_pb2.FeatureRef:
@@ -493,7 +493,9 @@ Global___PositionRange: _TypeAlias = PositionRange  # noqa: Y015
 
 @_typing.final
 class Schedule(_message.Message):
-    """How strong an intervention is on row t of its phase, 0 the first; what is not in scope counts too."""
+    """How strong an intervention is on row t of its phase, or of those from the switch on that brought it, 0 the first;
+    what is not in scope counts too.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -644,6 +646,7 @@ class Trigger(_message.Message):
     NAME_FIELD_NUMBER: _builtins.int
     WHEN_FIELD_NUMBER: _builtins.int
     STOP_FIELD_NUMBER: _builtins.int
+    SWITCH_FIELD_NUMBER: _builtins.int
     FLAG_FIELD_NUMBER: _builtins.int
     SOURCE_FIELD_NUMBER: _builtins.int
     name: _builtins.str
@@ -661,6 +664,10 @@ class Trigger(_message.Message):
         """
 
     @_builtins.property
+    def switch(self) -> Global___Switch:
+        """Lets a preset take the place of the request's interventions and presets."""
+
+    @_builtins.property
     def flag(self) -> Global___Flag:
         """Only tells it, in Delta.fired."""
 
@@ -670,14 +677,15 @@ class Trigger(_message.Message):
         name: _builtins.str = ...,
         when: Global___Condition | None = ...,
         stop: Global___Stop | None = ...,
+        switch: Global___Switch | None = ...,
         flag: Global___Flag | None = ...,
         source: _builtins.str = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["action", b"action", "flag", b"flag", "stop", b"stop", "when", b"when"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["action", b"action", "flag", b"flag", "stop", b"stop", "switch", b"switch", "when", b"when"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["action", b"action", "flag", b"flag", "name", b"name", "source", b"source", "stop", b"stop", "when", b"when"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["action", b"action", "flag", b"flag", "name", b"name", "source", b"source", "stop", b"stop", "switch", b"switch", "when", b"when"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_action: _TypeAlias = _typing.Literal["stop", "flag"]  # noqa: Y015
+    _WhichOneofReturnType_action: _TypeAlias = _typing.Literal["stop", "switch", "flag"]  # noqa: Y015
     _WhichOneofArgType_action: _TypeAlias = _typing.Literal["action", b"action"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_action) -> _WhichOneofReturnType_action | None: ...
 
@@ -699,6 +707,31 @@ class Stop(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Stop: _TypeAlias = Stop  # noqa: Y015
+
+@_typing.final
+class Switch(_message.Message):
+    """From the next token on, or from the first generated one where it fires in the prompt, the request is steered by a
+    preset instead of its own interventions and presets; what policies do stays. Only the first switch of a request that
+    fires is made. The preset is under the rules of `presets`: its dose is counted by itself, as it stands alone.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PRESET_FIELD_NUMBER: _builtins.int
+    preset: _builtins.str
+    """`name` or `name@version`, as in GenerateRequest.presets; in answers always with the version. Required."""
+    def __init__(
+        self,
+        *,
+        preset: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["preset", b"preset"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Switch: _TypeAlias = Switch  # noqa: Y015
 
 @_typing.final
 class Flag(_message.Message):
