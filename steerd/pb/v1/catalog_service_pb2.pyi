@@ -471,7 +471,12 @@ Global___Preset: _TypeAlias = Preset  # noqa: Y015
 
 @_typing.final
 class Policy(_message.Message):
-    """What holds for every request, whatever it asks. Several policies hold together."""
+    """What holds for every request, whatever it asks. Several policies hold together.
+
+    What a policy does, it does at its hook point: a request may still add something alike at a later one, which only
+    `allow` forbids. Set, scale 0, ablate and limit cannot be undone there; an add or another scale can be outweighed
+    by a direction that points the other way.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -498,12 +503,16 @@ class Policy(_message.Message):
     @_builtins.property
     def interventions(self) -> _containers.RepeatedCompositeFieldContainer[_steering_pb2.Intervention]:
         """Edits of every request, computed at each hook point from the row as the request's own edits left it. No request may
-        edit what these edit. In answers, units are resolved to activations and directions are given by hash.
+        edit what these edit. Special tokens are left alone, as in requests, unless their scope includes them. In answers,
+        units are resolved to activations and directions are given by hash.
         """
 
     @_builtins.property
     def triggers(self) -> _containers.RepeatedCompositeFieldContainer[_steering_pb2.Trigger]:
-        """What happens to every request when features fire, stop or flag. A Score that they stop is refused: POLICY_STOPPED."""
+        """What happens to every request when features fire, stop or flag. Features are read before any edit at their hook
+        point; an edit at an earlier one can keep them from firing. A Score that they stop is refused: POLICY_STOPPED.
+        With them, no prompt takes over work of an earlier one.
+        """
 
     @_builtins.property
     def allow(self) -> Global___Allow:
