@@ -1,6 +1,6 @@
 """Sixteen requests at once, each steered by another feature: steerd against what people use now.
 
-The same prompts, features and strengths for everybody, greedily; no token ends a text (over gRPC one would).
+The same prompts, features and strengths for everybody, greedily; only over gRPC does a token end a text.
 - transformers with a forward hook, TransformerLens's bridge, SAELens's HookedSAETransformer and nnsight each
   serve a request at a time, as their interventions are the model's, not a request's;
 - nnsight with an invoke for each request in one trace batches them, once all are known;
@@ -110,7 +110,7 @@ def main() -> None:
         tools = start_tools(stack, job, options)
         add_versions(report, tools)
         outcomes = measure({**systems, **tools}, len(job.requests), options.rounds)
-    add_results(report, outcomes)
+    add_results(report, outcomes, host.tokenizer.eos_token_id)
     report.finish()
 
 
@@ -152,11 +152,16 @@ def measure(systems: Mapping[str, Serving], num_requests: int, rounds: int) -> d
     return outcomes
 
 
-def add_results(report: Report, outcomes: Mapping[str, Outcomes]) -> None:
-    """One row a system, and the targets."""
+def add_results(report: Report, outcomes: Mapping[str, Outcomes], end_of_text: int) -> None:
+    """One row a system, and the targets; over gRPC the id ends a text."""
     expected = outcomes[REFERENCE].token_ids
+    ended = {number: until(end_of_text, token_ids) for number, token_ids in expected.items()}
+    agreements = {
+        name: agreement(outcome.token_ids, ended if name == SERVER else expected)
+        for name, outcome in outcomes.items()
+    }
     for name, outcome in outcomes.items():
-        equal, difference = agreement(outcome.token_ids, expected)
+        equal, difference = agreements[name]
         row = {
             "system": name,
             "served": "all at once" if name not in TOOLS or TOOLS[name].batches else "one by one",
@@ -174,8 +179,12 @@ def add_results(report: Report, outcomes: Mapping[str, Outcomes]) -> None:
         least = min(_ratio(outcomes[name], outcomes[ENGINE]) for name in names)
         report.at_least(f"times_as_fast_as.{target}", least, BOUND)
     for name in (ENGINE, SERVER):
-        equal, _ = agreement(outcomes[name].token_ids, expected)
-        report.at_least(f"equal_outputs.{name.replace(' ', '_')}", equal, len(expected))
+        report.at_least(f"equal_outputs.{name.replace(' ', '_')}", agreements[name][0], len(expected))
+
+
+def until(end: int, token_ids: Sequence[int]) -> list[int]:
+    """The ids up to and with the first that ends them."""
+    return list(token_ids[: token_ids.index(end) + 1] if end in token_ids else token_ids)
 
 
 def agreement(found: Mapping[int, list[int]], expected: Mapping[int, list[int]]) -> tuple[int, str]:

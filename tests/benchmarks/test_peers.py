@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.generation_systems import sharing_weights
-from benchmarks.peers import EXPERT, REFERENCE, TOOLS, agreement, measure
+from benchmarks.peers import EXPERT, REFERENCE, TOOLS, agreement, measure, until
 from benchmarks.steerd_serving import EngineInProcess, Served
 from benchmarks.steered_requests import LONGEST, NUM_REQUESTS, SHORTEST, steered_job
 from benchmarks.steering_peers.hand_batched import HandBatched
@@ -79,6 +79,11 @@ def test_a_tool_that_serves_one_by_one_serves_each_request_once() -> None:
     assert systems[EXPERT].served[1:] == systems["steerd"].served[1:] == [list(range(6))] * 3
     assert all(outcome.seconds == [6.0] * 3 for outcome in outcomes.values())
     assert all(sorted(outcome.token_ids) == list(range(6)) for outcome in outcomes.values())
+
+
+def test_texts_end_with_the_token_that_ends_them() -> None:
+    assert until(2, [5, 2, 6, 2]) == [5, 2]
+    assert until(2, [5, 6]) == [5, 6]
 
 
 def test_agreement_names_the_first_difference() -> None:
