@@ -70,6 +70,9 @@ def watched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Watched]:
             ended = 'sum(grpc_server_handled_total{grpc_method=~"Generate|Score"})'
             wait_until(lambda: before.numbers(ended) == [CALLS])
             wait_until(lambda: before.numbers("job:steerd_requests_bad:ratio_rate5m > 0") != [])
+            # A change shows from the second sample on.
+            twice = [f"count_over_time({record}[1h]) > 1" for record, _ in record_expressions()]
+            wait_until(lambda: all(before.numbers(expression) for expression in twice))
             families = text_string_to_metric_families(server.page())
             yield Watched(
                 prometheus, frozenset(sample.name for family in families for sample in family.samples)
