@@ -110,22 +110,59 @@ class App:
 
         Raises ConfigError for a watch list, preset or policy that cannot be, SelftestFailed.
         """
-        config, monitoring = self._config, self._config.monitoring
+        config = self._config
         saes.measure_norms()
         presets = read_presets(config.presets, host, saes, config.limits)
         policies = read_policies(config.policies, presets, host, saes, config.limits)
         if config.server.require_selftest:
             await asyncio.to_thread(_require_selftest, config, host, saes)
-        engine = Engine(host, saes, config.engine, self.monitor, monitoring.sample_every)
+        engine = Engine(host, saes, config.engine, self.monitor, config.monitoring.sample_every)
+        self._tell_what_is_there(engine, saes)
+        watch = self._begin_watch(engine, saes)
+        activity = Activity()
+        self._start_monitor(host, activity)
+        engine.start()
+        self.engine = engine
+        steering = SteeringParser(host, saes, config.limits, config.steering, presets, policies)
+        await self.grpc.start(
+            GenerationService(
+                engine,
+                RequestParser(host, saes, config.limits, steering),
+                config=config.server,
+                admission=self.grpc.admission,
+                observer=self._metrics,
+            ),
+            CatalogService(
+                host, saes, config, presets, policies, engine.why_no_sharing, lambda: watch.current.features
+            ),
+            monitor=MonitorService(
+                activity,
+                self._top,
+                watch=lambda: watch.current,
+                snapshots_lost=self.monitor.snapshots_lost,
+            ),
+            admin=AdminService(watch),
+            is_healthy=lambda: self._makes_progress(engine),
+        )
+        self._log_addresses(host, saes)
+
+    def _tell_what_is_there(self, engine: Engine, saes: LoadedSaes) -> None:
+        """The parts of the monitor hear of what was loaded after they were made."""
         self._metrics.read_load(lambda: engine.running, lambda: engine.waiting)
         for sae in saes:
             self._metrics.sae_loaded(sae.name, sae.metadata.weights_sha256)
             if sae.statistics is not None and sae.notes is not None:
                 self._top.know(sae.name, _facts(sae.statistics, sae.notes))
-        watch_file = Path(monitoring.watch_file) if monitoring.watch_file else None
-        watch = WatchKeeper(saes, engine, self._metrics, watch_file)
+
+    def _begin_watch(self, engine: Engine, saes: LoadedSaes) -> WatchKeeper:
+        monitoring = self._config.monitoring
+        file = Path(monitoring.watch_file) if monitoring.watch_file else None
+        watch = WatchKeeper(saes, engine, self._metrics, file)
         watch.begin(monitoring.watch)
-        activity = Activity()
+        return watch
+
+    def _start_monitor(self, host: HostModel, activity: Activity) -> None:
+        config, monitoring = self._config, self._config.monitoring
         parts: dict[str, MonitorPart] = {
             "metrics": self._metrics,
             "top_features": self._top,
@@ -136,48 +173,16 @@ class App:
             self._request_log = RequestLog(monitoring, model=config.model.name, decode=decode)
             parts["request_log"] = self._request_log
         self.monitor.start(parts)
-        engine.start()
-        self.engine = engine
-        generation = GenerationService(
-            engine,
-            RequestParser(
-                host,
-                saes,
-                config.limits,
-                SteeringParser(host, saes, config.limits, config.steering, presets, policies),
-            ),
-            config=config.server,
-            admission=self.grpc.admission,
-            observer=self._metrics,
-        )
-        catalog = CatalogService(
-            host,
-            saes,
-            config,
-            presets,
-            policies,
-            engine.why_no_sharing,
-            lambda: watch.current.features,
-        )
-        await self.grpc.start(
-            generation,
-            catalog,
-            monitor=MonitorService(
-                activity,
-                self._top,
-                watch=lambda: watch.current,
-                snapshots_lost=self.monitor.snapshots_lost,
-            ),
-            admin=AdminService(watch),
-            is_healthy=lambda: self._makes_progress(engine),
-        )
+
+    def _log_addresses(self, host: HostModel, saes: LoadedSaes) -> None:
+        config = self._config
         _log.info(
             "serving %s with SAEs %s on %s:%d, metrics on http://%s:%d/metrics",
             host.name,
             ", ".join(sae.name for sae in saes) or "none",
             config.server.host,
             self.grpc.port,
-            monitoring.host,
+            config.monitoring.host,
             self.scrape_endpoint.port,
         )
 
