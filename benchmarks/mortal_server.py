@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from steerd.app import serve
-from steerd.config import load_config
+from steerd.config_file import load_config
 from steerd.engine.continuous_batching import PackedRows
 from steerd.engine.step import Step
 

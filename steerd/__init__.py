@@ -13,7 +13,7 @@ Packages, in the order in which a request meets them:
 Modules:
 
 - `app`: the one place where host, SAEs, engine, metrics and server meet
-- `config`: every setting of the server, read once from TOML, frozen
+- `config`: every setting of the server, frozen; `config_file` reads them from TOML
 - `starters`: where the SAEs lie that come with the package, in starter_saes
 - `errors`: the kinds of failure that a user can act on
 - `client`: a small typed client, used by `cli` (the subcommands), the tests and the benchmarks;

@@ -1,20 +1,17 @@
-"""Everything an operator can turn, in frozen sections, read strictly from one TOML file.
+"""Everything an operator can turn, in frozen sections; `config_file` reads them from TOML.
 
-What a file leaves out has the default written here; no file at all means the default host on the CPU with the
-starter SAEs, on loopback. A Config that exists is valid: an unknown key, a wrong type or a value out of
-bounds raises ConfigError with the key, the bound and the value.
+The defaults are written here: the default host on the CPU with the starter SAEs, on loopback. A Config that
+exists is valid: a value out of bounds raises ConfigError with the key, the bound and the value.
 """
 
 from __future__ import annotations
 
 import ipaddress
 import re
-import tomllib
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import MISSING, dataclass, field, fields, replace
-from pathlib import Path
-from typing import Any, NoReturn, TypeVar
+from dataclasses import dataclass, field, fields
+from typing import Any, NoReturn
 
 from steerd.errors import ConfigError
 from steerd.starters import STARTERS
@@ -24,8 +21,6 @@ MAX_SAES = 8
 NAME = r"[A-Za-z0-9_.-]{1,64}"
 MAX_WATCHED_FEATURES = 256
 MAX_HOT_FEATURES = 48
-
-T = TypeVar("T")
 
 
 def _between(low: float, high: float) -> dict[str, Any]:
@@ -221,7 +216,7 @@ class Config:
         self._check_watch()
         self._check_batch()
         if self.limits.default_max_new_tokens > self.limits.max_new_tokens:
-            _fail(
+            refuse(
                 "limits.default_max_new_tokens",
                 f"at most limits.max_new_tokens, {self.limits.max_new_tokens}",
                 self.limits.default_max_new_tokens,
@@ -231,38 +226,31 @@ class Config:
         engine = self.engine
         if engine.max_batch_tokens < engine.max_running_requests:  # each that runs has at least one row
             bound = f"at least engine.max_running_requests, {engine.max_running_requests}"
-            _fail("engine.max_batch_tokens", bound, engine.max_batch_tokens)
+            refuse("engine.max_batch_tokens", bound, engine.max_batch_tokens)
 
     def _check_weights(self) -> None:
         model = self.model
         if model.weights == "int8_head" and (model.dtype, model.device) != ("float32", "cpu"):
             bound = "as_loaded, as int8_head is for float32 on the cpu"
-            _fail("model.weights", f"{bound} and not for {model.dtype} on {model.device}", model.weights)
+            refuse("model.weights", f"{bound} and not for {model.dtype} on {model.device}", model.weights)
 
     def _check_saes(self) -> None:
         if len(self.saes) > MAX_SAES:
-            _fail("saes", f"at most {MAX_SAES} entries", len(self.saes))
+            refuse("saes", f"at most {MAX_SAES} entries", len(self.saes))
         _check_unique("saes.name", (sae.name for sae in self.saes))
 
     def _check_host(self) -> None:
         server = self.server
         if not (server.insecure or _is_loopback(server.host)):
             bound = "a loopback address, since there is no TLS, or server.insecure (--insecure) be set"
-            _fail("server.host", bound, server.host)
+            refuse("server.host", bound, server.host)
 
     def _check_watch(self) -> None:
         check_watch(self.monitoring.watch, "monitoring.watch")
         names = [sae.name for sae in self.saes]
         for position, watched in enumerate(self.monitoring.watch):
             if watched.sae not in names:
-                _fail(f"monitoring.watch[{position}].sae", f"one of the served SAEs {names}", watched.sae)
-
-
-def parse_watch(tables: object, key: str) -> tuple[WatchedFeature, ...]:
-    """A watch list from parsed JSON or TOML; raises ConfigError, which says what is wrong under `key`."""
-    watch = _read_list(WatchedFeature, tables, key)
-    check_watch(watch, key)
-    return watch
+                refuse(f"monitoring.watch[{position}].sae", f"one of the served SAEs {names}", watched.sae)
 
 
 def check_watch(watch: Sequence[WatchedFeature], key: str) -> None:
@@ -270,10 +258,10 @@ def check_watch(watch: Sequence[WatchedFeature], key: str) -> None:
     for position, watched in enumerate(watch):
         _check_bounds(watched, f"{key}[{position}]")
     if len(watch) > MAX_WATCHED_FEATURES:
-        _fail(key, f"at most {MAX_WATCHED_FEATURES} features", len(watch))
+        refuse(key, f"at most {MAX_WATCHED_FEATURES} features", len(watch))
     num_hot = sum(watched.hot for watched in watch)
     if num_hot > MAX_HOT_FEATURES:
-        _fail(f"{key}.hot", f"set for at most {MAX_HOT_FEATURES} features", num_hot)
+        refuse(f"{key}.hot", f"set for at most {MAX_HOT_FEATURES} features", num_hot)
     _check_unique(f"{key}.alias", (watched.alias for watched in watch))
     _check_unique(key, (f"{watched.sae}:{watched.index}" for watched in watch))
 
@@ -283,47 +271,6 @@ def default_saes(model_name: str) -> tuple[SaeConfig, ...]:
     return Config().saes if model_name == DEFAULT_MODEL else ()
 
 
-def load_config(path: Path) -> Config:
-    """Read a TOML file; relative SAE paths are taken from its folder. Raises ConfigError."""
-    try:
-        tables = tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ConfigError(f"cannot read {path}: {error.strerror}") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path} is not TOML: {error}") from error
-    return parse_config(tables, folder=path.parent)
-
-
-def parse_config(tables: Mapping[str, Any], *, folder: Path) -> Config:
-    """Turn parsed TOML into a Config; `folder` is where relative SAE paths start. Raises ConfigError."""
-    _check_keys(tables, [known.name for known in fields(Config)], "")
-    model = _read_section(ModelConfig, tables.get("model", {}), "model")
-    saes = _read_list(SaeConfig, tables["saes"], "saes") if "saes" in tables else default_saes(model.name)
-    monitoring = dict(_table(tables.get("monitoring", {}), "monitoring"))
-    watch = _read_list(WatchedFeature, monitoring.pop("watch", []), "monitoring.watch")
-    return Config(
-        model=model,
-        saes=tuple(replace(sae, path=_resolve(sae.path, folder)) for sae in saes),
-        engine=_read_section(EngineConfig, tables.get("engine", {}), "engine"),
-        server=_read_section(ServerConfig, tables.get("server", {}), "server"),
-        limits=_read_section(LimitsConfig, tables.get("limits", {}), "limits"),
-        steering=_read_section(SteeringConfig, tables.get("steering", {}), "steering"),
-        monitoring=_read_monitoring(monitoring, watch, folder),
-        presets=_read_named(tables.get("presets", []), "presets"),
-        policies=_read_named(tables.get("policies", []), "policies"),
-    )
-
-
-def _read_monitoring(
-    table: Mapping[str, Any], watch: tuple[WatchedFeature, ...], folder: Path
-) -> MonitoringConfig:
-    section = _read_section(MonitoringConfig, table, "monitoring")
-    file = str(folder / Path(section.watch_file).expanduser()) if section.watch_file else ""
-    log = section.request_log
-    log = log if log in ("stderr", "off") else str(folder / Path(log).expanduser())
-    return replace(section, watch=watch, watch_file=file, request_log=log)
-
-
 def _is_loopback(host: str) -> bool:
     try:
         return ipaddress.ip_address(host).is_loopback
@@ -331,76 +278,21 @@ def _is_loopback(host: str) -> bool:
         return host == "localhost"
 
 
-def _resolve(path: str, folder: Path) -> str:
-    return path if path in STARTERS else str(folder / Path(path).expanduser())
-
-
-def _read_list(section: type[T], tables: object, key: str) -> tuple[T, ...]:
-    if not isinstance(tables, list):
-        _fail(key, f"an array of tables, [[{key}]]", tables)
-    return tuple(_read_section(section, table, f"{key}[{position}]") for position, table in enumerate(tables))
-
-
-def _read_named(tables: object, key: str) -> tuple[NamedTable, ...]:
-    if not isinstance(tables, list):
-        _fail(key, f"an array of tables, [[{key}]]", tables)
-    return tuple(_read_named_table(table, f"{key}[{position}]") for position, table in enumerate(tables))
-
-
-def _read_named_table(table: object, key: str) -> NamedTable:
-    table = _table(table, key)
-    for name in ("name", "version"):
-        if name not in table:
-            raise ConfigError(f"{key}.{name} is missing")
-        _typed(table[name], "str", f"{key}.{name}")
-    return NamedTable(name=table["name"], version=table["version"], table=table)
-
-
-def _read_section(section: type[T], table: object, key: str) -> T:
-    table = _table(table, key)
-    known = {item.name: item for item in fields(section)}  # type: ignore[arg-type]  # always a dataclass here
-    _check_keys(table, known, f"{key}.")
-    values = {name: _typed(value, str(known[name].type), f"{key}.{name}") for name, value in table.items()}
-    for name, item in known.items():
-        if name not in values and item.default is MISSING:
-            raise ConfigError(f"{key}.{name} is missing")
-    return section(**values)
-
-
-def _typed(value: object, wanted: str, key: str) -> object:
-    if wanted == "float" and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
-    if type(value).__name__ != wanted:
-        _fail(key, f"a value of type {wanted}", value)
-    return value
-
-
-def _table(table: object, key: str) -> Mapping[str, Any]:
-    if not isinstance(table, Mapping):
-        _fail(key, f"a table, [{key}]", table)
-    return table
-
-
-def _check_keys(table: Mapping[str, Any], known: Iterable[str], prefix: str) -> None:
-    for name in table:
-        if name not in known:
-            raise ConfigError(f"unknown key {prefix}{name}; known keys are {', '.join(known)}")
-
-
 def _check_bounds(section: object, key: str) -> None:
     for item in fields(section):  # type: ignore[arg-type]  # always one of the dataclasses above
         value, bounds = getattr(section, item.name), item.metadata
         if "low" in bounds and not bounds["low"] <= value <= bounds["high"]:
-            _fail(f"{key}.{item.name}", f"between {bounds['low']} and {bounds['high']}", value)
+            refuse(f"{key}.{item.name}", f"between {bounds['low']} and {bounds['high']}", value)
         if "pattern" in bounds and not re.fullmatch(bounds["pattern"], value):
-            _fail(f"{key}.{item.name}", f"a string of the form {bounds['pattern']}", value)
+            refuse(f"{key}.{item.name}", f"a string of the form {bounds['pattern']}", value)
 
 
 def _check_unique(key: str, names: Iterable[str]) -> None:
     repeated = [name for name, count in Counter(names).items() if count > 1]
     if repeated:
-        _fail(key, "unique", repeated[0])
+        refuse(key, "unique", repeated[0])
 
 
-def _fail(key: str, bound: str, value: object) -> NoReturn:
+def refuse(key: str, bound: str, value: object) -> NoReturn:
+    """Raise the ConfigError of a setting that is not what it must be."""
     raise ConfigError(f"{key} must be {bound}; got {value!r}", key=key)

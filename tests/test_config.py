@@ -7,15 +7,8 @@ from typing import Any
 
 import pytest
 
-from steerd.config import (
-    DEFAULT_MODEL,
-    Config,
-    SaeConfig,
-    WatchedFeature,
-    default_saes,
-    load_config,
-    parse_config,
-)
+from steerd.config import DEFAULT_MODEL, Config, SaeConfig, WatchedFeature, default_saes
+from steerd.config_file import load_config, parse_config
 from steerd.errors import ConfigError
 from steerd.starters import STARTERS
 

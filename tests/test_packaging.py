@@ -13,7 +13,7 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from steerd.config import load_config
+from steerd.config_file import load_config
 from tests.test_architecture import imported_modules
 
 ROOT = Path(__file__).parent.parent

@@ -7,7 +7,8 @@ import json
 from pathlib import Path
 
 from steerd.cli.terminal import open_console
-from steerd.config import Config, load_config
+from steerd.config import Config
+from steerd.config_file import load_config
 from steerd.selftest.report import Report
 
 

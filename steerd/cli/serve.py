@@ -7,7 +7,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from steerd.config import Config, SaeConfig, default_saes, load_config
+from steerd.config import Config, SaeConfig, default_saes
+from steerd.config_file import load_config
 
 
 def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:

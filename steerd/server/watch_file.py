@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from steerd.config import WatchedFeature, parse_watch
+from steerd.config import WatchedFeature
+from steerd.config_file import parse_watch
 from steerd.errors import ConfigError
 
 _FORMAT_VERSION = 1

@@ -9,7 +9,7 @@ import pytest
 
 from steerd.__main__ import main
 from steerd.cli.demo import SCENES, demo_config
-from steerd.config import load_config
+from steerd.config_file import load_config
 from steerd.starters import STARTERS, sae_folder
 
 

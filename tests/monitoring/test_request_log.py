@@ -10,7 +10,8 @@ from typing import Any
 import grpc
 import pytest
 
-from steerd.config import MonitoringConfig, WatchedFeature, parse_config
+from steerd.config import MonitoringConfig, WatchedFeature
+from steerd.config_file import parse_config
 from steerd.errors import ConfigError
 from steerd.monitoring.request_log import RequestLog
 from steerd.pb.v1 import generation_service_pb2 as pb

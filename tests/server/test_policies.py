@@ -10,7 +10,8 @@ from pathlib import Path
 import grpc
 import pytest
 
-from steerd.config import Config, parse_config
+from steerd.config import Config
+from steerd.config_file import parse_config
 from steerd.errors import ConfigError
 from steerd.host.host_model import HostModel
 from steerd.pb.v1 import catalog_service_pb2

@@ -10,7 +10,8 @@ from pathlib import Path
 import grpc
 import pytest
 
-from steerd.config import Config, SaeConfig, SteeringConfig, parse_config
+from steerd.config import Config, SaeConfig, SteeringConfig
+from steerd.config_file import parse_config
 from steerd.pb.v1 import generation_service_pb2 as pb
 from steerd.pb.v1 import steering_pb2 as steering
 from steerd.pb.v1.feature_pb2 import FeatureRef as WireFeature
