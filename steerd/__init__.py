@@ -17,7 +17,8 @@ Modules:
 - `starters`: where the SAEs lie that come with the package, in starter_saes
 - `errors`: the kinds of failure that a user can act on
 - `client`: a small typed client, used by `cli` (the subcommands), the tests and the benchmarks;
-  `client_messages` is what it says and hears, as plain data, `client_wire` turns that into protobuf and back
+  `client_messages` is what it says and hears, `client_views` what it sees of a server beside, as plain data;
+  `client_wire` and `client_views_wire` turn that into protobuf and back
 - `condition_wire`: conditions and triggers to protobuf and back
 - `intervention_wire`: interventions to protobuf, for the client that asks and the server that repeats them
 - `receipt_wire`: receipts of what steering did, to protobuf and back

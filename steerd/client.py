@@ -1,6 +1,7 @@
 """A small typed client of a steerd server, for the command line, the demo, the tests and the benchmarks.
 
-Requests and replies are the dataclasses of `client_messages`; protobuf stays here and in `client_wire`. Every
+Requests and replies are the dataclasses of `client_messages` and `client_views`; protobuf stays here and in
+`client_wire` and `client_views_wire`. Every
 failure of a call is a RemoteError. Quick to import: neither torch nor transformers.
 """
 
@@ -16,21 +17,16 @@ from google.rpc import error_details_pb2, status_pb2
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_status import rpc_status
 
-from steerd import client_wire
-from steerd.client_messages import (
+from steerd import client_views_wire, client_wire
+from steerd.client_messages import Event, GenerateCall, Generation, ScoreCall, Scores, collect
+from steerd.client_views import (
     ActivitySnapshot,
-    Event,
-    GenerateCall,
-    Generation,
-    ScoreCall,
-    Scores,
     ServedPolicy,
     ServedPreset,
     ServedSae,
     ServerInfo,
     TopFeature,
     Watched,
-    collect,
 )
 from steerd.errors import SteerdError
 from steerd.pb.v1 import (
@@ -97,21 +93,21 @@ class Client:
             reply = self._catalog.GetServerInfo(
                 catalog_service_pb2.GetServerInfoRequest(), timeout=self._timeout
             )
-        return client_wire.server_info(reply)
+        return client_views_wire.server_info(reply)
 
     def saes(self) -> list[ServedSae]:
         """The SAEs that the server has loaded; raises RemoteError."""
         with self._failures():
             reply = self._catalog.ListSaes(catalog_service_pb2.ListSaesRequest(), timeout=self._timeout)
-        return [client_wire.served_sae(sae) for sae in reply.saes]
+        return [client_views_wire.served_sae(sae) for sae in reply.saes]
 
     def presets(self) -> list[ServedPreset]:
         """The presets that requests can name; raises RemoteError."""
-        return [client_wire.served_preset(preset) for preset in self._prepared().presets]
+        return [client_views_wire.served_preset(preset) for preset in self._prepared().presets]
 
     def policies(self) -> list[ServedPolicy]:
         """What holds for every request; raises RemoteError."""
-        return [client_wire.served_policy(policy) for policy in self._prepared().policies]
+        return [client_views_wire.served_policy(policy) for policy in self._prepared().policies]
 
     def is_serving(self, service: str = "") -> bool:
         """Whether the server says that it serves; False when it does not answer."""
@@ -159,11 +155,11 @@ class Client:
         """The features that the server exports as metrics; raises RemoteError."""
         with self._failures():
             reply = self._admin.GetWatchList(admin_service_pb2.GetWatchListRequest(), timeout=self._timeout)
-        return [client_wire.watched(message) for message in reply.features]
+        return [client_views_wire.watched(message) for message in reply.features]
 
     def set_watch_list(self, features: Sequence[Watched]) -> None:
         """Export these features, and no others, from the next step on; raises RemoteError."""
-        messages = [client_wire.watched_message(watched) for watched in features]
+        messages = [client_views_wire.watched_message(watched) for watched in features]
         with self._failures():
             self._admin.SetWatchList(
                 admin_service_pb2.SetWatchListRequest(features=messages), timeout=self._timeout
@@ -175,7 +171,7 @@ class Client:
         with self._failures():
             replies = self._monitor.WatchActivations(request, timeout=self._timeout)
             try:
-                yield from map(client_wire.snapshot, replies)
+                yield from map(client_views_wire.snapshot, replies)
             finally:
                 replies.cancel()
 
@@ -184,7 +180,7 @@ class Client:
         request = monitor_service_pb2.GetTopFeaturesRequest(seconds=seconds, limit=limit)
         with self._failures():
             reply = self._monitor.GetTopFeatures(request, timeout=self._timeout)
-        return [feature for sae in reply.saes for feature in client_wire.top_features(sae)]
+        return [feature for sae in reply.saes for feature in client_views_wire.top_features(sae)]
 
     @contextmanager
     def _failures(self) -> Iterator[None]:

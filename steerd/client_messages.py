@@ -1,4 +1,7 @@
-"""What a client says to a server and hears from it, as plain data: neither grpc, protobuf nor torch."""
+"""What a client asks a server to generate or score, and what it hears, as plain data.
+
+Neither grpc, protobuf nor torch.
+"""
 
 from __future__ import annotations
 
@@ -249,111 +252,6 @@ class Scores:
     plan_hash: str
     presets: tuple[NamedVersion, ...] = ()
     policies: tuple[NamedVersion, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class ServedSae:
-    """One SAE that a server has loaded; `median_resid_norm` is that of the rows at its hook point."""
-
-    name: str
-    hook_point: str
-    d_model: int
-    d_sae: int
-    architecture: str
-    model_name: str
-    weights_sha256: str
-    has_statistics: bool
-    median_resid_norm: float
-
-
-@dataclass(frozen=True, slots=True)
-class ServedPreset:
-    """Steering that requests can name; directions are given by hash alone."""
-
-    named: NamedVersion
-    description: str
-    interventions: tuple[Intervention, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class ServedPolicy:
-    """What holds for every request; None where a policy does not bound what requests ask for.
-
-    Features are `sae:first-last`, presets `name`, `name@version` or `*`; triggers are told by what they do
-    and their names.
-    """
-
-    named: NamedVersion
-    description: str
-    interventions: tuple[Intervention, ...]
-    allowed: Allowed | None
-    max_dose: float | None
-    over_dose: str
-    triggers: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class Allowed:
-    """The steering that requests may ask for."""
-
-    features: tuple[str, ...]
-    directions: bool
-    reconstruct: bool
-    presets: tuple[str, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Watched:
-    """One feature of a server's watch list; `threshold` is in the SAE's activation units."""
-
-    feature: FeatureRef
-    alias: str
-    threshold: float = 0.0
-    hot: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class WatchedActivity:
-    """What one watched feature did in the time of a snapshot."""
-
-    feature: FeatureRef
-    alias: str
-    active_tokens: int
-    over_threshold_tokens: int
-    max_activation: float
-
-
-@dataclass(frozen=True, slots=True)
-class ActivitySnapshot:
-    """What the watched features did in some seconds; `lost` snapshots before it were left out."""
-
-    seconds: float
-    lost: int
-    tokens: int
-    features: tuple[WatchedActivity, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class TopFeature:
-    """A feature that is above its usual strength; strengths are shares of its recorded maximum."""
-
-    feature: FeatureRef
-    label: str
-    active_share: float
-    strength: float
-    usual_strength: float
-
-
-@dataclass(frozen=True, slots=True)
-class ServerInfo:
-    """Version and host model of a server."""
-
-    version: str
-    model: str
-    device: str
-    dtype: str
-    max_context: int
-    has_chat_template: bool
 
 
 def collect(events: Iterator[Event]) -> Generation:

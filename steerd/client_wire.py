@@ -1,10 +1,8 @@
-"""The client's dataclasses to protobuf and back."""
+"""Calls to protobuf, and their answers back."""
 
 from __future__ import annotations
 
 from steerd.client_messages import (
-    ActivitySnapshot,
-    Allowed,
     BaselineDelta,
     BaselineEnd,
     Completed,
@@ -17,21 +15,14 @@ from steerd.client_messages import (
     ScoreCall,
     ScoredText,
     Scores,
-    ServedPolicy,
-    ServedPreset,
-    ServedSae,
-    ServerInfo,
     Started,
     Token,
-    TopFeature,
     Unit,
-    Watched,
-    WatchedActivity,
 )
 from steerd.condition_wire import trigger_message
 from steerd.intervention_wire import asked_message, feature_message, intervention_of
-from steerd.pb.v1 import catalog_service_pb2, monitor_service_pb2, steering_pb2
 from steerd.pb.v1 import generation_service_pb2 as pb
+from steerd.pb.v1 import steering_pb2
 from steerd.receipt_wire import receipt
 from steerd.steering.intervention import FeatureRef
 from steerd.steering.steering import NamedVersion
@@ -239,105 +230,3 @@ def _feature_use(message: pb.FeatureSummary) -> FeatureUse:
         active_tokens=message.active_tokens,
         steered_tokens=message.steered_tokens,
     )
-
-
-def server_info(message: catalog_service_pb2.GetServerInfoResponse) -> ServerInfo:
-    """Version and host of a server."""
-    model = message.model
-    return ServerInfo(
-        version=message.version,
-        model=model.name,
-        device=model.device,
-        dtype=model.dtype,
-        max_context=model.max_context,
-        has_chat_template=model.has_chat_template,
-    )
-
-
-def served_sae(message: catalog_service_pb2.Sae) -> ServedSae:
-    """One entry of the list of SAEs."""
-    return ServedSae(
-        name=message.name,
-        hook_point=message.hook_point,
-        d_model=message.d_model,
-        d_sae=message.d_sae,
-        architecture=message.architecture,
-        model_name=message.model_name,
-        weights_sha256=message.weights_sha256,
-        has_statistics=message.has_statistics,
-        median_resid_norm=message.median_resid_norm,
-    )
-
-
-def served_preset(message: catalog_service_pb2.Preset) -> ServedPreset:
-    """One entry of the list of presets."""
-    return ServedPreset(
-        named=NamedVersion(message.name, message.version),
-        description=message.description,
-        interventions=tuple(map(intervention_of, message.interventions)),
-    )
-
-
-def served_policy(message: catalog_service_pb2.Policy) -> ServedPolicy:
-    """One entry of the list of policies."""
-    allow = message.allow
-    allowed = Allowed(tuple(allow.features), allow.directions, allow.reconstruct, tuple(allow.presets))
-    over_dose = steering_pb2.OverDose.Name(message.over_dose).removeprefix("OVER_DOSE_").lower()
-    return ServedPolicy(
-        named=NamedVersion(message.name, message.version),
-        description=message.description,
-        interventions=tuple(map(intervention_of, message.interventions)),
-        allowed=allowed if message.HasField("allow") else None,
-        max_dose=message.max_dose if message.HasField("max_dose") else None,
-        over_dose=over_dose if message.HasField("max_dose") else "",
-        triggers=tuple(f"{each.WhichOneof('action')} {each.name}" for each in message.triggers),
-    )
-
-
-def watched(message: catalog_service_pb2.WatchedFeature) -> Watched:
-    """One entry of a watch list."""
-    feature = FeatureRef(message.feature.sae, message.feature.index)
-    return Watched(feature, message.alias, message.threshold, message.hot)
-
-
-def watched_message(watched: Watched) -> catalog_service_pb2.WatchedFeature:
-    """The message of one entry."""
-    return catalog_service_pb2.WatchedFeature(
-        feature=feature_message(watched.feature),
-        alias=watched.alias,
-        threshold=watched.threshold,
-        hot=watched.hot,
-    )
-
-
-def snapshot(message: monitor_service_pb2.WatchActivationsResponse) -> ActivitySnapshot:
-    """One message of the stream of activity."""
-    return ActivitySnapshot(
-        seconds=message.seconds,
-        lost=message.lost,
-        tokens=message.tokens,
-        features=tuple(
-            WatchedActivity(
-                feature=FeatureRef(each.feature.sae, each.feature.index),
-                alias=each.alias,
-                active_tokens=each.active_tokens,
-                over_threshold_tokens=each.over_threshold_tokens,
-                max_activation=each.max_activation,
-            )
-            for each in message.features
-        ),
-    )
-
-
-def top_features(message: monitor_service_pb2.TopFeatures) -> list[TopFeature]:
-    """The strongest features of one SAE."""
-    return [
-        TopFeature(
-            feature=FeatureRef(message.sae, each.feature),
-            label=each.label,
-            active_share=each.active_share,
-            strength=each.strength,
-            usual_strength=each.usual_strength,
-        )
-        for each in message.features
-    ]

@@ -6,9 +6,8 @@ from math import inf
 
 import pytest
 
-from steerd import client_wire
+from steerd import client_views_wire, client_wire
 from steerd.client_messages import (
-    Allowed,
     BaselineDelta,
     BaselineEnd,
     ChatTurn,
@@ -20,12 +19,11 @@ from steerd.client_messages import (
     ScoreCall,
     ScoredText,
     Scores,
-    ServedPolicy,
-    ServedPreset,
     Started,
     Token,
     Unit,
 )
+from steerd.client_views import Allowed, ServedPolicy, ServedPreset
 from steerd.intervention_wire import applied_message, intervention_of
 from steerd.pb.v1 import catalog_service_pb2, feature_pb2
 from steerd.pb.v1 import generation_service_pb2 as pb
@@ -231,7 +229,7 @@ def test_presets_are_named_and_listed() -> None:
     listed = catalog_service_pb2.Preset(
         name="a", version="1", description="calm", interventions=[applied_message(edit)]
     )
-    assert client_wire.served_preset(listed) == ServedPreset(NamedVersion("a", "1"), "calm", (edit,))
+    assert client_views_wire.served_preset(listed) == ServedPreset(NamedVersion("a", "1"), "calm", (edit,))
 
 
 def test_policies_are_listed() -> None:
@@ -250,8 +248,9 @@ def test_policies_are_listed() -> None:
 
     allowed = Allowed(features=("s:1-2",), directions=True, reconstruct=False, presets=("*",))
     policy = ServedPolicy(NamedVersion("a", "1"), "safe", (edit,), allowed, 0.0, "clamp", ("stop far",))
-    assert client_wire.served_policy(message) == policy
-    assert client_wire.served_policy(bare) == ServedPolicy(NamedVersion("b", "2"), "", (), None, None, "")
+    assert client_views_wire.served_policy(message) == policy
+    unbounded = ServedPolicy(NamedVersion("b", "2"), "", (), None, None, "")
+    assert client_views_wire.served_policy(bare) == unbounded
 
 
 def test_scopes_and_schedules() -> None:

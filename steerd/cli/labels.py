@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from steerd.client_messages import ServedSae
+from steerd.client_views import ServedSae
 from steerd.starters import STARTERS, sae_folder
 from steerd.steering.intervention import FeatureRef
 

@@ -10,7 +10,7 @@ from steerd.cli import arguments
 from steerd.cli.tables import edit_text
 from steerd.cli.terminal import open_console
 from steerd.client import Client
-from steerd.client_messages import Allowed, ServedPolicy
+from steerd.client_views import Allowed, ServedPolicy
 
 
 def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:

@@ -14,7 +14,7 @@ from steerd.cli.labels import starter_labels
 from steerd.cli.tables import named
 from steerd.cli.terminal import open_console
 from steerd.client import Client
-from steerd.client_messages import Watched
+from steerd.client_views import Watched
 from steerd.errors import ConfigError
 from steerd.steering.intervention import FeatureRef
 

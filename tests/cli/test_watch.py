@@ -11,7 +11,7 @@ import pytest
 from steerd.__main__ import main
 from steerd.cli.watch import alias_of
 from steerd.client import Client
-from steerd.client_messages import Watched
+from steerd.client_views import Watched
 from steerd.sae.sae_file import load_sae, save_sae
 from steerd.steering.intervention import FeatureRef
 from steerd.steering.loaded_saes import LoadedSaes

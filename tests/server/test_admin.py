@@ -10,7 +10,7 @@ import grpc
 import pytest
 
 from steerd.client import Client
-from steerd.client_messages import Watched
+from steerd.client_views import Watched
 from steerd.config import MonitoringConfig, ServerConfig, WatchedFeature
 from steerd.engine.watch_list import WatchList
 from steerd.errors import ConfigError, Overloaded
