@@ -59,6 +59,8 @@ class EngineConfig:
     """How much the engine takes on at once. `max_batch_tokens` bounds the rows of one step.
 
     With `share_prefixes` a prompt takes over the keys and values of an earlier one that begins alike.
+    Studies (FeatureService) run between steps, in slices of about `study_tokens` rows, at most `max_studies`
+    at once; while requests run they get at most `study_share` of the time.
     """
 
     kv_cache_gib: float = field(default=0.5, metadata=_between(0.001, 4096))
@@ -67,6 +69,9 @@ class EngineConfig:
     max_waiting_requests: int = field(default=64, metadata=_between(0, 65536))
     page_size: int = field(default=32, metadata=_between(4, 1024))
     share_prefixes: bool = True
+    study_tokens: int = field(default=256, metadata=_between(1, 65536))
+    study_share: float = field(default=0.25, metadata=_between(0.01, 1))
+    max_studies: int = field(default=4, metadata=_between(0, 64))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

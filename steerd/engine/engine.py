@@ -6,6 +6,7 @@ import logging
 import threading
 import time
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 
@@ -20,6 +21,8 @@ from steerd.engine.request import FinishReason, GenerationRequest
 from steerd.engine.running_request import RunningRequest
 from steerd.engine.running_requests import RunningRequests
 from steerd.engine.step import Step
+from steerd.engine.study import DeliverStudy, Study
+from steerd.engine.study_line import StudyJob, StudyLine
 from steerd.engine.waiting_line import Deliver, Submission, WaitingLine
 from steerd.engine.watch_list import WatchList
 from steerd.errors import FieldViolation, InvalidRequest, Unavailable
@@ -33,10 +36,11 @@ _log = logging.getLogger(__name__)
 
 
 class Engine:
-    """Runs requests together, a step at a time, each with its own steering, readings and sampling.
+    """Runs requests together, a step at a time, each with its own steering, readings and sampling; and
+    studies between the steps.
 
-    `submit` and `cancel` may be called from any thread. Events are delivered on the engine thread through
-    each request's `deliver`, which must not block; the engine never waits for a client.
+    `submit`, `study` and what ends them may be called from any thread. Events are delivered on the engine
+    thread through each one's `deliver`, which must not block; the engine never waits for a client.
     """
 
     def __init__(
@@ -71,6 +75,9 @@ class Engine:
         guarded = GuardedObserver(observer)
         self._running = RunningRequests(self._batch, self._planner, self._line, guarded)
         self._step = Step(self._batch, self._planner, self._running, self._line, guarded)
+        self._studies = StudyLine(
+            max_studies=config.max_studies, share=config.study_share, wake=self._line.wake
+        )
         self._wanted_watch = WatchList()
         self._heartbeat = time.monotonic()
         self._thread = threading.Thread(target=self._run, name="steerd-engine", daemon=True)
@@ -78,7 +85,7 @@ class Engine:
     @property
     def heartbeat(self) -> float:
         """time.monotonic() of the last turn of the loop; now, while there is nothing to do."""
-        return time.monotonic() if self._line.is_idle else self._heartbeat
+        return time.monotonic() if self._is_idle else self._heartbeat
 
     @property
     def is_alive(self) -> bool:
@@ -101,6 +108,11 @@ class Engine:
     def waiting(self) -> int:
         """Requests in the waiting line."""
         return len(self._line)
+
+    @property
+    def studies(self) -> int:
+        """Studies that have not ended."""
+        return len(self._studies)
 
     def start(self) -> None:
         """Start the engine thread."""
@@ -125,8 +137,7 @@ class Engine:
             raise InvalidRequest([FieldViolation("continuations", description)])
         for request, _ in requests:
             self._check_fits(request)
-        if self._line.is_idle:
-            self._heartbeat = time.monotonic()  # the last turn may have been long ago
+        self._expect_turns()
         submissions = [Submission(request, deliver) for request, deliver in requests]
         self._line.join([each for submission in submissions for each in submission.together()])
         return submissions
@@ -139,27 +150,51 @@ class Engine:
         """End a request before its next step; nothing happens when it is over already."""
         self._line.cancel(submission)
 
+    def study(self, study: Study[Any], deliver: DeliverStudy) -> StudyJob:
+        """Run a study between the steps; returns what `stop_study` takes.
+
+        Raises Overloaded when too many are under way, Unavailable when draining or stopped.
+        """
+        self._expect_turns()
+        return self._studies.join(study, deliver)
+
+    def stop_study(self, job: StudyJob, *, keep: bool) -> None:
+        """End a study before its next slice, with its result so far or, without `keep`, with none."""
+        self._studies.stop(job, keep=keep)
+
+    def drain_studies(self) -> None:
+        """Refuse new studies, and have those there are end with their results so far."""
+        self._studies.drain(Unavailable("the server is draining", reason="DRAINING"))
+
     def drain(self, timeout_seconds: float) -> bool:
-        """Refuse new requests and wait for those there are; False when some are left at the end."""
-        return self._line.drain(timeout_seconds)
+        """Refuse new requests and wait for those there are, and for studies to end with what they have.
+
+        False when some are left at the end.
+        """
+        give_up = time.monotonic() + timeout_seconds
+        self.drain_studies()
+        requests_ended = self._line.drain(timeout_seconds)
+        return self._studies.wait_until_empty(give_up - time.monotonic()) and requests_ended
 
     def stop(self) -> None:
         """End the thread after its current step and detach the hooks; what still runs is Unavailable."""
         self._close_line()
         if self._thread.is_alive():
             self._thread.join()
+        self._studies.abandon(_stopped())  # those of an engine that never ran
         self._planner.close()
 
     def _run(self) -> None:
         try:
             with torch.inference_mode():
-                while self._line.wait_for_work(bool(self._running)):
+                while self._line.wait_for_work(lambda: bool(self._running) or len(self._studies) > 0):
                     self._turn()
         except Exception:
             _log.exception("the engine stopped")
         finally:
             self._close_line()
             self._running.abandon(_stopped())
+            self._studies.abandon(_stopped())
 
     def _close_line(self) -> None:
         for submission in self._line.close():
@@ -171,8 +206,23 @@ class Engine:
         self._drop_cancelled()
         self._admit()
         packed = self._batch.pack()
+        step_seconds = None
         if packed:
             self._step.run(packed)
+            step_seconds = time.monotonic() - self._heartbeat
+        if self._studies:
+            self._heartbeat = time.monotonic()
+            with self._planner.at_rest():
+                self._studies.turn(step_seconds)
+
+    @property
+    def _is_idle(self) -> bool:
+        return self._line.is_idle and not self._studies
+
+    def _expect_turns(self) -> None:
+        """The last turn may have been long ago."""
+        if self._is_idle:
+            self._heartbeat = time.monotonic()
 
     def _drop_cancelled(self) -> None:
         dropped, cancelled = self._line.take_cancelled()

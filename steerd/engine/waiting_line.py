@@ -151,11 +151,16 @@ class WaitingLine:
             self._cancelled.discard(submission)
             self._changed.notify_all()
 
-    def wait_for_work(self, is_running: bool) -> bool:
-        """Wait until there is something to do; False once closed."""
+    def wait_for_work(self, is_busy: Callable[[], bool]) -> bool:
+        """Wait for something to do, here or as `is_busy` tells after a `wake`; False once closed."""
         with self._changed:
-            self._changed.wait_for(lambda: is_running or self._waiting or self._cancelled or self._closed)
+            self._changed.wait_for(lambda: is_busy() or self._waiting or self._cancelled or self._closed)
             return not self._closed
+
+    def wake(self) -> None:
+        """Have who waits for work look again."""
+        with self._changed:
+            self._changed.notify_all()
 
     def drain(self, timeout_seconds: float) -> bool:
         """Refuse newcomers and wait until every request has ended; False when some are left at the end."""

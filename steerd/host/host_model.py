@@ -183,7 +183,8 @@ class HostModel:
         handles = [self.attach(point, partial(record, point)) for point in wanted]
         try:
             if wanted:
-                self._forward(input_ids, attention_mask)
+                with torch.no_grad():
+                    self.logits(input_ids, attention_mask)
         except _EnoughComputed:
             pass
         finally:
@@ -191,11 +192,17 @@ class HostModel:
                 handle.remove()
         return {point: found[point].view(*input_ids.shape, self.d_model) for point in hook_points}
 
-    @torch.no_grad()
-    def _forward(self, input_ids: Tensor, attention_mask: Tensor | None) -> None:
+    def logits(self, input_ids: Tensor, attention_mask: Tensor | None) -> Tensor:
+        """Logits [batch, seq, vocab] of [batch, seq] ids by a plain forward, without any cache.
+
+        Padding is as in `activations`. Hooks run, and gradients flow from what they put in where the caller
+        has enabled them.
+        """
         mask = None if attention_mask is None else attention_mask.to(self.device)
         with self._plain_attention():
-            self.model(input_ids=input_ids.to(self.device), attention_mask=mask, use_cache=False)
+            output = self.model(input_ids=input_ids.to(self.device), attention_mask=mask, use_cache=False)
+        logits: Tensor = output.logits
+        return logits
 
     def _probe_ids(self) -> Tensor:
         ordinary = (i for i in range(self.vocab_size) if i not in self.special_token_ids)

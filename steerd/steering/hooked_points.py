@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from steerd.host.hook_point import HookPoint
@@ -50,6 +51,18 @@ class HookedPoints:
     def all(self) -> Collection[HookedPoint]:
         """All points with a hook."""
         return self._points.values()
+
+    @contextmanager
+    def at_rest(self) -> Iterator[None]:
+        """Inside, the hooks leave every forward alone; then what was planned for them stands again."""
+        planned = [(point.hook, point.hook.step) for point in self.all()]
+        for hook, _ in planned:
+            hook.step = None
+        try:
+            yield
+        finally:
+            for hook, step in planned:
+                hook.step = step
 
     def close(self) -> None:
         """Detach every hook."""

@@ -61,6 +61,7 @@ class StepPlanner:
         self._resolver = WishResolver(self._points, saes, host.special_token_ids)
         self.resolve, self.release = self._resolver.resolve, self._resolver.release
         self.switch = self._resolver.switch
+        self.at_rest = self._points.at_rest
         self._key: list[Any] | None = None
         self._layout: StepLayout | None = None
         self._standing: StepPlan | None = None

@@ -235,3 +235,16 @@ def test_layers_that_do_not_pass_one_stream_on_are_refused():
 def test_the_hash_of_a_host_in_memory_is_that_of_its_config():
     assert make_tiny_host("llama").content_hash == make_tiny_host("llama", seed=1).content_hash
     assert make_tiny_host("llama").content_hash != make_tiny_host("llama", rope_theta=500.0).content_hash
+
+
+def test_logits_are_those_of_the_model_and_padding_changes_nothing(tiny_host: HostModel) -> None:
+    short, long = list(b"Hello"), list(b"Hello there")
+    padded = torch.tensor([short + [0] * (len(long) - len(short)), long])
+    mask = torch.tensor([[1] * len(short) + [0] * (len(long) - len(short)), [1] * len(long)])
+
+    logits = tiny_host.logits(padded, mask)
+
+    with torch.no_grad():
+        for row, ids in zip(logits, (short, long), strict=True):
+            alone = tiny_host.model(input_ids=torch.tensor([ids])).logits[0]
+            torch.testing.assert_close(row[: len(ids)], alone)

@@ -1,0 +1,50 @@
+"""What a study is: work beside generation that asks the host and its SAEs why, in slices between steps."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, Protocol, TypeVar
+
+R_co = TypeVar("R_co", covariant=True)
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far a study is: `done` of `total` things that are named by `unit` (texts, tokens, nodes)."""
+
+    done: int
+    total: int
+    unit: str
+
+
+class Study(Protocol[R_co]):
+    """Runs on the engine's thread, in inference mode, while the hooks of requests are at rest.
+
+    A study that needs gradients opens `torch.inference_mode(False)` and `torch.enable_grad()` itself, and
+    closes both before it yields. What it attached to the host it takes off before it yields, too.
+    """
+
+    def run(self) -> Iterator[Progress]:
+        """Do the work; each `next` is one slice: at most one forward (and backward), or work of like size."""
+
+    def result(self) -> R_co:
+        """What is known from the slices so far; it says itself whether that is all. Asked between slices."""
+
+
+@dataclass(frozen=True, slots=True)
+class StudyEnded:
+    """The last event of a study: its result, which may be that of a part of the work."""
+
+    result: Any  # of the study's own type
+
+
+@dataclass(frozen=True, slots=True)
+class StudyFailed:
+    """The last event of a study that has no result; `error` is for the client."""
+
+    error: Exception
+
+
+StudyEvent = Progress | StudyEnded | StudyFailed
+DeliverStudy = Callable[[StudyEvent], None]
