@@ -99,8 +99,8 @@ class App:
         for collector in (ProcessCollector, PlatformCollector, GCCollector):
             collector(registry=registry)
         self.monitor = Monitor(registry, queue_steps=config.monitoring.queue_steps)
-        self._metrics = _metrics(config, registry)
-        self.grpc = GrpcServer(config.server, self._metrics)
+        self.metrics = _metrics(config, registry)
+        self.grpc = GrpcServer(config.server, self.metrics)
         self._top = TopFeatures()
         page = _live_page(config, registry, self._top) if config.monitoring.page else None
         self.scrape_endpoint = ScrapeEndpoint(config.monitoring, registry, page)
@@ -130,7 +130,7 @@ class App:
                 RequestParser(host, saes, config.limits, steering),
                 config=config.server,
                 admission=self.grpc.admission,
-                observer=self._metrics,
+                observer=self.metrics,
             ),
             CatalogService(
                 host, saes, config, presets, policies, engine.why_no_sharing, lambda: watch.current.features
@@ -148,23 +148,23 @@ class App:
 
     def _tell_what_is_there(self, engine: Engine, saes: LoadedSaes) -> None:
         """The parts of the monitor hear of what was loaded after they were made."""
-        self._metrics.read_load(lambda: engine.running, lambda: engine.waiting)
+        self.metrics.read_load(lambda: engine.running, lambda: engine.waiting)
         for sae in saes:
-            self._metrics.sae_loaded(sae.name, sae.metadata.weights_sha256)
+            self.metrics.sae_loaded(sae.name, sae.metadata.weights_sha256)
             if sae.statistics is not None and sae.notes is not None:
                 self._top.know(sae.name, _facts(sae.statistics, sae.notes))
 
     def _begin_watch(self, engine: Engine, saes: LoadedSaes) -> WatchKeeper:
         monitoring = self._config.monitoring
         file = Path(monitoring.watch_file) if monitoring.watch_file else None
-        watch = WatchKeeper(saes, engine, self._metrics, file)
+        watch = WatchKeeper(saes, engine, self.metrics, file)
         watch.begin(monitoring.watch)
         return watch
 
     def _start_monitor(self, host: HostModel, activity: Activity) -> None:
         config, monitoring = self._config, self._config.monitoring
         parts: dict[str, MonitorPart] = {
-            "metrics": self._metrics,
+            "metrics": self.metrics,
             "top_features": self._top,
             "activity": activity,
         }

@@ -74,7 +74,7 @@ class Metrics:
 
     def over_budget(self, watch: WatchList) -> str | None:
         """What a list would cost, for people, when there is no room for it; a refusal is counted."""
-        others = num_series(self._registry) - cost(self._watched.watch)
+        others = self._rpc.unused_series + num_series(self._registry) - cost(self._watched.watch)
         problem = over_budget(watch, others=others)
         self._rejected_lists.inc(problem is not None)
         return problem

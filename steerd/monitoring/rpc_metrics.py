@@ -12,22 +12,28 @@ from steerd.monitoring.exemplars import exemplar
 
 OUTCOMES = ("ok", "cancelled", "timeout", "rejected", "invalid", "error")
 REJECTIONS = ("queue_full", "slow_reader", "draining", "engine_stopped", "given_up", "other")
-_STATUS_CODES = (
+_OTHER_CODE = "UNKNOWN"
+# Of every RPC these start at 0: the ends that tell of faults must not begin with the first of them.
+_STARTED_CODES = (
     "OK",
     "CANCELLED",
-    "UNKNOWN",
     "INVALID_ARGUMENT",
     "DEADLINE_EXCEEDED",
+    "RESOURCE_EXHAUSTED",
+    "INTERNAL",
+)
+# All that the edge answers; what else there might be counts as the last one.
+STATUS_CODES = (
+    *_STARTED_CODES,
     "NOT_FOUND",
     "ALREADY_EXISTS",
-    "RESOURCE_EXHAUSTED",
-    "FAILED_PRECONDITION",
-    "ABORTED",
+    "PERMISSION_DENIED",
     "UNIMPLEMENTED",
-    "INTERNAL",
     "UNAVAILABLE",
+    _OTHER_CODE,
 )
-_OURS = "steerd.v1."
+# The calls that run the model for their caller: how they end and how long they take is looked at closely.
+_REQUESTS = ("Generate", "Score")
 
 
 class RpcName(Protocol):
@@ -44,7 +50,11 @@ class RpcName(Protocol):
 
 
 class RpcMetrics:
-    """Counts calls, as the edge's observer."""
+    """Counts calls, as the edge's observer.
+
+    An RPC costs eight series until it ends in a way that few calls end; a request's (Generate, Score) has all
+    its ends from the start, outcomes, and a histogram.
+    """
 
     def __init__(self, registry: CollectorRegistry, model: str) -> None:
         self._model = model
@@ -58,14 +68,20 @@ class RpcMetrics:
         )
         self._handling = Histogram(
             "grpc_server_handling_seconds",
-            "Seconds from a call's start to its end.",
+            "Seconds from a request's start to its end.",
             labels,
             buckets=RPC_DURATION,
             registry=registry,
         )
+        self._seconds = Counter(
+            "steerd_rpc_seconds_total",
+            "Seconds that calls took, all together; by grpc_server_handled_total it is their mean.",
+            labels,
+            registry=registry,
+        )
         self._requests = Counter(
             "steerd_requests_total",
-            "Requests ended. Outcomes error, rejected and timeout are the server's doing.",
+            "Generate and Score calls ended. Outcomes error, rejected and timeout are the server's doing.",
             ("model", "rpc", "outcome"),
             registry=registry,
         )
@@ -86,17 +102,26 @@ class RpcMetrics:
         self._rejected = {reason: rejected.labels(reason) for reason in REJECTIONS}
         self._rpcs: dict[tuple[str, str], _OneRpc] = {}
 
+    @property
+    def unused_series(self) -> int:
+        """How many more series there will be when every RPC has ended in every way."""
+        return sum(len(STATUS_CODES) - len(one.handled) for one in self._rpcs.values())
+
     def rpc_served(self, rpc: RpcName) -> None:
         """Start the series of an RPC at 0."""
         names = (rpc.type, rpc.service, rpc.method)
-        ours = rpc.service.startswith(_OURS)
+        is_request = rpc.method in _REQUESTS
         self._rpcs[rpc.service, rpc.method] = _OneRpc(
             started=self._started.labels(*names),
-            handled={code: self._handled.labels(*names, code) for code in _STATUS_CODES},
-            handling=self._handling.labels(*names),
+            seconds=self._seconds.labels(*names),
+            handled={
+                code: self._handled.labels(*names, code)
+                for code in (STATUS_CODES if is_request else _STARTED_CODES)
+            },
+            handling=self._handling.labels(*names) if is_request else None,
             outcomes={
                 outcome: self._requests.labels(self._model, rpc.method, outcome)
-                for outcome in (OUTCOMES if ours else ())
+                for outcome in (OUTCOMES if is_request else ())
             },
             duration=self._duration if rpc.method == "Generate" else {},
         )
@@ -106,8 +131,10 @@ class RpcMetrics:
 
     def rpc_finished(self, rpc: RpcName, *, code: str, outcome: str, seconds: float, request_id: str) -> None:
         one = self._one(rpc)
-        one.handled[code if code in one.handled else "UNKNOWN"].inc()
-        one.handling.observe(seconds)
+        self._ended(rpc, one, code if code in STATUS_CODES else _OTHER_CODE).inc()
+        one.seconds.inc(seconds)
+        if one.handling is not None:
+            one.handling.observe(seconds)
         if outcome in one.outcomes:
             one.outcomes[outcome].inc()
         if outcome in one.duration:
@@ -121,13 +148,19 @@ class RpcMetrics:
             self.rpc_served(rpc)
         return self._rpcs[rpc.service, rpc.method]
 
+    def _ended(self, rpc: RpcName, one: _OneRpc, code: str) -> Counter:
+        if code not in one.handled:
+            one.handled[code] = self._handled.labels(rpc.type, rpc.service, rpc.method, code)
+        return one.handled[code]
+
 
 @dataclass(frozen=True, slots=True)
 class _OneRpc:
-    """The series of one RPC."""
+    """The series of one RPC; `handled` has those of the codes that it ended with so far."""
 
     started: Counter
+    seconds: Counter
     handled: dict[str, Counter]
-    handling: Histogram
+    handling: Histogram | None
     outcomes: dict[str, Counter]
     duration: dict[str, Histogram]

@@ -7,7 +7,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
-from prometheus_client import CollectorRegistry
+from grpc import StatusCode
+from prometheus_client import CollectorRegistry, Gauge
 
 from steerd.config import WatchedFeature
 from steerd.engine.events import (
@@ -24,6 +25,7 @@ from steerd.engine.faults import Fault
 from steerd.engine.request import FinishReason, GenerationRequest, SamplingParams
 from steerd.engine.watch_list import WatchList
 from steerd.monitoring.metrics import Metrics
+from steerd.monitoring.series_budget import MAX_SERIES, num_series
 from steerd.steering.intervention import Ablate, FeatureRef, Intervention, Set, unit_direction
 from steerd.steering.receipt import InterventionReceipt, Receipt
 from steerd.steering.steering import Steering
@@ -286,6 +288,45 @@ def test_health_checks_are_no_requests(metrics: Metrics, registry: CollectorRegi
 
     labels = {"model": "m", "rpc": "Check", "outcome": "ok"}
     assert registry.get_sample_value("steerd_requests_total", labels) is None
+
+
+def test_an_rpc_that_is_no_request_costs_eight_series_until_it_ends_in_rare_ways(
+    metrics: Metrics, registry: CollectorRegistry
+) -> None:
+    before, labels = num_series(registry), {"grpc_service": "steerd.v1.More", "grpc_method": "Look"}
+    look = Rpc("unary", "steerd.v1.More", "Look")
+
+    metrics.rpc_served(look)
+    idle = num_series(registry)
+    metrics.rpc_finished(look, code="NOT_FOUND", outcome="invalid", seconds=0.25, request_id="")
+    metrics.rpc_finished(look, code="DATA_LOSS", outcome="error", seconds=0.5, request_id="")
+
+    def handled(code: str) -> float | None:
+        names = {"grpc_type": "unary", **labels, "grpc_code": code}
+        return registry.get_sample_value("grpc_server_handled_total", names)
+
+    assert idle - before == 8
+    assert num_series(registry) == idle + 2
+    assert (handled("INTERNAL"), handled("NOT_FOUND"), handled("UNKNOWN")) == (0, 1, 1)
+    assert registry.get_sample_value("steerd_rpc_seconds_total", {"grpc_type": "unary", **labels}) == 0.75
+
+
+def test_a_watch_list_leaves_room_for_the_ends_that_no_rpc_has_had_yet(
+    metrics: Metrics, registry: CollectorRegistry
+) -> None:
+    """Whether a list is refused does not depend on when it is asked for."""
+    filler = Gauge("filler", "Takes room.", ("number",), registry=registry)
+    for number in range(MAX_SERIES - num_series(registry) - 3):
+        filler.labels(str(number))
+    told = metrics.over_budget(WATCH)
+
+    for rpc in (GENERATE, HEALTH):
+        for code in StatusCode:
+            metrics.rpc_finished(rpc, code=code.name, outcome="error", seconds=0.1, request_id="")
+
+    assert num_series(registry) == MAX_SERIES + 3
+    assert told is not None
+    assert metrics.over_budget(WATCH) == told
 
 
 def test_an_unexpected_reason_makes_no_new_series(metrics: Metrics, registry: CollectorRegistry) -> None:

@@ -34,6 +34,7 @@ from steerd.monitoring.series_budget import MAX_SERIES
 from steerd.pb.v1 import generation_service_pb2 as pb
 from steerd.pb.v1 import steering_pb2 as steering
 from steerd.pb.v1.feature_pb2 import FeatureRef
+from steerd.server.edge_observer import Rpc
 from steerd.steering.loaded_saes import LoadedSaes
 from tests.debian_tools import complaints, debian_tool
 from tests.server.running_server import RunningServer, tiny_config, tiny_parts
@@ -43,6 +44,7 @@ from tests.waiting import wait_until
 
 WATCHED = WatchedFeature(sae="late", index=3, alias="third", threshold=0.5, hot=True)
 THIRD = FeatureRef(sae="late", index=3)
+MORE_RPCS, SPARE_SERIES = 16, 40
 MONITORED = ("steerd_monitored_tokens_total", frozenset({("sae", "late")}))
 
 
@@ -169,9 +171,28 @@ def test_the_largest_configuration_keeps_to_the_budget() -> None:
         server.generate(pb.GenerateRequest(prompt="the cat", sampling=pb.SamplingParams(max_new_tokens=2)))
         with pytest.raises(grpc.RpcError):
             server.channel.unary_unary("/steerd.v1.Nothing/Here")(b"")
-        samples = server.samples()
+        idle = len(server.samples())
+        serve_more(server, rpcs=MORE_RPCS)
+        end_every_rpc_in_every_way(server)
+        used = len(server.samples())
 
-    assert 2000 < len(samples) <= MAX_SERIES
+    assert idle < used <= MAX_SERIES - SPARE_SERIES
+
+
+def serve_more(server: RunningServer, rpcs: int) -> None:
+    for number in range(rpcs):
+        server.app.metrics.rpc_served(Rpc("server_stream", "steerd.v1.MoreService", f"Method{number}"))
+
+
+def end_every_rpc_in_every_way(server: RunningServer) -> None:
+    for name, labels in server.samples():
+        if name == "grpc_server_started_total":
+            names = dict(labels)
+            rpc = Rpc(names["grpc_type"], names["grpc_service"], names["grpc_method"])
+            for code in grpc.StatusCode:
+                server.app.metrics.rpc_finished(
+                    rpc, code=code.name, outcome="error", seconds=0.1, request_id=""
+                )
 
 
 def test_the_process_and_the_build_are_told(used_server: RunningServer) -> None:
