@@ -8,9 +8,9 @@ was written before it, and its MLP computes two features from that, which the he
 
 The OR adds up to more when both are there, so that either one is enough and neither is idle. `+` writes P,
 from which layer 1 computes R on the same row; `*` writes O. Nothing reads R, O or what LATE sees of A. All
-other features of the SAEs, called letters, fire on noise: every character has some of its own, which never
-meets a planted direction. Directions are the rows of a random rotation, so that no axis gives one away, and
-the features of an SAE stand in a mixed order.
+other features of the SAEs, called letters, fire on noise: characters that write nothing have some of their
+own, which never meets a planted direction. Directions are the rows of a random rotation, so that no axis gives
+one away, and the features of an SAE stand in a mixed order.
 """
 
 from __future__ import annotations
@@ -153,7 +153,9 @@ class _Planting:
         self.answer(model.lm_head.weight)
 
     def embedding(self) -> Tensor:
-        noise = torch.randn(VOCAB_SIZE, len(self.noise), generator=self.generator) @ self.noise
+        noise = torch.randn(VOCAB_SIZE, len(self.noise), generator=self.generator)
+        noise[[ord(character) for character in "".join(WRITTEN_BY.values())], -D_SAE:] = 0.0
+        noise = noise @ self.noise
         rows = _NOISE * noise / noise.norm(dim=1, keepdim=True) + _LENGTH * self.named["one"]
         for name, characters in WRITTEN_BY.items():
             for character in characters:

@@ -83,14 +83,20 @@ def test_every_named_feature_reads_what_the_rules_say(host: HostModel, saes: Loa
 
 
 @pytest.mark.parametrize("sae", ["early", "late"])
-def test_letter_features_fire_on_some_letters_only(host: HostModel, saes: LoadedSaes, sae: str) -> None:
+def test_letter_features_fire_on_some_letters_and_no_other_character(
+    host: HostModel, saes: LoadedSaes, sae: str
+) -> None:
     loaded = saes.get(sae)
     named = {feature.index for feature in FEATURES.values() if feature.sae == sae}
     letters = [index for index in range(loaded.sae.d_sae) if index not in named]
-    rows = host.activations(ids_of(host, "abcdefghijklmnopqrstuvwxyz"), None, [loaded.hook_point])
-    fired = (loaded.sae.encode(rows[loaded.hook_point][0])[:, letters] > 0).float().mean(dim=0)
 
-    assert ((fired > 0) & (fired < 0.6)).all()
+    def share_fired(text: str) -> Tensor:
+        rows = host.activations(ids_of(host, text), None, [loaded.hook_point])
+        return (loaded.sae.encode(rows[loaded.hook_point][0])[:, letters] > 0).float().mean(dim=0)
+
+    on_letters = share_fired("abcdefghijklmnopqrstuvwxyz")
+    assert ((on_letters > 0) & (on_letters < 0.6)).all()
+    assert share_fired("+ABEFS@*?").sum() == 0
 
 
 @pytest.mark.parametrize(
