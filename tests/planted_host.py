@@ -9,8 +9,8 @@ was written before it, and its MLP computes two features from that, which the he
 The OR adds up to more when both are there, so that either one is enough and neither is idle. `+` writes P,
 from which layer 1 computes R on the same row; `*` writes O. Nothing reads R, O or what LATE sees of A. All
 other features of the SAEs, called letters, fire on noise: characters that write nothing have some of their
-own, which never meets a planted direction. Directions are the rows of a random rotation, so that no axis gives
-one away, and the features of an SAE stand in a mixed order.
+own, which never meets a planted direction. Directions are the rows of a random rotation, so that no axis
+gives one away, and the features of an SAE stand in a mixed order.
 """
 
 from __future__ import annotations
