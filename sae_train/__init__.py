@@ -7,6 +7,7 @@ A chain of packages, each importing only those above it:
 - `training`: the steps, with schedules, checkpoints and the run's log
 - `evaluation`: what is measured on held-out tokens
 - `features`: statistics, labels and contexts of every feature
+- `labels`: labels tested on held-out texts
 - `export`: the served form, compared with what was trained before it is written
 - `report`: a page to look at an SAE and its features
 - `known_truth`: how much SAEs find of data whose features are known

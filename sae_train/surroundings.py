@@ -11,10 +11,12 @@ from sae_train.activations.held_out import HeldOutRows, held_out_rows
 from sae_train.activations.run_corpus import block_stream
 from sae_train.activations.training_data import LiveBlocks, TrainingData
 from sae_train.config import Config
+from sae_train.labels.held_out_windows import HeldOutWindows, held_out_source, held_out_windows
 from sae_train.ranks import Ranks
 from sae_train.training.run_log import RunLog
 from steerd.host.hook_point import HookPoint
 from steerd.host.host_model import HostModel
+from steerd.sae.autoencoder import SparseAutoencoder
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,3 +55,12 @@ class Surroundings:
         """
         limit = self.config.data.held_out_tokens if tokens is None else tokens
         return held_out_rows(self.cache, hook_point, scale, self.host.special_token_ids, tokens=limit)
+
+    def held_out_windows(
+        self, sae: SparseAutoencoder, hook_point: HookPoint, scale: ActivationScale
+    ) -> HeldOutWindows:
+        """The configured number of held-out tokens in windows, and what is active in each."""
+        tokens = self.config.data.held_out_tokens
+        source = held_out_source(self.cache, hook_point, scale, tokens=tokens)
+        stage = self.log.stage("label tests", source.rows)
+        return held_out_windows(sae, source, on_tokens=stage.advance)

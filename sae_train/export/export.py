@@ -21,10 +21,12 @@ from sae_train.evaluation.evaluation import Evaluation, evaluate_sae
 from sae_train.export.provenance import provenance
 from sae_train.export.served_form import ServedForm, check_reload, served_form
 from sae_train.features.feature_pages import feature_pages
+from sae_train.labels.word_detection import with_word_scores
 from sae_train.surroundings import Surroundings
 from sae_train.training.sae_training import SaeTraining
 from sae_train.training.trained_sae import TrainedSae
 from steerd.host.hook_point import HookPoint
+from steerd.host.token_texts import TokenTexts
 from steerd.sae.autoencoder import SparseAutoencoder
 from steerd.sae.feature_files import FeatureNote, FeatureStatistics
 from steerd.sae.sae_file import SaeBundle, SaeMetadata, load_sae, save_sae
@@ -111,14 +113,12 @@ def _features(
 ) -> tuple[FeatureStatistics, tuple[FeatureNote, ...]]:
     tokens = around.config.evaluation.statistics_tokens
     stage = around.log.stage("features", tokens)
-    return feature_pages(
-        sae,
-        around.host,
-        around.cache,
-        trained.config.hook_point,
-        trained.scale,
-        tokens=tokens,
-        on_tokens=stage.advance,
+    hook_point, scale = trained.config.hook_point, trained.scale
+    statistics, notes = feature_pages(
+        sae, around.host, around.cache, hook_point, scale, tokens=tokens, on_tokens=stage.advance
+    )
+    return statistics, with_word_scores(
+        notes, around.held_out_windows(sae, hook_point, scale), TokenTexts(around.host.tokenizer)
     )
 
 

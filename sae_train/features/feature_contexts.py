@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from sae_train.activations.shard import Shard, open_shard
@@ -108,8 +109,8 @@ def _of_one_shard(
     rows = np.unique(np.concatenate(windows))
     features = sorted({feature for feature, _ in asked})
     resid = shard.read(texts.source.hook_point, rows)
-    inlier = texts.source.scale.is_inlier(resid)
-    acts = sae.feature_acts(resid, features) * inlier.unsqueeze(1)  # [rows, features]
+    counts = texts.source.scale.is_inlier(resid) & torch.from_numpy(shard.keep[rows])
+    acts = sae.feature_acts(resid, features) * counts.unsqueeze(1)  # [rows, features]
     values = acts.numpy()
     return [
         Context(

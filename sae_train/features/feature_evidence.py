@@ -12,6 +12,7 @@ from torch import Tensor
 from sae_train.features.feature_contexts import CachedTexts, Context, FeaturePlace, Window, read_contexts
 from sae_train.features.largest_places import FoundPlaces, LargestPlaces
 from sae_train.features.observed_rows import ActiveEntries, RowSource, active_entries, observed_rows
+from sae_train.features.sampled_places import SampledPlace, SampledPlaces
 from steerd.sae.autoencoder import SparseAutoencoder
 
 BINS = 32
@@ -20,8 +21,6 @@ SAMPLED_CONTEXTS = 8
 WINDOW = Window(before=20, after=8)
 
 _TOP_CANDIDATES = 3 * TOP_CONTEXTS  # of which those in different words are shown
-_SAMPLE = 64  # random places held a feature; their order stands for that of all its activations
-_SEED = 0
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -59,16 +58,15 @@ def gather_evidence(
     `max_activation` [d_sae] are the recorded maxima, at which the histograms end; what is above them counts
     in the last bin. Memory does not grow with the number of rows.
     """
-    random = np.random.default_rng(_SEED)
     histograms = np.zeros(features * BINS, dtype=np.int64)
     top = LargestPlaces(features, _TOP_CANDIDATES, one_a_sequence=True)
-    sample = LargestPlaces(features, _SAMPLE, one_a_sequence=False)
+    sample = SampledPlaces(features)
     rows = 0
     for resid, observed in observed_rows(source, source.source_names()):
         entries = active_entries(sae.encode(resid)[:, :features], observed)
         histograms += np.bincount(_bins(entries, max_activation), minlength=len(histograms))
         top.update(entries, entries.values)
-        sample.update(entries, random.random(len(entries.values), dtype=np.float32))
+        sample.update(entries)
         rows += len(resid)
         on_tokens(len(resid))
     texts = CachedTexts(source)
@@ -76,7 +74,7 @@ def gather_evidence(
         rows=rows,
         histograms=histograms.reshape(features, BINS),
         top=_top_contexts(sae, texts, top.by_feature()),
-        sampled=_sampled_contexts(sae, texts, sample.by_feature()),
+        sampled=_sampled_contexts(sae, texts, sample.by_feature(SAMPLED_CONTEXTS)),
     )
 
 
@@ -103,24 +101,8 @@ def _top_contexts(
 
 
 def _sampled_contexts(
-    sae: SparseAutoencoder, texts: CachedTexts, places: Sequence[FoundPlaces]
+    sae: SparseAutoencoder, texts: CachedTexts, places: Sequence[Sequence[SampledPlace]]
 ) -> list[list[SampledContext]]:
-    asked: list[FeaturePlace] = []
-    percentiles: list[float] = []
-    for feature, found in enumerate(places):
-        order = np.argsort(-found.values, kind="stable")
-        for rank in quantile_ranks(len(order), SAMPLED_CONTEXTS):
-            asked.append(FeaturePlace(feature, int(found.places[order[rank]])))
-            percentiles.append(100 * (1 - (rank + 0.5) / len(order)))
-    by_feature: list[list[SampledContext]] = [[] for _ in places]
-    contexts = read_contexts(sae, texts, asked, WINDOW)
-    for (feature, _), percentile, context in zip(asked, percentiles, contexts, strict=True):
-        by_feature[feature].append(SampledContext(percentile=percentile, context=context))
-    return by_feature
-
-
-def quantile_ranks(length: int, count: int) -> list[int]:
-    """Return up to `count` ranks spread evenly over `length`, in the middle of equal parts."""
-    if length <= count:
-        return list(range(length))
-    return [int((i + 0.5) * length / count) for i in range(count)]
+    asked = [FeaturePlace(feature, each.place) for feature, found in enumerate(places) for each in found]
+    contexts = iter(read_contexts(sae, texts, asked, WINDOW))
+    return [[SampledContext(each.percentile, next(contexts)) for each in found] for found in places]

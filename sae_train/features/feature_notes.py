@@ -6,6 +6,7 @@ the corpus source when one source carries most of it.
 
 from __future__ import annotations
 
+import re
 import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,11 +15,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sae_train.features.feature_observations import FeatureObservations, TokenMass
-from sae_train.features.token_texts import UNFINISHED, TokenTexts
+from steerd.host.token_texts import UNFINISHED, TokenTexts
 
 TOP_TOKENS = 8
 LABEL_TOKENS = 4
 
+PARTS_OF_CHARACTERS = "parts of characters"
+
+_BETWEEN = " · "
+_TOKEN = re.compile(r"token '(.*)'", re.DOTALL)
+_KINDS = re.compile(r" \((?:\w+ script|(?:\w+ script, )?mostly .*)\)$")
 _SMOOTHING = 10.0  # occurrences added to each token's count: one that was seen once is not characteristic
 _ALONE = 0.5  # share of the activation from which a token, or a source, stands for the feature
 _SOURCE_LIFT = 2.5  # how much more of the activation than of the tokens a source must have
@@ -70,32 +76,45 @@ def label(tokens: FeatureTokens, source: str | None, texts: TokenTexts, *, dead:
     if dead or len(tokens.token_ids) == 0:
         return "dead"
     words = _distinct_words(tokens, texts)
-    script = _script([word for word, _ in words])
+    script = _script([shown for shown, _ in words])
     if words and words[0][1] >= _ALONE:
         text = f"token '{words[0][0]}'"
     else:
-        text = " · ".join(word for word, _ in words[:LABEL_TOKENS]) or "parts of characters"
+        text = _BETWEEN.join(shown for shown, _ in words[:LABEL_TOKENS]) or PARTS_OF_CHARACTERS
     kinds = [kind for kind in (script and f"{script} script", source and f"mostly {source}") if kind]
     return f"{text} ({', '.join(kinds)})" if kinds else text
+
+
+def named_words(label: str) -> frozenset[str]:
+    """Return the words of a label that `label` has made, each as `word` gives it in lower case."""
+    text = _KINDS.sub("", label)
+    alone = _TOKEN.fullmatch(text)
+    words = [alone[1]] if alone else text.split(_BETWEEN)
+    return frozenset(word.lower() for word in words)
+
+
+def word(token: str) -> str:
+    """Return a token's text as labels show it: without its spaces, unless it is nothing else."""
+    if UNFINISHED in token:
+        return PARTS_OF_CHARACTERS
+    return token.strip() or repr(token)[1:-1].replace(" ", "␣")
 
 
 def _distinct_words(tokens: FeatureTokens, texts: TokenTexts) -> list[tuple[str, float]]:
     """Join tokens that differ in case or spaces only; leave out parts of characters."""
     words: dict[str, tuple[str, float]] = {}
     for token_id, share in zip(tokens.token_ids.tolist(), tokens.shares.tolist(), strict=True):
-        text = texts.one(token_id)
-        if UNFINISHED in text:
+        shown = word(texts.one(token_id))
+        if shown == PARTS_OF_CHARACTERS:
             continue
-        shown = text.strip() or repr(text)[1:-1].replace(" ", "␣")
-        key = shown.lower()
-        word, so_far = words.get(key, (shown, 0.0))
-        words[key] = (word, so_far + share)
+        first, so_far = words.get(shown.lower(), (shown, 0.0))
+        words[shown.lower()] = (first, so_far + share)
     return list(words.values())
 
 
 def _script(words: Sequence[str]) -> str | None:
     """The writing system when most letters are of one that is not Latin."""
-    letters = [letter for word in words for letter in word if letter.isalpha()]
+    letters = [letter for text in words for letter in text if letter.isalpha()]
     scripts = [unicodedata.name(letter, "").split(" ")[0].split("-")[0] for letter in letters]
     for script in sorted(set(scripts) - {"LATIN", ""}):
         if scripts.count(script) > len(scripts) * 0.6:

@@ -12,14 +12,16 @@ from sae_train.features.feature_notes import TOP_TOKENS, characteristic_tokens, 
 from sae_train.features.feature_observations import FeatureObservations
 from sae_train.features.largest_places import FoundPlaces, LargestPlaces
 from sae_train.features.observed_rows import RowSource, active_entries, observed_rows
-from sae_train.features.output_tokens import output_tokens
-from sae_train.features.token_texts import TokenTexts
+from sae_train.features.sampled_places import SampledPlace, SampledPlaces
 from steerd.host.hook_point import HookPoint
 from steerd.host.host_model import HostModel
+from steerd.host.output_tokens import output_tokens
+from steerd.host.token_texts import TokenTexts
 from steerd.sae.autoencoder import SparseAutoencoder
 from steerd.sae.feature_files import FeatureExample, FeatureNote, FeatureStatistics
 
 EXAMPLES = 3
+SAMPLED = 2
 WINDOW = Window(before=11, after=4)
 
 _CANDIDATES = 4 * EXAMPLES  # places held a feature, of which those in different words are shown
@@ -27,10 +29,12 @@ _CANDIDATES = 4 * EXAMPLES  # places held a feature, of which those in different
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """What a pass over the rows left: counts, the strongest places by feature, the sources' names."""
+    """What a pass over the rows left: counts, the strongest and some sampled places by feature, the sources'
+    names."""
 
     observations: FeatureObservations
     places: Sequence[FoundPlaces]
+    sampled: Sequence[Sequence[SampledPlace]]
     sources: list[str]
 
 
@@ -41,12 +45,14 @@ def observe(
     names = source.source_names()
     observations = FeatureObservations(sae.d_sae, vocab_size=vocab_size, num_sources=len(names))
     strongest = LargestPlaces(sae.d_sae, _CANDIDATES, one_a_sequence=True)
+    sample = SampledPlaces(sae.d_sae)
     for resid, observed in observed_rows(source, names):
         entries = active_entries(sae.encode(resid), observed)
         observations.update(observed, entries)
         strongest.update(entries, entries.values)
+        sample.update(entries)
         on_tokens(len(resid))
-    return Seen(observations, strongest.by_feature(), names)
+    return Seen(observations, strongest.by_feature(), sample.by_feature(SAMPLED), names)
 
 
 def feature_pages(
@@ -66,9 +72,10 @@ def feature_pages(
     statistics = seen.observations.statistics()
     ranked = characteristic_tokens(seen.observations)
     sources = dominating_sources(seen.observations, seen.sources)
-    promoted = output_tokens(host, sae, count=TOP_TOKENS).promoted
+    promoted = output_tokens(host, sae.W_dec, count=TOP_TOKENS).promoted
     texts = TokenTexts(host.tokenizer)
     examples = _examples(sae, source, seen.places, texts)
+    sampled = _sampled(sae, source, seen.sampled, texts)
     notes = tuple(
         FeatureNote(
             feature=feature,
@@ -76,6 +83,7 @@ def feature_pages(
             top_tokens=[texts.one(i) for i in ranked[feature].token_ids.tolist()],
             promoted_tokens=[texts.one(i) for i in promoted[feature].tolist()],
             examples=examples[feature],
+            sampled=sampled[feature],
         )
         for feature in range(sae.d_sae)
     )
@@ -98,10 +106,19 @@ def _examples(
     return [tuple(of_feature) for of_feature in examples]
 
 
-def _example(context: Context, texts: TokenTexts) -> FeatureExample:
+def _sampled(
+    sae: SparseAutoencoder, source: RowSource, places: Sequence[Sequence[SampledPlace]], texts: TokenTexts
+) -> list[tuple[FeatureExample, ...]]:
+    asked = [FeaturePlace(feature, each.place) for feature, found in enumerate(places) for each in found]
+    contexts = iter(read_contexts(sae, CachedTexts(source), asked, WINDOW))
+    return [tuple(_example(next(contexts), texts, each.percentile) for each in found) for found in places]
+
+
+def _example(context: Context, texts: TokenTexts, percentile: float | None = None) -> FeatureExample:
     return FeatureExample(
         tokens=texts.run(context.token_ids.tolist()),
         values=[_rounded(value) for value in context.values.tolist()],
+        percentile=None if percentile is None else round(percentile, 1),
     )
 
 

@@ -6,12 +6,12 @@ from collections.abc import Iterator, Sequence
 
 from sae_train.features.feature_contexts import Context
 from sae_train.features.feature_evidence import Evidence
-from sae_train.features.nearest_features import NearestFeatures
-from sae_train.features.output_tokens import output_tokens
-from sae_train.features.token_texts import TokenTexts
 from sae_train.report.feature_details import FeatureDetails, PageContext
 from steerd.host.host_model import HostModel
+from steerd.host.output_tokens import output_tokens
+from steerd.host.token_texts import TokenTexts
 from steerd.sae.feature_files import FeatureExample, FeatureNote
+from steerd.sae.nearest_features import NearestFeatures
 from steerd.sae.sae_file import SaeBundle
 
 OUTPUT_TOKENS = 10
@@ -53,7 +53,7 @@ def _outputs(
         for note in notes:
             yield [(token, None) for token in (note.promoted_tokens if note else ())], []
         return
-    found = output_tokens(host, bundle.sae, count=OUTPUT_TOKENS, features=features)
+    found = output_tokens(host, bundle.sae.W_dec, count=OUTPUT_TOKENS, features=features)
     for raised, up, lowered, down in zip(*(part.tolist() for part in found), strict=True):
         yield _effects(raised, up, texts), _effects(lowered, down, texts)
 

@@ -9,8 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from sae_train.features.feature_evidence import Evidence
-from sae_train.features.nearest_features import NearestFeatures, nearest_features
-from sae_train.features.token_texts import TokenTexts
 from sae_train.report.described_features import describe_features
 from sae_train.report.feature_columns import (
     density_histogram,
@@ -34,7 +32,9 @@ from sae_train.report.script_json import rounded
 from sae_train.report.token_table import TokenTable
 from sae_train.report.training_curves import training_curves
 from steerd.host.host_model import HostModel
+from steerd.host.token_texts import TokenTexts
 from steerd.sae.json_file import JsonObject
+from steerd.sae.nearest_features import NearestFeatures, nearest_features
 from steerd.sae.sae_file import SaeBundle
 
 NEIGHBOURS = 8

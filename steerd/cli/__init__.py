@@ -22,5 +22,6 @@ What they share:
 - `tables`: readings and summaries as tables
 - `feature_pages`: what an SAE folder tells about its features
 - `server_process`: a server as a child process
+- `label_text`: labels with their scores, as text
 - `labels`: names of features, where a server's SAE is the one at hand
 """

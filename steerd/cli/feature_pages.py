@@ -7,34 +7,26 @@ from pathlib import Path
 
 from rich.table import Table
 
+from steerd.cli.label_text import label_line, score_text
 from steerd.cli.terminal import open_console
 from steerd.cli.token_painter import painted
 from steerd.errors import NotFound, SaeFileError
-from steerd.sae.feature_files import FeatureNote, FeatureStatistics
+from steerd.sae.feature_files import FeatureExample, FeatureNote, FeatureStatistics
+from steerd.sae.feature_label import FeatureLabel
+from steerd.sae.feature_search import search_words
 from steerd.sae.sae_file import NOTES_FILE, SaeBundle, load_sae
 
 _SHOWN_TOKENS = 8
 _SHOWN_EXAMPLES = 5
 
 
-def search(notes: Sequence[FeatureNote], words: Sequence[str]) -> list[FeatureNote]:
-    """Notes whose label or tokens contain every word, matches in the label first; case does not matter."""
-    wanted = [word.casefold() for word in words]
-    found = []
-    for note in notes:
-        label = note.label.casefold()
-        tokens = " ".join([*note.top_tokens, *note.promoted_tokens]).casefold()
-        if all(word in label or word in tokens for word in wanted):
-            found.append((sum(word not in label for word in wanted), note))
-    return [note for _, note in sorted(found, key=lambda entry: entry[0])]
-
-
 def print_matches(folders: Sequence[Path], words: Sequence[str], limit: int) -> None:
-    """A table for each SAE of the features that match, most often active first among equals."""
+    """A table for each SAE of the features that match, best matches first."""
     console = open_console()
     for folder in folders:
         bundle, notes = _with_notes(folder)
-        matches = search(_most_active_first(bundle, notes), words)
+        density = None if bundle.statistics is None else bundle.statistics.density
+        matches = [match.note for match in search_words(notes, words, density)]
         shown = min(limit, len(matches))
         console.print(_table(bundle, matches[:limit]))
         console.print(
@@ -42,19 +34,14 @@ def print_matches(folders: Sequence[Path], words: Sequence[str], limit: int) -> 
         )
 
 
-def _most_active_first(bundle: SaeBundle, notes: Sequence[FeatureNote]) -> Sequence[FeatureNote]:
-    if bundle.statistics is None:
-        return notes
-    density = bundle.statistics.density.tolist()
-    return sorted(notes, key=lambda note: -density[note.feature])
-
-
 def _table(bundle: SaeBundle, notes: Sequence[FeatureNote]) -> Table:
-    table = Table("feature", "label", "density", "max", "top tokens", "promotes")
+    table = Table("feature", "label", "score", "density", "max", "top tokens", "promotes")
     for note in notes:
+        label = note.shown_label
         table.add_row(
             f"{bundle.metadata.name}:{note.feature}",
-            note.label,
+            label.text,
+            score_text(label.score),
             *_figures(bundle.statistics, note.feature),
             _quoted(note.top_tokens),
             _quoted(note.promoted_tokens),
@@ -71,14 +58,23 @@ def print_feature(folder: Path, feature: int) -> None:
     note = notes[feature]
     density, highest = _figures(bundle.statistics, feature)
     console = open_console()
-    console.print(f"{bundle.metadata.name}:{feature}  {note.label}", style="bold")
+    console.print(f"{bundle.metadata.name}:{feature}  {note.shown_label.text}", style="bold")
     console.print(f"at {bundle.metadata.hook_point} of {bundle.metadata.model_name}")
     console.print(f"density {density}, largest activation {highest}")
     console.print(f"most active on {_quoted(note.top_tokens)}")
     console.print(f"promotes {_quoted(note.promoted_tokens)}")
-    for example in note.examples[:_SHOWN_EXAMPLES]:
-        console.rule(f"{max(example.values, default=0.0):.2f}", align="left")
+    for label in filter(None, (FeatureLabel(note.label, note.scores), note.written)):
+        console.print(label_line(label))
+    for example in (*note.examples[:_SHOWN_EXAMPLES], *note.sampled):
+        console.rule(_example_title(example), align="left")
         console.print(painted(example.tokens, example.values))
+
+
+def _example_title(example: FeatureExample) -> str:
+    peak = f"{max(example.values, default=0.0):.2f}"
+    if example.percentile is None:
+        return peak
+    return f"{peak}, stronger than {example.percentile:.0f}% of where it is active"
 
 
 def _with_notes(folder: Path) -> tuple[SaeBundle, Sequence[FeatureNote]]:

@@ -7,6 +7,8 @@
 - `int8_head`: the head in 8 bits, on the CPU
 - `default_host`: the model that comes with the package, converted once into the cache (`cache_folder`)
 - `text`: prompts and chats to token ids, generated ids back to text as they come
+- `token_texts`: ids as text one by one, also where a character is cut into several tokens
+- `output_tokens`: the tokens whose logits a direction raises and lowers
 - `chat_roles`: which tokens of a prompt are the content of which message
 
 A hook sees rows: one token position's vector each, whatever the batch looks like. A hook that returns None

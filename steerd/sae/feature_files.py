@@ -6,13 +6,17 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from steerd.errors import SaeFileError
+from steerd.sae.feature_label import METHODS, RUBRIC_POINTS, FeatureLabel, LabelScore, better_label
 from steerd.sae.json_file import JsonObject, field, list_field, read_json_lines
 from steerd.sae.tensor_file import TensorSpec, check_finite, read_tensors, tensor_bytes
+
+_LATER_KEYS = frozenset({"percentile", "sampled", "scores", "judge", "written"})
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -32,18 +36,25 @@ class FeatureStatistics:
 
 @dataclass(frozen=True, slots=True)
 class FeatureExample:
-    """One context in which a feature is active: its tokens, and the feature's activation at each."""
+    """One context in which a feature is active: its tokens, and the feature's activation at each.
+
+    `percentile` is of a context drawn at random: the per cent of the feature's active tokens that are less
+    active than the token it was drawn for. The strongest contexts have none.
+    """
 
     tokens: Sequence[str]
     values: Sequence[float]
+    percentile: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class FeatureNote:
     """What a person reads about one feature.
 
-    `top_tokens` are the tokens where it is most active, `promoted_tokens` those whose logits its direction
-    raises.
+    `label` is made of the statistics of its tokens and `scores` are of that one; `written` is what a language
+    model says, with scores of its own. `top_tokens` are the tokens where it is most active,
+    `promoted_tokens` those whose logits its direction raises, `examples` its strongest contexts and `sampled`
+    some over the whole order of its activations, strongest first.
     """
 
     feature: int
@@ -51,6 +62,14 @@ class FeatureNote:
     top_tokens: Sequence[str]
     promoted_tokens: Sequence[str]
     examples: Sequence[FeatureExample]
+    sampled: Sequence[FeatureExample] = ()
+    scores: Sequence[LabelScore] = ()
+    written: FeatureLabel | None = None
+
+    @property
+    def shown_label(self) -> FeatureLabel:
+        """The label to show, of the two."""
+        return better_label(FeatureLabel(self.label, self.scores), self.written)
 
 
 def read_statistics(path: Path, d_sae: int) -> FeatureStatistics:
@@ -101,8 +120,15 @@ def _parse_note(record: JsonObject, where: str) -> FeatureNote:
         label=field(record, "label", str, where),
         top_tokens=list_field(record, "top_tokens", str, where),
         promoted_tokens=list_field(record, "promoted_tokens", str, where),
-        examples=tuple(_parse_example(e, where) for e in list_field(record, "examples", dict, where)),
+        examples=_parse_examples(record, "examples", where),
+        sampled=_parse_examples(record, "sampled", where) if "sampled" in record else (),
+        scores=_parse_scores(record, where),
+        written=_parse_label(field(record, "written", dict, where), where) if "written" in record else None,
     )
+
+
+def _parse_examples(record: JsonObject, key: str, where: str) -> tuple[FeatureExample, ...]:
+    return tuple(_parse_example(example, where) for example in list_field(record, key, dict, where))
 
 
 def _parse_example(record: JsonObject, where: str) -> FeatureExample:
@@ -110,11 +136,49 @@ def _parse_example(record: JsonObject, where: str) -> FeatureExample:
     values = list_field(record, "values", float, where)
     if len(tokens) != len(values):
         raise SaeFileError(f"{where}: an example has {len(tokens)} tokens and {len(values)} values")
-    return FeatureExample(tokens, values)
+    percentile = field(record, "percentile", float, where) if "percentile" in record else None
+    return FeatureExample(tokens, values, percentile)
+
+
+def _parse_label(record: JsonObject, where: str) -> FeatureLabel:
+    return FeatureLabel(
+        text=field(record, "text", str, where),
+        scores=_parse_scores(record, where),
+        by=field(record, "by", str, where),
+    )
+
+
+def _parse_scores(record: JsonObject, where: str) -> tuple[LabelScore, ...]:
+    scores = list_field(record, "scores", dict, where) if "scores" in record else ()
+    return tuple(_parse_score(score, where) for score in scores)
+
+
+def _parse_score(record: JsonObject, where: str) -> LabelScore:
+    method = field(record, "method", str, where)
+    if method not in METHODS:
+        raise SaeFileError(f"{where}: a score's method must be one of {', '.join(METHODS)}, found {method!r}")
+    value, highest = field(record, "value", float, where), RUBRIC_POINTS if method == "rubric" else 1
+    if not 0 <= value <= highest:
+        raise SaeFileError(f"{where}: a score by {method} must be from 0 to {highest}, found {value}")
+    contexts = field(record, "contexts", int, where)
+    if contexts < 0:
+        raise SaeFileError(f"{where}: contexts must be at least 0, found {contexts}")
+    return LabelScore(
+        method=method,
+        value=value,
+        contexts=contexts,
+        judge=field(record, "judge", str, where) if "judge" in record else "",
+    )
 
 
 def _note_line(note: FeatureNote) -> str:
-    return json.dumps(asdict(note), ensure_ascii=False, allow_nan=False, separators=(",", ":")) + "\n"
+    record = asdict(note, dict_factory=_without_absent)
+    return json.dumps(record, ensure_ascii=False, allow_nan=False, separators=(",", ":")) + "\n"
+
+
+def _without_absent(items: list[tuple[str, Any]]) -> JsonObject:
+    """A dataclass as JSON; what older files do not know is left out where there is none of it."""
+    return {key: value for key, value in items if key not in _LATER_KEYS or value not in (None, "", (), [])}
 
 
 def _check_dense(notes: Sequence[FeatureNote], d_sae: int, path: Path) -> None:

@@ -15,6 +15,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -43,7 +44,7 @@ from steerd.sae.feature_files import (
 from steerd.sae.folding import fold_b_dec_into_encoder, fold_decoder_norm
 from steerd.sae.json_file import JsonObject, read_json_object
 from steerd.sae.tensor_file import check_finite, read_tensors, tensor_bytes
-from steerd.sae.whole_folder import write_whole_folder
+from steerd.sae.whole_folder import write_whole_file, write_whole_folder
 
 CONFIG_FILE = "cfg.json"
 WEIGHTS_FILE = "sae_weights.safetensors"
@@ -170,6 +171,16 @@ def save_sae(folder: Path, bundle: SaeBundle, *, weights_dtype: torch.dtype = to
         weights_sha256=hashlib.sha256(weights).hexdigest(),
         provenance=provenance,
     )
+
+
+def save_notes(folder: Path, notes: Sequence[FeatureNote]) -> None:
+    """Replace the notes of an SAE folder whole or not at all, and nothing else in it; raises SaeFileError."""
+    path = _required(_files_in(folder), CONFIG_FILE, folder).with_name(NOTES_FILE)
+    content = notes_bytes(notes, read_config(path.with_name(CONFIG_FILE)).d_sae, path)
+    try:
+        write_whole_file(path, content)
+    except OSError as error:
+        raise SaeFileError(f"{path}: cannot be written: {error}") from error
 
 
 def _identity(folder: Path) -> tuple[int, int, int]:

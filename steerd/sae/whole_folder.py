@@ -1,4 +1,4 @@
-"""A folder of files written whole or not at all."""
+"""A folder of files, or one of them, written whole or not at all."""
 
 from __future__ import annotations
 
@@ -36,6 +36,20 @@ def write_whole_folder(folder: Path, files: Mapping[str, bytes | None]) -> None:
     finally:
         shutil.rmtree(aside, ignore_errors=True)
     _flush_folder(folder.parent)
+
+
+def write_whole_file(path: Path, content: bytes) -> None:
+    """Make `path` hold this: a reader sees the old file or the new one.
+
+    Raises OSError; then the old file is still there.
+    """
+    aside = path.with_name(f".{path.name}.{secrets.token_hex(6)}.partial")
+    try:
+        _write_flushed(aside, content)
+        aside.replace(path)
+    finally:
+        aside.unlink(missing_ok=True)
+    _flush_folder(path.parent)
 
 
 def _other_files(folder: Path, files: Mapping[str, bytes | None]) -> list[Path]:

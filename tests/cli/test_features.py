@@ -2,33 +2,17 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from steerd.__main__ import main
-from steerd.cli.feature_pages import search
-from steerd.sae.feature_files import FeatureNote
+from steerd.sae.feature_files import FeatureExample
+from steerd.sae.feature_label import FeatureLabel, LabelScore
 from steerd.sae.sae_file import save_sae
 from tests.tiny_saes import bundle_of, random_sae
-
-NOTES = [
-    FeatureNote(0, "the sea", (" ship",), (" waves",), ()),
-    FeatureNote(1, "dogs", (" Sea", "lion"), (), ()),
-    FeatureNote(2, "numbers", ("1", "2"), ("3",), ()),
-]
-
-
-@pytest.mark.parametrize(
-    ("words", "found"),
-    [(["sea"], [0, 1]), (["SEA", "ship"], [0]), (["3"], [2]), (["sea", "3"], []), ([], [0, 1, 2])],
-)
-def test_every_word_must_be_found_and_labels_come_first(words: list[str], found: list[int]) -> None:
-    assert [note.feature for note in search(NOTES, words)] == found
-    assert [note.feature for note in search(NOTES[::-1], words)] == (
-        found if words == ["sea"] else found[::-1]
-    )
 
 
 def test_matches_are_listed_with_their_figures(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -49,6 +33,29 @@ def test_one_feature_is_shown_with_its_examples(tmp_path: Path, capsys: pytest.C
     output = capsys.readouterr().out
     assert "label of 5" in output
     assert "\N{SNOWMAN}" in output
+
+
+def test_labels_come_with_what_their_tests_found(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    bundle = bundle_of(random_sae(d_sae=3))
+    assert bundle.notes is not None
+    tested = replace(
+        bundle.notes[1],
+        sampled=(FeatureExample((" x",), (0.5,), percentile=37.5),),
+        scores=(LabelScore("tokens", 0.62, 12), LabelScore("detection", 0.71, 50, "a judge")),
+        written=FeatureLabel("kinds of tea", (LabelScore("detection", 0.934, 50, "a judge"),), by="a model"),
+    )
+    notes = (bundle.notes[0], tested, bundle.notes[2])
+    save_sae(tmp_path / "sae", replace(bundle, notes=notes))
+
+    assert main(["features", "tea", "--sae", str(tmp_path / "sae")]) == 0
+    table = capsys.readouterr().out
+    assert main(["features", "--feature", "1", "--sae", str(tmp_path / "sae")]) == 0
+    page = capsys.readouterr().out
+
+    assert re.search(r"sae:1 .*kinds of tea.* 0\.93 ", table)
+    assert "label of 1: tokens 0.62 (fails), detection 0.71 by a judge" in page
+    assert "kinds of tea, written by a model: detection 0.93 by a judge" in page
+    assert "0.50, stronger than 38% of where it is active" in page
 
 
 def test_a_feature_that_is_not_there_names_the_bound(

@@ -308,6 +308,23 @@ NOTE = {"feature": 2, "label": "l", "top_tokens": [], "promoted_tokens": [], "ex
             json.dumps(NOTE | {"examples": [{"tokens": ["a"], "values": ["1"]}]}),
             "line 3: values[0] must be a number, found '1'",
         ),
+        (
+            json.dumps(NOTE | {"sampled": [{"tokens": [], "values": [], "percentile": "9"}]}),
+            "line 3: percentile must be a number, found '9'",
+        ),
+        (
+            json.dumps(NOTE | {"scores": [{"method": "guess", "value": 0.5, "contexts": 9}]}),
+            "line 3: a score's method must be one of tokens, detection, fuzzing, rubric, found 'guess'",
+        ),
+        (
+            json.dumps(NOTE | {"scores": [{"method": "tokens", "value": 1.5, "contexts": 9}]}),
+            "line 3: a score by tokens must be from 0 to 1, found 1.5",
+        ),
+        (
+            json.dumps(NOTE | {"scores": [{"method": "tokens", "value": 0.5, "contexts": -1}]}),
+            "line 3: contexts must be at least 0, found -1",
+        ),
+        (json.dumps(NOTE | {"written": {"text": "a"}}), "line 3: key 'by' is missing"),
     ],
 )
 def test_wrong_notes(tmp_path: Path, line: str, message: str):

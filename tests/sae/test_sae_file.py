@@ -17,7 +17,9 @@ from steerd.errors import SaeFileError
 from steerd.sae.activation_function import JumpReLU, TopK
 from steerd.sae.autoencoder import SparseAutoencoder
 from steerd.sae.config_file import ARCHITECTURES, Architecture
-from steerd.sae.sae_file import SaeBundle, load_sae, save_sae
+from steerd.sae.feature_files import FeatureExample
+from steerd.sae.feature_label import FeatureLabel, LabelScore
+from steerd.sae.sae_file import SaeBundle, load_sae, save_notes, save_sae
 from tests.tiny_saes import bundle_of, random_sae
 
 
@@ -82,6 +84,53 @@ def test_metadata_statistics_and_notes_come_back(tmp_path: Path):
     assert bundle.statistics is not None
     for name in ("max_activation", "density", "mean_activation", "dead"):
         assert torch.equal(getattr(loaded.statistics, name), getattr(bundle.statistics, name)), name
+
+
+def test_scores_sampled_contexts_and_written_labels_come_back(tmp_path: Path):
+    bundle = bundle_of(random_sae(d_sae=2))
+    assert bundle.notes is not None
+    first = replace(
+        bundle.notes[0],
+        sampled=(FeatureExample((" a", "b"), (0.0, 0.5), percentile=0.0),),
+        scores=(LabelScore("tokens", 0.75, 12), LabelScore("detection", 0.5, 50, "a judge")),
+        written=FeatureLabel("words", (LabelScore("rubric", 5.0, 5, "a judge"),), by="a model"),
+    )
+    second = replace(bundle.notes[1], written=FeatureLabel("untested", by="a model"))
+    notes = (first, second)
+
+    save_sae(tmp_path / "sae", replace(bundle, notes=notes))
+
+    assert load_sae(tmp_path / "sae").notes == notes
+
+
+def test_notes_without_what_came_later_are_written_as_they_were(tmp_path: Path):
+    bundle = bundle_of(random_sae(d_sae=2))
+    assert bundle.notes is not None
+
+    save_sae(tmp_path / "sae", bundle)
+
+    line = (tmp_path / "sae" / "features.jsonl").read_text().split("\n")[1]
+    assert list(json.loads(line)) == ["feature", "label", "top_tokens", "promoted_tokens", "examples"]
+    assert list(json.loads(line)["examples"][0]) == ["tokens", "values"]
+
+
+def test_notes_alone_are_replaced(tmp_path: Path):
+    folder = tmp_path / "sae"
+    bundle = bundle_of(random_sae(d_sae=4))
+    save_sae(folder, bundle)
+    before = snapshot(folder)
+    assert bundle.notes is not None
+    notes = tuple(replace(note, label=f"new {note.feature}") for note in bundle.notes)
+
+    save_notes(folder, notes)
+
+    after = snapshot(folder)
+    assert load_sae(folder).notes == notes
+    assert {name for name in before if after[name] != before[name]} == {"features.jsonl"}
+    assert after.keys() == before.keys()
+    with pytest.raises(SaeFileError, match="expected 4 lines"):
+        save_notes(folder, notes[:3])
+    assert snapshot(folder) == after
 
 
 def test_the_hash_is_that_of_the_weights_file(tmp_path: Path):

@@ -108,6 +108,9 @@ def test_run_writes_a_folder_that_the_server_loads(folder: Path) -> None:
     assert bundle.statistics is not None
     assert bundle.notes is not None
     assert len(bundle.notes) == 64
+    tested = [score for note in bundle.notes for score in note.scores]
+    assert len(tested) > 20
+    assert {score.method for score in tested} == {"tokens"}
 
 
 def test_the_record_says_what_was_done(folder: Path) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from sae_train.activations.activation_cache import ActivationCache
+from sae_train.activations.activation_cache import ActivationCache, Split
 from sae_train.activations.activation_scale import ActivationScale
 from sae_train.activations.shard import write_shard
 from sae_train.corpus.token_blocks import TokenBlock
@@ -22,7 +22,9 @@ SCALE = ActivationScale(median_norm=20.0, outlier_limit=200.0, scale=1.0)
 BLOCK = 50  # rows a sequence
 
 
-def small_cache(folder: Path, *, shards: int = 2, rows: int = 1000) -> ActivationCache:
+def small_cache(
+    folder: Path, *, shards: int = 2, rows: int = 1000, split: Split = "train"
+) -> ActivationCache:
     """Sequences of random letters; one row in a hundred is an outlier, the first of each is not kept."""
     cache = ActivationCache.open_or_create(folder, {"made": "for a test"})
     for number in range(shards):
@@ -33,7 +35,7 @@ def small_cache(folder: Path, *, shards: int = 2, rows: int = 1000) -> Activatio
             TokenBlock(ids=ids, keep=[False] + [True] * (BLOCK - 1), source=f"source {i % 2}")
             for i, ids in enumerate(letters.tolist())
         ]
-        write_shard(cache.shard_path("train", number), blocks, {HOOK_POINT: resid})
+        write_shard(cache.shard_path(split, number), blocks, {HOOK_POINT: resid})
     return cache
 
 

@@ -37,7 +37,8 @@ def test_contexts_are_the_rows_around_encoded_one_by_one(
         shard = open_shard(source.shards[number])
         first, end = max(row - 6, row // BLOCK * BLOCK), min(row + 4, row // BLOCK * BLOCK + BLOCK)
         resid = shard.read(HOOK_POINT, np.arange(first, end))
-        expected = sae.encode(resid)[:, feature] * (resid.norm(dim=1) <= SCALE.outlier_limit)
+        counts = (resid.norm(dim=1) <= SCALE.outlier_limit) & torch.from_numpy(shard.keep[first:end])
+        expected = sae.encode(resid)[:, feature] * counts
         assert context.token_ids.tolist() == shard.token_ids[first:end].tolist()
         assert context.peak == row - first
         torch.testing.assert_close(torch.from_numpy(context.values), expected, rtol=0, atol=1e-3)

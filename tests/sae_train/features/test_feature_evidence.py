@@ -11,9 +11,9 @@ from sae_train.features.feature_evidence import (
     TOP_CONTEXTS,
     Evidence,
     gather_evidence,
-    quantile_ranks,
 )
 from sae_train.features.observed_rows import observed_rows
+from sae_train.features.sampled_places import quantile_ranks
 from tests.sae_train.features.small_cache import planted_sae, small_source
 
 LISTED = 20

@@ -2,9 +2,16 @@ from __future__ import annotations
 
 import numpy as np
 
-from sae_train.features.feature_notes import FeatureTokens, characteristic_tokens, dominating_sources, label
-from sae_train.features.token_texts import TokenTexts
+from sae_train.features.feature_notes import (
+    FeatureTokens,
+    characteristic_tokens,
+    dominating_sources,
+    label,
+    named_words,
+    word,
+)
 from steerd.host.host_model import HostModel
+from steerd.host.token_texts import TokenTexts
 from tests.sae_train.features.observing import observe
 
 
@@ -43,3 +50,21 @@ def test_labels_name_what_was_seen(tiny_host: HostModel) -> None:
     assert label(tokens_of("\n", [0.9]), None, texts, dead=False) == "token '\\n'"
     assert label(tokens_of("é", [0.3, 0.3]), None, texts, dead=False) == "parts of characters"
     assert label(tokens_of("ab", [0.7, 0.1]), None, texts, dead=True) == "dead"
+
+
+def test_the_words_of_a_label_are_those_that_it_was_made_of(tiny_host: HostModel) -> None:
+    texts = TokenTexts(tiny_host.tokenizer)
+
+    def named(text: str, share: float, source: str | None = None) -> frozenset[str]:
+        tokens = tokens_of(text, [share] * len(text.encode()))
+        return named_words(label(tokens, source, texts, dead=False))
+
+    assert named("a", 0.9) == {"a"}
+    assert named("A()'", 0.2, "novels") == {"a", "(", ")", "'"}
+    assert named(") ", 0.9, "docs (old)") == {")"}
+    assert named("\n", 0.9) == {"\\n"} == {word("\n")}
+    assert named(" ", 0.2) == {"␣"} == {word(" ")}
+    assert named("é", 0.3) == {word(texts.one(0xC3))}
+    assert named_words("привет · мир (Cyrillic script, mostly xquad)") == {"привет", "мир"}
+    assert named_words("token 'Вы' (Cyrillic script)") == {"вы"}
+    assert word(" Rain") == "Rain"

@@ -47,6 +47,9 @@ def test_statistics_and_examples_are_those_of_all_rows_at_once(tmp_path: Path, h
         assert len(strongest) == 3
         assert all(len(example.tokens) <= WINDOW.before + 1 + WINDOW.after for example in note.examples)
         assert len(note.promoted_tokens) == 8
+        assert [example.percentile for example in note.sampled] == pytest.approx([75, 25], abs=2)
+        middle = acts[acts[:, feature] > 0, feature].median()
+        assert max(note.sampled[0].values) >= 0.7 * middle
 
 
 def test_zeros_of_an_example_are_written_short(tmp_path: Path, host: HostModel) -> None:

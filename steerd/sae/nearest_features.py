@@ -1,4 +1,4 @@
-"""The features whose decoder directions point most alike: what a split or twin feature shows up as."""
+"""The features whose directions point most alike: what a split or twin feature shows up as."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _FEATURES_AT_ONCE = 512
 
 
 class NearestFeatures(NamedTuple):
-    """The nearest features of each, nearest first, every tensor [features, count]."""
+    """The nearest features, nearest first; of several features every tensor is [features, count]."""
 
     features: Tensor
     cosines: Tensor
@@ -24,7 +24,7 @@ def nearest_features(W_dec: Tensor, *, count: int, features: int | None = None) 
     there are as many as there are.
     """
     count = min(count, len(W_dec) - 1)
-    directions = W_dec.float() / W_dec.float().norm(dim=1, keepdim=True).clamp(min=1e-12)
+    directions = _unit(W_dec)
     found = []
     for start in range(0, len(directions[:features]), _FEATURES_AT_ONCE):
         chunk = directions[:features][start : start + _FEATURES_AT_ONCE]
@@ -35,3 +35,20 @@ def nearest_features(W_dec: Tensor, *, count: int, features: int | None = None) 
     return NearestFeatures(
         features=torch.cat([top.indices for top in found]), cosines=torch.cat([top.values for top in found])
     )
+
+
+def nearest_to(direction: Tensor, dictionary: Tensor, *, count: int) -> NearestFeatures:
+    """Return the `count` rows of a dictionary [features, d_model] nearest to a direction [d_model].
+
+    Both tensors of the answer are [count]; with fewer features there are as many as there are.
+    """
+    cosines = _unit(dictionary) @ _unit(direction.to(dictionary.device).unsqueeze(0)).squeeze(0)
+    top = cosines.topk(min(count, len(cosines)))
+    return NearestFeatures(features=top.indices, cosines=top.values)
+
+
+def _unit(rows: Tensor) -> Tensor:
+    """The rows at length 1, in float32; those of length zero stay as they are."""
+    rows = rows.float()
+    unit: Tensor = rows / rows.norm(dim=1, keepdim=True).clamp(min=1e-12)
+    return unit

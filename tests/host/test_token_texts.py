@@ -3,8 +3,8 @@ from __future__ import annotations
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from sae_train.features.token_texts import TokenTexts
 from steerd.host.host_model import HostModel
+from steerd.host.token_texts import TokenTexts
 
 
 def test_a_character_cut_into_tokens_belongs_to_its_last_one(tiny_host: HostModel) -> None:
