@@ -20,6 +20,7 @@ from steerd.engine.prefix_pages import NO_PAGES, PromptPages, prompt_pages
 from steerd.engine.request import FinishReason, GenerationRequest
 from steerd.engine.running_request import RunningRequest
 from steerd.engine.running_requests import RunningRequests
+from steerd.engine.steered_forward import SteeredForward
 from steerd.engine.step import Step
 from steerd.engine.study import DeliverStudy, Study
 from steerd.engine.study_line import StudyJob, StudyLine
@@ -41,6 +42,7 @@ class Engine:
 
     `submit`, `study` and what ends them may be called from any thread. Events are delivered on the engine
     thread through each one's `deliver`, which must not block; the engine never waits for a client.
+    `steered_forward` is for studies.
     """
 
     def __init__(
@@ -60,6 +62,7 @@ class Engine:
         self._config = config
         self._sae_identities = identities(saes)
         self._planner = StepPlanner(host, saes, sample_every)
+        self.steered_forward = SteeredForward(host, self._planner)
         self._batch = ContinuousBatch(
             host,
             # Late, as the step needs the batch and the batch the step's sampler.

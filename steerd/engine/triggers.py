@@ -8,7 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from steerd.engine.events import Firing
+from steerd.errors import Forbidden
 from steerd.steering.request_wishes import ResolvedTrigger
+from steerd.steering.steering import Steering
 from steerd.steering.trigger import Stop, Switch
 
 
@@ -52,3 +54,13 @@ class Triggers:
         """What is to take the place of the request's interventions, told once."""
         switch, self._switch = self._switch, None
         return switch
+
+
+def policy_stopped(firings: Sequence[Firing], steering: Steering, *, field: str) -> Forbidden:
+    """The refusal of a given text that a policy ends, where only policies have triggers."""
+    names = {firing.trigger for firing in firings}
+    stops = (each for each in steering.triggers if each.name in names and isinstance(each.action, Stop))
+    trigger = next(stops)
+    policy = trigger.source.removeprefix("policy:")
+    message = f"trigger {trigger.name!r} of policy {policy} ends this text"
+    return Forbidden(message, field=field, policy=policy, reason="POLICY_STOPPED")

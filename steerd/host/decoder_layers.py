@@ -21,12 +21,16 @@ from steerd.host.residual_stream import carries, resid_in, resid_out, with_resid
 
 @dataclass(frozen=True, slots=True)
 class LayerCall:
-    """One layer with the arguments of one real call, so that the layer can be run again on its own."""
+    """One layer with the arguments of one real call, so that the layer can be run again on its own.
+
+    `output` is what it returned then, in whatever form.
+    """
 
     layer: nn.Module
     args: tuple[Any, ...]
     kwargs: Mapping[str, Any]
     resid_pre: Tensor  # [1, tokens, d_model]
+    output: Any
 
     def run(self, resid_pre: Tensor, outputs: Mapping[nn.Module, Tensor] | None = None) -> Tensor:
         """The layer's output [1, tokens, d_model] for another input, submodules made to return `outputs`."""
@@ -86,7 +90,7 @@ def record_layer_calls(
         resid_pre = resid_in(args, kwargs)
         outputs.append(resid_out(output))
         if resid_pre is not None and carries(resid_pre, d_model) and carries(outputs[-1], d_model):
-            calls.append(LayerCall(layer, args, kwargs, resid_pre))
+            calls.append(LayerCall(layer, args, kwargs, resid_pre, output))
 
     with ExitStack() as hooks, torch.no_grad():
         for layer in layers:

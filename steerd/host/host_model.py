@@ -19,6 +19,7 @@ from steerd.host.hook_point import SITES, HookPoint
 from steerd.host.loading import load_pretrained, update_from_folder
 from steerd.host.residual_stream import Args, Kwargs, resid_in, resid_out, with_resid_in, with_resid_out
 from steerd.host.sublayers import Sublayers, find_sublayers
+from steerd.host.unembedding import unembedded
 
 Hook = Callable[[Tensor], Tensor | None]
 """Sees [rows, d_model], batch and sequence flattened; returns a replacement of that shape, or None."""
@@ -140,25 +141,24 @@ class HostModel:
         if hook_point.site in ("attn_out", "mlp_out"):
             self._sublayers_of(hook_point.layer)
 
-    def attach(self, hook_point: HookPoint, hook: Hook) -> Handle:
+    def attach(self, hook_point: HookPoint, hook: Hook, *, first: bool = False) -> Handle:
         """Run `hook` at `hook_point` in every forward until the handle is removed.
 
         While it returns None the forward stays bit-identical. Several hooks of one hook point run in the
-        order in which they were attached, each on what the one before left. Never edit the tensor in place.
-        Raises HostError for a hook point that the host does not have.
+        order in which they were attached, or before all of these with `first`, each on what the one before
+        left. Never edit the tensor in place. Raises HostError for a hook point that the host does not have.
         """
         self.check_hook_point(hook_point)
-        layer = self._layers[hook_point.layer]
+        module: nn.Module = self._layers[hook_point.layer]
         match hook_point.site:
             case "resid_pre":
-                return layer.register_forward_pre_hook(partial(self._edit_input, hook), with_kwargs=True)
-            case "resid_post":
-                return layer.register_forward_hook(partial(self._edit_output, hook))
+                edit_input = partial(self._edit_input, hook)
+                return module.register_forward_pre_hook(edit_input, with_kwargs=True, prepend=first)
             case "attn_out":
                 module = self._sublayers_of(hook_point.layer).attn
             case "mlp_out":
                 module = self._sublayers_of(hook_point.layer).mlp
-        return module.register_forward_hook(partial(self._edit_output, hook))
+        return module.register_forward_hook(partial(self._edit_output, hook), prepend=first)
 
     def activations(
         self,
@@ -191,6 +191,28 @@ class HostModel:
             for handle in handles:
                 handle.remove()
         return {point: found[point].view(*input_ids.shape, self.d_model) for point in hook_points}
+
+    def run(self, input_ids: Tensor, attention_mask: Tensor | None, *, until: HookPoint) -> None:
+        """Run a forward for the sake of its hooks, no gradient; it ends when those of `until` have run."""
+
+        def end(_rows: Tensor) -> None:
+            raise _EnoughComputed
+
+        handle = self.attach(until, end)
+        try:
+            with torch.no_grad():
+                self.logits(input_ids, attention_mask)
+        except _EnoughComputed:
+            pass
+        finally:
+            handle.remove()
+
+    @torch.no_grad()
+    def unembed(self, rows: Tensor) -> Tensor:
+        """The logits [rows, vocab], float32, that the host would make of rows [rows, d_model] if these left
+        its last layer: no hook runs."""
+        with self._plain_attention(), self._without_hooks():
+            return unembedded(self.model, self._layer_calls, rows)
 
     def logits(self, input_ids: Tensor, attention_mask: Tensor | None) -> Tensor:
         """Logits [batch, seq, vocab] of [batch, seq] ids by a plain forward, without any cache.

@@ -8,8 +8,9 @@ from typing import Protocol
 
 from steerd.engine.events import FailedEvent, FinishedEvent, FiredEvent, Firing, ScoredEvent, StreamEvent
 from steerd.engine.request import FinishReason, GenerationRequest
+from steerd.engine.triggers import policy_stopped
 from steerd.engine.waiting_line import Submission
-from steerd.errors import Forbidden, Unavailable
+from steerd.errors import Unavailable
 from steerd.intervention_wire import applied_message, named_message
 from steerd.pb.v1 import generation_service_pb2 as pb
 from steerd.server.event_stream import EventStream
@@ -17,7 +18,6 @@ from steerd.server.parse import RequestParser
 from steerd.server.parse_score import ScoreParser
 from steerd.server.reply_score import Scored, continuation_score
 from steerd.steering.steering import Steering
-from steerd.steering.trigger import Stop
 
 _log = logging.getLogger(__name__)
 
@@ -103,16 +103,6 @@ async def _scored(stream: EventStream, steering: Steering) -> Scored:
                 case FinishedEvent(reason=FinishReason.SCORED, receipt=receipt):
                     return Scored(chunks, receipt)
                 case FinishedEvent(reason=FinishReason.FEATURE):
-                    raise _stopped(fired, steering)
+                    raise policy_stopped(fired, steering, field="continuations")
                 case FinishedEvent():
                     raise Unavailable("the server gave up the request", reason="GIVEN_UP")
-
-
-def _stopped(fired: Sequence[Firing], steering: Steering) -> Forbidden:
-    """The refusal of a text that a policy ends: only policies have triggers here."""
-    names = {firing.trigger for firing in fired}
-    stops = (each for each in steering.triggers if each.name in names and isinstance(each.action, Stop))
-    trigger = next(stops)
-    policy = trigger.source.removeprefix("policy:")
-    message = f"trigger {trigger.name!r} of policy {policy} ends a text that was to be scored"
-    return Forbidden(message, field="continuations", policy=policy, reason="POLICY_STOPPED")

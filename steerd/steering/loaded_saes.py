@@ -39,6 +39,10 @@ class LoadedSae:
             return float(recorded)
         return None
 
+    def label(self, feature: int) -> str:
+        """What the SAE's file calls a feature; empty when it has no labels."""
+        return "" if self.notes is None else self.notes[feature].label
+
 
 class LoadedSaes:
     """The served SAEs by name, in the order they were added."""

@@ -6,7 +6,8 @@ arithmetic.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -86,10 +87,34 @@ class StepPlanner:
             layout.rows.begin()
         sampled_rows = self._sampled_rows(layout)
         if self._standing is None or sampled_rows or layout is not self._standing.layout:
-            plan = self._put_in_place(layout, sampled_rows)
+            everywhere = self._hook_points if sampled_rows else self.watched_columns
+            plan = self._put_in_place(layout, everywhere, sampled_rows)
             self._standing = None if sampled_rows else plan
             return plan
         return self._standing
+
+    @contextmanager
+    def beside(self, spans: Sequence[RowSpan], wishes: Mapping[str, RequestWishes]) -> Iterator[StepPlan]:
+        """Inside, the hooks do what the wishes ask for on a forward of these rows, from position 0 on, that
+        is no step: nothing is read for the server itself.
+
+        Between two steps only, of which the coming one is planned anew.
+        """
+        self._key = self._layout = self._standing = None
+        of_spans = [wishes[span.request_id] for span in spans]
+        strengths = [
+            request.factors(span.first_position, span.token_ids)
+            for span, request in zip(spans, of_spans, strict=True)
+        ]
+        layout = lay_out(spans, of_spans, strengths, self._points, self._rows, self._special)
+        if layout.rows is not None:
+            layout.rows.begin()
+        try:
+            yield self._put_in_place(layout, (), ())
+        finally:
+            for point in self._points.all():
+                point.hook.step = None
+            self.take_hook_seconds()  # which no step has taken
 
     def take_hook_seconds(self) -> float:
         """The time that went by in the hooks since this was last asked."""
@@ -103,8 +128,10 @@ class StepPlanner:
         """Detach every hook."""
         self._points.close()
 
-    def _put_in_place(self, layout: StepLayout, sampled_rows: Sequence[int]) -> StepPlan:
-        everywhere = self._hook_points if sampled_rows else self.watched_columns
+    def _put_in_place(
+        self, layout: StepLayout, everywhere: Collection[str], sampled_rows: Sequence[int]
+    ) -> StepPlan:
+        """Give each hook its part; SAEs are read that the layout wants, or that are read `everywhere`."""
         read = [name for name in self._hook_points if name in layout.saes or name in everywhere]
         active = layout.points.union(self._hook_points[name] for name in read)
         for point in self._points.all():

@@ -248,3 +248,33 @@ def test_logits_are_those_of_the_model_and_padding_changes_nothing(tiny_host: Ho
         for row, ids in zip(logits, (short, long), strict=True):
             alone = tiny_host.model(input_ids=torch.tensor([ids])).logits[0]
             torch.testing.assert_close(row[: len(ids)], alone)
+
+
+@pytest.mark.parametrize("site", SITES)
+def test_a_hook_attached_as_the_first_sees_what_no_other_edited(host, site):
+    point, seen = HookPoint(1, site), {}
+    plain = host.activations(INPUT_IDS, None, [point])[point].view(22, 32)
+    handles = [
+        host.attach(point, lambda rows: rows + 1.0),
+        host.attach(point, lambda rows: seen.update(last=rows.clone())),
+        host.attach(point, lambda rows: seen.update(first=rows.clone()), first=True),
+    ]
+
+    logits(host)
+    for handle in handles:
+        handle.remove()
+
+    assert torch.equal(seen["first"], plain)
+    assert torch.equal(seen["last"], plain + 1.0)
+
+
+def test_a_run_ends_after_the_hooks_of_its_last_point(host):
+    seen = []
+    handles = [host.attach(point, lambda _rows, at=point: seen.append(at)) for point in host.hook_points()]
+
+    host.run(INPUT_IDS, None, until=HookPoint(1, "attn_out"))
+    for handle in handles:
+        handle.remove()
+
+    first = [HookPoint(0, site) for site in ("resid_pre", "attn_out", "mlp_out", "resid_post")]
+    assert seen == [*first, HookPoint(1, "resid_pre"), HookPoint(1, "attn_out")]

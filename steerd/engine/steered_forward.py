@@ -1,0 +1,125 @@
+"""Whole texts through the host beside the steps, steered by the same code as requests are."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from steerd.engine.readings import StepReadings
+from steerd.engine.tally import Tallies
+from steerd.engine.triggers import Triggers, policy_stopped
+from steerd.host.hook_point import HookPoint
+from steerd.host.host_model import HostModel
+from steerd.steering.receipt import Receipt
+from steerd.steering.request_wishes import RequestWishes
+from steerd.steering.row_span import RowSpan
+from steerd.steering.steering import Steering
+from steerd.steering.step_plan import StepPlan, StepPlanner
+
+Reader = Callable[[Tensor], None]
+"""Sees rows [rows, d_model], those of the first text before those of the second; to be copied if kept."""
+
+_NONE: Mapping[HookPoint, Reader] = {}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SteeredText:
+    """A text, what steers it, and from where on its rows count as generated ones."""
+
+    prompt_ids: tuple[int, ...]
+    continuation: tuple[int, ...] = ()
+    steering: Steering = field(default_factory=Steering)
+
+    @property
+    def token_ids(self) -> tuple[int, ...]:
+        """All of it; each has a row."""
+        return (*self.prompt_ids, *self.continuation)
+
+
+class SteeredForward:
+    """Runs whole texts with the tables and hooks of the engine. For studies: on the engine's thread, in a
+    slice, without gradients."""
+
+    def __init__(self, host: HostModel, planner: StepPlanner) -> None:
+        self._host = host
+        self._planner = planner
+
+    def run(
+        self,
+        texts: Sequence[SteeredText],
+        *,
+        before: Mapping[HookPoint, Reader] = _NONE,
+        after: Mapping[HookPoint, Reader] = _NONE,
+    ) -> list[Receipt]:
+        """Run texts of one length; returns what the steering of each did.
+
+        Readers are shown the rows at their hook points `before` or `after` all edits there. The head does not
+        run. Raises Forbidden for a text that a policy ends, HostError for a direction at a hook point that
+        the host does not have.
+        """
+        token_ids = torch.tensor([text.token_ids for text in texts])  # [texts, tokens]
+        tallies = Tallies()
+        with self._resolved(texts) as wishes, self._planner.beside(_spans(texts), wishes) as plan:
+            for each in wishes.values():
+                tallies.start(each)
+            points = {*before, *after, *plan.points}
+            with self._shown(before, after):
+                deepest = max((point.layer for point in points), default=0)
+                self._host.run(token_ids, None, until=HookPoint(deepest, "resid_post"))
+            _check_policies(texts, plan, wishes)
+            tallies.add(StepReadings(plan))
+            return [tallies.receipt(each) for each in wishes.values()]
+
+    @contextmanager
+    def _resolved(self, texts: Sequence[SteeredText]) -> Iterator[dict[str, RequestWishes]]:
+        """By text, its wishes, with columns and slots as long as the block lasts."""
+        wishes: dict[str, RequestWishes] = {}
+        try:
+            for number, text in enumerate(texts):
+                wishes[str(number)] = self._planner.resolve(
+                    prompt_ids=text.prompt_ids, steering=text.steering
+                )
+            yield wishes
+        finally:
+            for each in wishes.values():
+                self._planner.release(each)
+
+    @contextmanager
+    def _shown(self, before: Mapping[HookPoint, Reader], after: Mapping[HookPoint, Reader]) -> Iterator[None]:
+        handles = []
+        try:
+            for readers, first in ((before, True), (after, False)):
+                for point, reader in readers.items():
+                    handles.append(self._host.attach(point, partial(_show, reader), first=first))
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
+
+
+def _show(reader: Reader, rows: Tensor) -> None:
+    reader(rows)
+
+
+def _spans(texts: Sequence[SteeredText]) -> list[RowSpan]:
+    length = len(texts[0].token_ids)
+    return [RowSpan(str(number), number * length, 0, text.token_ids) for number, text in enumerate(texts)]
+
+
+def _check_policies(
+    texts: Sequence[SteeredText], plan: StepPlan, wishes: Mapping[str, RequestWishes]
+) -> None:
+    """Whether the triggers of policies, which are all that there are, let the texts be."""
+    bits = plan.bits()
+    if bits is None:
+        return
+    for span, text in zip(_spans(texts), texts, strict=True):
+        triggers = Triggers(wishes[span.request_id].triggers)
+        fired = triggers.see(bits[span.rows.start : span.rows.stop], 0)
+        if triggers.is_stopped:
+            raise policy_stopped(fired, text.steering, field="text")
