@@ -117,9 +117,9 @@ def _features(
     statistics, notes = feature_pages(
         sae, around.host, around.cache, hook_point, scale, tokens=tokens, on_tokens=stage.advance
     )
-    return statistics, with_word_scores(
-        notes, around.held_out_windows(sae, hook_point, scale), TokenTexts(around.host.tokenizer)
-    )
+    windows = around.held_out_windows(sae, hook_point, scale)
+    texts = TokenTexts(around.host.tokenizer)
+    return statistics, with_word_scores(notes, statistics.max_activation.tolist(), windows, texts)
 
 
 def _weights_dtype(sae: SaeConfig) -> torch.dtype:

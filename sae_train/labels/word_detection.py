@@ -12,14 +12,14 @@ from sae_train.features.feature_notes import named_words, word
 from sae_train.labels.held_out_windows import HeldOutWindows
 from steerd.host.token_texts import TokenTexts
 from steerd.sae.feature_files import FeatureNote
-from steerd.sae.feature_label import LabelScore
+from steerd.sae.feature_label import STRONG, LabelScore
 
 LEAST_WINDOWS = 10
 """Windows with the feature active, and without it, below which a label is not tested."""
 
 
 def word_detection(
-    windows: HeldOutWindows, labels: Sequence[str], texts: TokenTexts
+    windows: HeldOutWindows, labels: Sequence[str], max_activation: Sequence[float], texts: TokenTexts
 ) -> list[LabelScore | None]:
     """Test the labels of all features, made of their tokens' statistics, by detection without a judge.
 
@@ -27,30 +27,45 @@ def word_detection(
     case and spaces. The score is, over all windows, (share of active ones told active + share of the others
     told inactive) / 2: 0.5 for a label that says nothing, such as a word that is everywhere or nowhere. What
     is in brackets behind the words plays no part. None where fewer than LEAST_WINDOWS windows have the
-    feature active, or fewer do not.
+    feature active, or fewer do not. `max_activation` are the recorded maxima.
     """
     holding = _windows_by_word(windows, texts)
-    nowhere = np.zeros(0, dtype=np.int64)
-    scores: list[LabelScore | None] = []
-    for feature, label in enumerate(labels):
-        active = np.zeros(len(windows), dtype=np.bool_)
-        active[windows.active(feature).windows] = True
-        if min(active.sum(), (~active).sum()) < LEAST_WINDOWS:
-            scores.append(None)
-            continue
-        told = np.zeros(len(windows), dtype=np.bool_)
-        for named in named_words(label):
-            told[holding.get(named, nowhere)] = True
-        value = (told[active].mean() + (~told[~active]).mean()) / 2
-        scores.append(LabelScore("tokens", round(float(value), 3), int(active.sum())))
-    return scores
+    return [
+        _score(windows, feature, STRONG * highest, [holding[w] for w in named_words(label) if w in holding])
+        for feature, (label, highest) in enumerate(zip(labels, max_activation, strict=True))
+    ]
+
+
+def _score(
+    windows: HeldOutWindows, feature: int, strong_from: float, told_active: list[NDArray[np.int64]]
+) -> LabelScore | None:
+    found, peaks = windows.active(feature)
+    inactive = np.ones(len(windows), dtype=np.bool_)
+    inactive[found] = False
+    if min(len(found), inactive.sum()) < LEAST_WINDOWS:
+        return None
+    told = np.zeros(len(windows), dtype=np.bool_)
+    for part in told_active:
+        told[part] = True
+    right_inactive = (~told[inactive]).mean()
+    strong = told[found[peaks >= strong_from]]
+    return LabelScore(
+        method="tokens",
+        value=_rounded(told[found].mean() + right_inactive),
+        contexts=len(found),
+        strong=_rounded(strong.mean() + right_inactive) if len(strong) >= LEAST_WINDOWS else None,
+    )
+
+
+def _rounded(two_shares: float) -> float:
+    return round(float(two_shares) / 2, 3)
 
 
 def with_word_scores(
-    notes: Sequence[FeatureNote], windows: HeldOutWindows, texts: TokenTexts
+    notes: Sequence[FeatureNote], max_activation: Sequence[float], windows: HeldOutWindows, texts: TokenTexts
 ) -> tuple[FeatureNote, ...]:
     """Return the notes with this test of their labels, in place of an earlier one."""
-    found = word_detection(windows, [note.label for note in notes], texts)
+    found = word_detection(windows, [note.label for note in notes], max_activation, texts)
     return tuple(
         replace(note, scores=[*([score] if score else []), *_by_judges(note)])
         for note, score in zip(notes, found, strict=True)

@@ -7,7 +7,9 @@ from steerd.sae.feature_label import FeatureLabel, LabelScore
 
 def score_text(score: LabelScore | None) -> str:
     """A score for a column of a table."""
-    return "untested" if score is None else f"{score.value:.2f}{' fails' if score.fails else ''}"
+    if score is None:
+        return "untested"
+    return f"{score.value:.2f}{' fails' if score.fails else ''}{_strong(score)}"
 
 
 def label_text(label: FeatureLabel) -> str:
@@ -25,4 +27,8 @@ def _found(score: LabelScore) -> str:
     judge = f" by {score.judge}" if score.judge else ""
     fails = " (fails)" if score.fails else ""
     value = f"{score.value:.0f} of 5" if score.method == "rubric" else f"{score.value:.2f}"
-    return f"{score.method} {value}{judge}{fails}"
+    return f"{score.method} {value}{judge}{fails}{_strong(score)}"
+
+
+def _strong(score: LabelScore) -> str:
+    return "" if score.strong is None else f", {score.strong:.2f} where strong"

@@ -16,7 +16,7 @@ from steerd.sae.feature_label import METHODS, RUBRIC_POINTS, FeatureLabel, Label
 from steerd.sae.json_file import JsonObject, field, list_field, read_json_lines
 from steerd.sae.tensor_file import TensorSpec, check_finite, read_tensors, tensor_bytes
 
-_LATER_KEYS = frozenset({"percentile", "sampled", "scores", "judge", "written"})
+_LATER_KEYS = frozenset({"percentile", "sampled", "scores", "judge", "strong", "written"})
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -157,18 +157,23 @@ def _parse_score(record: JsonObject, where: str) -> LabelScore:
     method = field(record, "method", str, where)
     if method not in METHODS:
         raise SaeFileError(f"{where}: a score's method must be one of {', '.join(METHODS)}, found {method!r}")
-    value, highest = field(record, "value", float, where), RUBRIC_POINTS if method == "rubric" else 1
-    if not 0 <= value <= highest:
-        raise SaeFileError(f"{where}: a score by {method} must be from 0 to {highest}, found {value}")
     contexts = field(record, "contexts", int, where)
     if contexts < 0:
         raise SaeFileError(f"{where}: contexts must be at least 0, found {contexts}")
     return LabelScore(
         method=method,
-        value=value,
+        value=_share(record, "value", RUBRIC_POINTS if method == "rubric" else 1, where),
         contexts=contexts,
         judge=field(record, "judge", str, where) if "judge" in record else "",
+        strong=_share(record, "strong", 1, where) if "strong" in record else None,
     )
+
+
+def _share(record: JsonObject, key: str, highest: int, where: str) -> float:
+    value = field(record, key, float, where)
+    if not 0 <= value <= highest:
+        raise SaeFileError(f"{where}: {key} of a score must be from 0 to {highest}, found {value}")
+    return value
 
 
 def _note_line(note: FeatureNote) -> str:

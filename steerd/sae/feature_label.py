@@ -9,6 +9,7 @@ from typing import Literal
 Method = Literal["tokens", "detection", "fuzzing", "rubric"]
 METHODS: tuple[Method, ...] = ("tokens", "detection", "fuzzing", "rubric")
 
+STRONG = 0.5
 RUBRIC_POINTS = 5
 LOWEST_PASSING: dict[Method, float] = {"tokens": 0.7, "detection": 0.7, "fuzzing": 0.7, "rubric": 4.0}
 """A label whose value is below fails."""
@@ -29,13 +30,16 @@ class LabelScore:
       (arXiv 2506.07691); this is about the feature rather than its label
 
     `judge` names the language model, `contexts` counts the contexts with the feature active that it was
-    measured on; as a rule as many others come on top.
+    measured on; as a rule as many others come on top. Most of them are weak, and a label tells the strong
+    ones better: `strong` is the value where only those contexts count as active in which the feature reaches
+    STRONG of its recorded maximum, and weaker ones not at all; None where they are too few.
     """
 
     method: Method
     value: float
     contexts: int
     judge: str = ""
+    strong: float | None = None
 
     @property
     def fails(self) -> bool:

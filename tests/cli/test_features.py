@@ -41,7 +41,7 @@ def test_labels_come_with_what_their_tests_found(tmp_path: Path, capsys: pytest.
     tested = replace(
         bundle.notes[1],
         sampled=(FeatureExample((" x",), (0.5,), percentile=37.5),),
-        scores=(LabelScore("tokens", 0.62, 12), LabelScore("detection", 0.71, 50, "a judge")),
+        scores=(LabelScore("tokens", 0.62, 12, strong=0.8), LabelScore("detection", 0.71, 50, "a judge")),
         written=FeatureLabel("kinds of tea", (LabelScore("detection", 0.934, 50, "a judge"),), by="a model"),
     )
     notes = (bundle.notes[0], tested, bundle.notes[2])
@@ -53,7 +53,7 @@ def test_labels_come_with_what_their_tests_found(tmp_path: Path, capsys: pytest.
     page = capsys.readouterr().out
 
     assert re.search(r"sae:1 .*kinds of tea.* 0\.93 ", table)
-    assert "label of 1: tokens 0.62 (fails), detection 0.71 by a judge" in page
+    assert "label of 1: tokens 0.62 (fails), 0.80 where strong, detection 0.71 by a judge" in page
     assert "kinds of tea, written by a model: detection 0.93 by a judge" in page
     assert "0.50, stronger than 38% of where it is active" in page
 

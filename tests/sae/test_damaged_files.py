@@ -318,7 +318,7 @@ NOTE = {"feature": 2, "label": "l", "top_tokens": [], "promoted_tokens": [], "ex
         ),
         (
             json.dumps(NOTE | {"scores": [{"method": "tokens", "value": 1.5, "contexts": 9}]}),
-            "line 3: a score by tokens must be from 0 to 1, found 1.5",
+            "line 3: value of a score must be from 0 to 1, found 1.5",
         ),
         (
             json.dumps(NOTE | {"scores": [{"method": "tokens", "value": 0.5, "contexts": -1}]}),

@@ -92,7 +92,7 @@ def test_scores_sampled_contexts_and_written_labels_come_back(tmp_path: Path):
     first = replace(
         bundle.notes[0],
         sampled=(FeatureExample((" a", "b"), (0.0, 0.5), percentile=0.0),),
-        scores=(LabelScore("tokens", 0.75, 12), LabelScore("detection", 0.5, 50, "a judge")),
+        scores=(LabelScore("tokens", 0.75, 12, strong=0.0), LabelScore("detection", 0.5, 50, "a judge")),
         written=FeatureLabel("words", (LabelScore("rubric", 5.0, 5, "a judge"),), by="a model"),
     )
     second = replace(bundle.notes[1], written=FeatureLabel("untested", by="a model"))

@@ -21,16 +21,20 @@ def windows(tmp_path_factory: pytest.TempPathFactory) -> HeldOutWindows:
     return held_out_windows(planted_sae(), held_out_source(cache, HOOK_POINT, SCALE, tokens=10**6))
 
 
-def plainly(windows: HeldOutWindows, feature: int, words: str) -> float:
-    active = set(windows.active(feature).windows.tolist())
+def plainly(windows: HeldOutWindows, feature: int, words: str, at_least: float = 0.0) -> float:
+    found = windows.active(feature)
+    active = set(found.windows.tolist())
     texts = [bytes(ids).decode() for ids in windows.token_ids.tolist()]
     told = {i for i, text in enumerate(texts) if any(word in text for word in words)}
     others = set(range(len(texts))) - active
+    active = set(found.windows[found.peaks >= at_least].tolist())
     return (len(told & active) / len(active) + len(others - told) / len(others)) / 2
 
 
 def test_a_score_is_the_balanced_accuracy_of_the_words(windows: HeldOutWindows, tiny_host: HostModel) -> None:
-    scores = word_detection(windows, LABELS, TokenTexts(tiny_host.tokenizer))
+    highest = [float(windows.active(feature).peaks.max(initial=0.0)) * 1.1 for feature in range(33)]
+
+    scores = word_detection(windows, LABELS, highest, TokenTexts(tiny_host.tokenizer))
 
     tested = 0
     for feature, (score, words) in enumerate(zip(scores, ["a", "bcd", "e", "q"] * 8 + [""], strict=True)):
@@ -41,6 +45,8 @@ def test_a_score_is_the_balanced_accuracy_of_the_words(windows: HeldOutWindows, 
         tested += 1
         assert score is not None
         assert score.value == pytest.approx(plainly(windows, feature, words), abs=6e-4)
+        strong = plainly(windows, feature, words, highest[feature] / 2)
+        assert score.strong == pytest.approx(strong, abs=6e-4)
         assert score.contexts == active
         assert score.method == "tokens"
     assert tested >= 8
@@ -63,9 +69,10 @@ def test_a_label_that_is_the_truth_scores_1(tiny_host: HostModel) -> None:
         bounds=np.array([0, 20, 20]),
     )
 
-    scores = word_detection(windows, ["token 'r'", "token 'r'"], TokenTexts(tiny_host.tokenizer))
+    scores = word_detection(windows, ["token 'r'", "token 'r'"], [3.0, 1.0], TokenTexts(tiny_host.tokenizer))
 
     assert scores[0] is not None
     assert scores[0].value == 1.0
     assert scores[0].contexts == 20
+    assert scores[0].strong is None
     assert scores[1] is None
