@@ -7,7 +7,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import count
 
-from steerd.client import Client, RemoteError
+from steerd.client import Client
+from steerd.client_channel import RemoteError
 from steerd.client_messages import ChatTurn, GenerateCall
 
 MUSIC = (

@@ -8,6 +8,8 @@ Packages, in the order in which a request meets them:
 - `host`: the language model that is read and steered
 - `sae`: what a sparse autoencoder is, and its files
 - `monitoring`: what is told to people, as Prometheus metrics
+- `studies`: what features do and why, worked out beside generation; `study_wire` is how that is asked and
+  told
 - `selftest`: whether steering works here, tried out on host, SAEs and engine before any request
 
 Modules:
@@ -19,6 +21,7 @@ Modules:
 - `client`: a small typed client, used by `cli` (the subcommands), the tests and the benchmarks;
   `client_messages` is what it says and hears, `client_views` what it sees of a server beside, as plain data;
   `client_wire` and `client_views_wire` turn that into protobuf and back
+- `feature_client`: the client of the studies; `client_channel` is the connection of both
 - `condition_wire`: conditions and triggers to protobuf and back
 - `intervention_wire`: interventions to protobuf, for the client that asks and the server that repeats them
 - `receipt_wire`: receipts of what steering did, to protobuf and back

@@ -31,6 +31,7 @@ from steerd.selftest.report import Report
 from steerd.selftest.selftest import selftest
 from steerd.server.admin_service import AdminService
 from steerd.server.catalog_service import CatalogService
+from steerd.server.feature_service import FeatureService
 from steerd.server.generation_service import GenerationService
 from steerd.server.grpc_server import GrpcServer
 from steerd.server.monitor_service import MonitorService
@@ -38,6 +39,7 @@ from steerd.server.parse import RequestParser
 from steerd.server.parse_steering import SteeringParser
 from steerd.server.policy_book import read_policies
 from steerd.server.preset_book import read_presets
+from steerd.server.studying import Studying
 from steerd.server.watch_keeper import WatchKeeper, configured_list
 from steerd.starters import sae_folder
 from steerd.steering.loaded_saes import LoadedSaes
@@ -135,6 +137,7 @@ class App:
             CatalogService(
                 host, saes, config, presets, policies, engine.why_no_sharing, lambda: watch.current.features
             ),
+            feature=self._feature_service(engine, host, saes),
             monitor=MonitorService(
                 activity,
                 self._top,
@@ -145,6 +148,10 @@ class App:
             is_healthy=lambda: self._makes_progress(engine),
         )
         self._log_addresses(host, saes)
+
+    def _feature_service(self, engine: Engine, host: HostModel, saes: LoadedSaes) -> FeatureService:
+        studying = Studying(engine, self._config.server, self.grpc.admission, self.metrics)
+        return FeatureService(studying, host, saes, self._config)
 
     def _tell_what_is_there(self, engine: Engine, saes: LoadedSaes) -> None:
         """The parts of the monitor hear of what was loaded after they were made."""
@@ -196,6 +203,8 @@ class App:
             _log.error("the engine has died; the server ends")
             return 1
         _log.info("draining: requests in flight have %g seconds", self._config.server.drain_seconds)
+        if self.engine is not None:
+            self.engine.drain_studies()
         drain = asyncio.create_task(self.grpc.drain(self._config.server.drain_seconds))
         again = asyncio.create_task(signals.get())
         await asyncio.wait({drain, again}, return_when=asyncio.FIRST_COMPLETED)

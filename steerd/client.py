@@ -1,23 +1,21 @@
 """A small typed client of a steerd server, for the command line, the demo, the tests and the benchmarks.
 
 Requests and replies are the dataclasses of `client_messages` and `client_views`; protobuf stays here and in
-`client_wire` and `client_views_wire`. Every
-failure of a call is a RemoteError. Quick to import: neither torch nor transformers.
+`client_wire` and `client_views_wire`. Every failure of a call is a RemoteError. Quick to import: neither
+torch nor transformers.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from types import TracebackType
 from typing import Self
 
 import grpc
-from google.rpc import error_details_pb2, status_pb2
 from grpc_health.v1 import health_pb2, health_pb2_grpc
-from grpc_status import rpc_status
 
 from steerd import client_views_wire, client_wire
+from steerd.client_channel import DEFAULT_ADDRESS, failures, open_channel
 from steerd.client_messages import Event, GenerateCall, Generation, ScoreCall, Scores, collect
 from steerd.client_views import (
     ActivitySnapshot,
@@ -28,7 +26,6 @@ from steerd.client_views import (
     TopFeature,
     Watched,
 )
-from steerd.errors import SteerdError
 from steerd.pb.v1 import (
     admin_service_pb2,
     admin_service_pb2_grpc,
@@ -38,25 +35,6 @@ from steerd.pb.v1 import (
     monitor_service_pb2,
     monitor_service_pb2_grpc,
 )
-
-DEFAULT_ADDRESS = "127.0.0.1:50051"
-
-_CHANNEL_OPTIONS = (
-    ("grpc.max_receive_message_length", 16 * 2**20),
-    # A server that is just starting is found within a second; gRPC's own back-off grows to two minutes.
-    ("grpc.initial_reconnect_backoff_ms", 100),
-    ("grpc.max_reconnect_backoff_ms", 1000),
-)
-
-
-class RemoteError(SteerdError):
-    """A call that failed: gRPC's code, the server's reason and message, and when a retry may help."""
-
-    def __init__(self, message: str, *, code: str, reason: str, retry_after_seconds: float | None) -> None:
-        super().__init__(message)
-        self.code = code
-        self.reason = reason
-        self.retry_after_seconds = retry_after_seconds
 
 
 class Client:
@@ -68,7 +46,7 @@ class Client:
     def __init__(self, address: str = DEFAULT_ADDRESS, *, timeout_seconds: float | None = None) -> None:
         self.address = address
         self._timeout = timeout_seconds
-        self._channel = grpc.insecure_channel(address, options=_CHANNEL_OPTIONS)
+        self._channel = open_channel(address)
         self._generation = generation_service_pb2_grpc.GenerationServiceStub(self._channel)
         self._catalog = catalog_service_pb2_grpc.CatalogServiceStub(self._channel)
         self._admin = admin_service_pb2_grpc.AdminServiceStub(self._channel)
@@ -89,7 +67,7 @@ class Client:
 
     def server_info(self) -> ServerInfo:
         """What this server is; raises RemoteError."""
-        with self._failures():
+        with failures(self.address):
             reply = self._catalog.GetServerInfo(
                 catalog_service_pb2.GetServerInfoRequest(), timeout=self._timeout
             )
@@ -97,7 +75,7 @@ class Client:
 
     def saes(self) -> list[ServedSae]:
         """The SAEs that the server has loaded; raises RemoteError."""
-        with self._failures():
+        with failures(self.address):
             reply = self._catalog.ListSaes(catalog_service_pb2.ListSaesRequest(), timeout=self._timeout)
         return [client_views_wire.served_sae(sae) for sae in reply.saes]
 
@@ -120,7 +98,7 @@ class Client:
 
     def wait_until_serving(self, timeout_seconds: float) -> None:
         """Return when the server says that it serves; raises RemoteError after the timeout."""
-        with self._failures():
+        with failures(self.address):
             for update in self._health.Watch(
                 health_pb2.HealthCheckRequest(), timeout=timeout_seconds, wait_for_ready=True
             ):
@@ -129,7 +107,7 @@ class Client:
 
     def stream(self, call: GenerateCall) -> Iterator[Event]:
         """The events of one generation, as they come. Closing the iterator cancels it; raises RemoteError."""
-        with self._failures():
+        with failures(self.address):
             replies = self._generation.Generate(client_wire.request(call), timeout=self._timeout)
             try:
                 yield from map(client_wire.event, replies)
@@ -142,25 +120,25 @@ class Client:
 
     def score(self, call: ScoreCall) -> Scores:
         """How likely the continuations are, in their order; raises RemoteError."""
-        with self._failures():
+        with failures(self.address):
             reply = self._generation.Score(client_wire.score_request(call), timeout=self._timeout)
         return client_wire.scores(reply)
 
     def _prepared(self) -> catalog_service_pb2.ListPresetsResponse:
         request = catalog_service_pb2.ListPresetsRequest()
-        with self._failures():
+        with failures(self.address):
             return self._catalog.ListPresets(request, timeout=self._timeout)
 
     def watch_list(self) -> list[Watched]:
         """The features that the server exports as metrics; raises RemoteError."""
-        with self._failures():
+        with failures(self.address):
             reply = self._admin.GetWatchList(admin_service_pb2.GetWatchListRequest(), timeout=self._timeout)
         return [client_views_wire.watched(message) for message in reply.features]
 
     def set_watch_list(self, features: Sequence[Watched]) -> None:
         """Export these features, and no others, from the next step on; raises RemoteError."""
         messages = [client_views_wire.watched_message(watched) for watched in features]
-        with self._failures():
+        with failures(self.address):
             self._admin.SetWatchList(
                 admin_service_pb2.SetWatchListRequest(features=messages), timeout=self._timeout
             )
@@ -168,7 +146,7 @@ class Client:
     def watch_activations(self, interval_ms: int = 1000) -> Iterator[ActivitySnapshot]:
         """What the watched features do, again and again until the iterator is closed; raises RemoteError."""
         request = monitor_service_pb2.WatchActivationsRequest(interval_ms=interval_ms)
-        with self._failures():
+        with failures(self.address):
             replies = self._monitor.WatchActivations(request, timeout=self._timeout)
             try:
                 yield from map(client_views_wire.snapshot, replies)
@@ -178,27 +156,6 @@ class Client:
     def top_features(self, seconds: int = 60, limit: int = 8) -> list[TopFeature]:
         """The features most above their usual strength, SAE by SAE; raises RemoteError."""
         request = monitor_service_pb2.GetTopFeaturesRequest(seconds=seconds, limit=limit)
-        with self._failures():
+        with failures(self.address):
             reply = self._monitor.GetTopFeatures(request, timeout=self._timeout)
         return [feature for sae in reply.saes for feature in client_views_wire.top_features(sae)]
-
-    @contextmanager
-    def _failures(self) -> Iterator[None]:
-        try:
-            yield
-        except grpc.RpcError as error:
-            raise _remote_error(error, self.address) from error
-
-
-def _remote_error(error: grpc.RpcError, address: str) -> RemoteError:
-    """The server's own words where it sent any; gRPC's otherwise."""
-    code = error.code().name
-    info, retry = error_details_pb2.ErrorInfo(), error_details_pb2.RetryInfo()
-    status = rpc_status.from_call(error) or status_pb2.Status(message=error.details() or "no details")
-    for detail in status.details:
-        _ = detail.Unpack(info) or detail.Unpack(retry)
-    wait = retry.retry_delay.ToTimedelta().total_seconds() if retry.HasField("retry_delay") else None
-    where = f" (no server at {address}?)" if code == "UNAVAILABLE" and not info.reason else ""
-    return RemoteError(
-        f"{status.message}{where}", code=code, reason=info.reason or code, retry_after_seconds=wait
-    )

@@ -91,6 +91,7 @@ class ServerConfig:
     require_selftest: bool = False
     drain_seconds: float = field(default=30.0, metadata=_between(0, 3600))
     max_request_seconds: float = field(default=600.0, metadata=_between(0.1, 86400))
+    max_study_seconds: float = field(default=600.0, metadata=_between(0.1, 86400))
     slow_reader_seconds: float = field(default=30.0, metadata=_between(0.1, 3600))
     stall_seconds: float = field(default=30.0, metadata=_between(0.1, 3600))
     stream_buffer_events: int = field(default=1024, metadata=_between(2, 1_000_000))
@@ -107,7 +108,8 @@ class LimitsConfig:
 
     `max_magnitude` bounds strengths, values and factors; `max_direction_values` is for all directions of a
     request together, `max_tests` for the tests of all its conditions, `max_scope_items` for the positions,
-    token ids and roles of one scope.
+    token ids and roles of one scope. A study has at most `max_study_texts` texts of `max_text_tokens` each
+    and `max_study_tokens` together.
     """
 
     max_new_tokens: int = field(default=2048, metadata=_between(1, 1_000_000))
@@ -125,6 +127,9 @@ class LimitsConfig:
     max_tests: int = field(default=16, metadata=_between(0, 48))
     max_triggers: int = field(default=8, metadata=_between(0, 48))
     max_presets: int = field(default=8, metadata=_between(0, 64))
+    max_study_texts: int = field(default=2048, metadata=_between(1, 1_000_000))
+    max_text_tokens: int = field(default=2048, metadata=_between(1, 1_000_000))
+    max_study_tokens: int = field(default=262_144, metadata=_between(1, 100_000_000))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Callable
 from math import inf
 
-from steerd.client import DEFAULT_ADDRESS
+from steerd.client_channel import DEFAULT_ADDRESS
 from steerd.steering.intervention import FeatureRef, Limit, Operation
 
 

@@ -11,7 +11,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from steerd.client import Client, RemoteError
+from steerd.client import Client
+from steerd.client_channel import RemoteError
 from steerd.errors import SteerdError
 
 _ONE_TRY_SECONDS = 2.0

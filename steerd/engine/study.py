@@ -11,11 +11,16 @@ R_co = TypeVar("R_co", covariant=True)
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """How far a study is: `done` of `total` things that are named by `unit` (texts, tokens, nodes)."""
+    """How far a study is: `done` of `total` things that are named by `unit` (texts, tokens, nodes).
+
+    `part` is what the slice found, where that is told at once and not with the result; of the study's own
+    type.
+    """
 
     done: int
     total: int
     unit: str
+    part: Any = None
 
 
 class Study(Protocol[R_co]):

@@ -18,7 +18,14 @@ A Generate call passes, in this order:
 - `reply`: events -> wire; `reply_reading` tells of activations, `reply_baseline` of the unsteered twin,
   `reply_finish` why either ended
 - `scoring`: a Score call, with `parse_score` and `reply_score`
+- `slow_reader`: what becomes of a client that takes nothing
 - `stop_text`: holds text back while it may be the start of a stop string
+
+A study passes `feature_service`, then:
+- `parse_study`: what the requests of all studies share; `parse_encode` and its like, what each has of its own
+- `studying`: one study's life: begin, progress, stop, result
+- `study_stream`: from the engine's thread to this study's coroutine
+- `study_cache`: results by what they depend on
 
 Beside it:
 - `admission`: who is being served, and nobody new while draining

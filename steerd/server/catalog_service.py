@@ -115,6 +115,10 @@ def _limits(config: Config) -> pb.Limits:
         max_continuations=limits.max_continuations,
         max_triggers=limits.max_triggers,
         max_presets=limits.max_presets,
+        max_study_seconds=config.server.max_study_seconds,
+        max_study_texts=limits.max_study_texts,
+        max_text_tokens=limits.max_text_tokens,
+        max_study_tokens=limits.max_study_tokens,
     )
 
 

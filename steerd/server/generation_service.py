@@ -14,7 +14,7 @@ from steerd.config import ServerConfig
 from steerd.engine.events import StreamEvent
 from steerd.engine.request import GenerationRequest
 from steerd.engine.waiting_line import Submission
-from steerd.errors import DeadlineExceeded, Overloaded
+from steerd.errors import DeadlineExceeded
 from steerd.pb.v1 import generation_service_pb2 as pb
 from steerd.pb.v1.generation_service_pb2_grpc import GenerationServiceServicer
 from steerd.server.admission import Admission
@@ -24,6 +24,7 @@ from steerd.server.parse import RequestParser, request_id_of
 from steerd.server.reply import ReplyWriter
 from steerd.server.rpc_guard import REQUEST_ID_TRAILER
 from steerd.server.scoring import GroupEngine, Scoring
+from steerd.server.slow_reader import write_in_time
 
 Context = grpc.aio.ServicerContext[pb.GenerateRequest, pb.GenerateResponse]
 ScoreContext = grpc.aio.ServicerContext[pb.ScoreRequest, pb.ScoreResponse]
@@ -104,13 +105,7 @@ class GenerationService(GenerationServiceServicer):
 
     async def _send(self, reply: pb.GenerateResponse, context: Context) -> None:
         """Write one message; a client that takes none for too long is given up."""
-        limit = self._config.slow_reader_seconds
-        try:
-            async with asyncio.timeout(limit):
-                await context.write(reply)
-        except TimeoutError:
-            message = f"the client reads too slowly: it took nothing for {limit:g} seconds"
-            raise Overloaded(message, reason="SLOW_READER") from None
+        await write_in_time(context, reply, self._config.slow_reader_seconds)
         self._observer.messages_sent(1, max(len(reply.delta.token_ids) - 1, 0))
 
     @asynccontextmanager

@@ -17,11 +17,13 @@ from steerd.errors import ConfigError
 from steerd.pb.v1 import (
     admin_service_pb2,
     catalog_service_pb2,
+    feature_service_pb2,
     generation_service_pb2,
     monitor_service_pb2,
 )
 from steerd.pb.v1.admin_service_pb2_grpc import AdminServiceServicer, add_AdminServiceServicer_to_server
 from steerd.pb.v1.catalog_service_pb2_grpc import CatalogServiceServicer, add_CatalogServiceServicer_to_server
+from steerd.pb.v1.feature_service_pb2_grpc import FeatureServiceServicer, add_FeatureServiceServicer_to_server
 from steerd.pb.v1.generation_service_pb2_grpc import (
     GenerationServiceServicer,
     add_GenerationServiceServicer_to_server,
@@ -33,6 +35,7 @@ from steerd.server.rpc_guard import RpcGuard
 
 _FILES = (
     generation_service_pb2.DESCRIPTOR,
+    feature_service_pb2.DESCRIPTOR,
     catalog_service_pb2.DESCRIPTOR,
     monitor_service_pb2.DESCRIPTOR,
 )
@@ -79,12 +82,14 @@ class GrpcServer:
         generation: GenerationServiceServicer,
         catalog: CatalogServiceServicer,
         *,
+        feature: FeatureServiceServicer,
         monitor: MonitorServiceServicer,
         admin: AdminServiceServicer | None = None,
         is_healthy: Callable[[], bool],
     ) -> None:
         """Serve; health is SERVING for as long as `is_healthy` says so. `admin` where that is on."""
         add_GenerationServiceServicer_to_server(generation, self._server)
+        add_FeatureServiceServicer_to_server(feature, self._server)
         add_CatalogServiceServicer_to_server(catalog, self._server)
         add_MonitorServiceServicer_to_server(monitor, self._server)
         if self._config.serves_admin and admin is not None:

@@ -7,6 +7,7 @@ import secrets
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Protocol
 
 from steerd.config import LimitsConfig
 from steerd.engine.request import Capture, GenerationRequest
@@ -26,7 +27,14 @@ from steerd.steering.steering import Steering
 _REQUEST_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
 
-def request_id_of(message: InputMessage) -> str:
+class NamedMessage(Protocol):
+    """A request that has an id."""
+
+    @property
+    def request_id(self) -> str: ...
+
+
+def request_id_of(message: NamedMessage) -> str:
     """The client's id when it is well formed, otherwise a new one."""
     return message.request_id if _REQUEST_ID.fullmatch(message.request_id) else secrets.token_hex(8)
 

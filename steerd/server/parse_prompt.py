@@ -9,27 +9,31 @@ from steerd.errors import InvalidRequest
 from steerd.host.chat_roles import content_spans
 from steerd.host.host_model import HostModel
 from steerd.host.text import ChatMessage, encode_chat, encode_prompt
+from steerd.pb.v1 import feature_service_pb2
 from steerd.pb.v1 import generation_service_pb2 as pb
 from steerd.server.violations import Violations
 from steerd.steering.scope import RoleSpan
 
 InputMessage = pb.GenerateRequest | pb.ScoreRequest
+TextMessage = InputMessage | feature_service_pb2.Text
 
 
 @dataclass(frozen=True, slots=True)
 class PromptParser:
-    """Parses one request's input, recording every broken rule."""
+    """Parses one request's input, recording every broken rule; `place` is what goes before its fields."""
 
     host: HostModel
     limits: LimitsConfig
     violations: Violations
+    place: str = ""
 
-    def prompt_ids(self, message: InputMessage) -> tuple[int, ...] | None:
+    def prompt_ids(self, message: TextMessage) -> tuple[int, ...] | None:
         """The ids of the prompt, at least one; None when a violation was recorded."""
         try:
             ids = self._ids(message)
         except InvalidRequest as error:  # from the chat template
-            self.violations.add_all(error)
+            for violation in error.violations:
+                self.violations.add(f"{self.place}{violation.field}", violation.description)
             return None
         return tuple(ids) if ids and self._fits_context(len(ids), message) else None
 
@@ -52,35 +56,37 @@ class PromptParser:
             for turn, span in zip(message.chat.messages, spans, strict=True)
         )
 
-    def _ids(self, message: InputMessage) -> list[int] | None:
+    def _ids(self, message: TextMessage) -> list[int] | None:
         match message.WhichOneof("input"):
             case "prompt":
                 return self._from_prompt(message.prompt)
             case "chat":
                 return self._from_chat(message.chat)
             case "token_ids":
-                return self.from_token_ids("token_ids.ids", list(message.token_ids.ids))
+                return self.from_token_ids(f"{self.place}token_ids.ids", list(message.token_ids.ids))
             case _:
-                self.violations.add("input", "one of prompt, chat and token_ids is required")
+                self.violations.add(f"{self.place}input", "one of prompt, chat and token_ids is required")
                 return None
 
     def _from_prompt(self, prompt: str) -> list[int] | None:
+        field = f"{self.place}prompt"
         rules = [
-            self.violations.must_not_be_empty("prompt", prompt),
-            self.violations.must_be_text("prompt", prompt),
-            self._fits_characters("prompt", len(prompt)),
+            self.violations.must_not_be_empty(field, prompt),
+            self.violations.must_be_text(field, prompt),
+            self._fits_characters(field, len(prompt)),
         ]
         return encode_prompt(self.host.tokenizer, prompt) if all(rules) else None
 
     def _from_chat(self, chat: pb.Chat) -> list[int] | None:
-        rules = [self.violations.must_not_be_empty("chat.messages", chat.messages)]
+        messages = f"{self.place}chat.messages"
+        rules = [self.violations.must_not_be_empty(messages, chat.messages)]
         for position, turn in enumerate(chat.messages):
-            field = f"chat.messages[{position}]"
+            field = f"{messages}[{position}]"
             rules.append(self.violations.must_not_be_empty(f"{field}.role", turn.role))
             rules.append(self.violations.must_be_text(f"{field}.role", turn.role))
             rules.append(self.violations.must_be_text(f"{field}.content", turn.content))
         characters = sum(len(turn.role) + len(turn.content) for turn in chat.messages)
-        rules.append(self._fits_characters("chat.messages", characters))
+        rules.append(self._fits_characters(messages, characters))
         return encode_chat(self.host.tokenizer, _turns(chat)) if all(rules) else None
 
     def from_token_ids(self, field: str, ids: list[int]) -> list[int] | None:
@@ -97,9 +103,9 @@ class PromptParser:
         limit = self.limits.max_prompt_characters
         return self.violations.must_be_at_most(field, characters, limit, "characters")
 
-    def _fits_context(self, prompt_tokens: int, message: InputMessage) -> bool:
+    def _fits_context(self, prompt_tokens: int, message: TextMessage) -> bool:
         """At least one new token must fit behind the prompt."""
-        field = message.WhichOneof("input") or "input"
+        field = f"{self.place}{message.WhichOneof('input') or 'input'}"
         limit = self.host.max_context - 1
         return self.violations.must_be_at_most(
             field, prompt_tokens, limit, "tokens, one less than the context"

@@ -9,7 +9,8 @@ from dataclasses import replace
 import pytest
 
 from steerd.__main__ import main
-from steerd.client import Client, RemoteError
+from steerd.client import Client
+from steerd.client_channel import RemoteError
 from steerd.client_messages import GenerateCall, ScoreCall
 from steerd.config import NamedTable
 from steerd.steering.intervention import Add, FeatureRef, Intervention

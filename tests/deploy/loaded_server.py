@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from steerd.cli.server_process import free_ports, server_process, wait_until_serving
-from steerd.client import Client, RemoteError
+from steerd.client import Client
+from steerd.client_channel import RemoteError
 from steerd.client_messages import GenerateCall, ScoreCall
 from steerd.sae.sae_file import save_sae
 from steerd.steering.intervention import Ablate, Add, FeatureRef, Intervention, Scale, Set

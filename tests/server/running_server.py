@@ -20,6 +20,7 @@ from steerd.host.host_model import HostModel
 from steerd.pb.v1 import generation_service_pb2 as pb
 from steerd.pb.v1.admin_service_pb2_grpc import AdminServiceStub
 from steerd.pb.v1.catalog_service_pb2_grpc import CatalogServiceStub
+from steerd.pb.v1.feature_service_pb2_grpc import FeatureServiceStub
 from steerd.pb.v1.generation_service_pb2_grpc import GenerationServiceStub
 from steerd.pb.v1.monitor_service_pb2_grpc import MonitorServiceStub
 from steerd.steering.loaded_saes import LoadedSaes
@@ -73,6 +74,7 @@ class RunningServer:
         self.catalog = CatalogServiceStub(self.channel)
         self.admin = AdminServiceStub(self.channel)
         self.monitor = MonitorServiceStub(self.channel)
+        self.features = FeatureServiceStub(self.channel)
         return self
 
     def __exit__(

@@ -7,18 +7,22 @@ import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from typing import Any
 
 import grpc
 
 from steerd.config import Config, LimitsConfig, ServerConfig, SteeringConfig
 from steerd.engine.events import FinishedEvent, PromptEvent, StreamEvent, Timings, TokenEvent, TokenReading
 from steerd.engine.request import FinishReason, GenerationRequest
+from steerd.engine.study import DeliverStudy, Study
+from steerd.engine.study_line import StudyJob, StudyLine
 from steerd.engine.waiting_line import Submission
 from steerd.engine.watch_list import WatchList
 from steerd.monitoring.activity import Activity
 from steerd.monitoring.top_features import TopFeatures
 from steerd.server.catalog_service import CatalogService
 from steerd.server.edge_observer import Rpc
+from steerd.server.feature_service import FeatureService
 from steerd.server.generation_service import GenerationService
 from steerd.server.grpc_server import GrpcServer
 from steerd.server.monitor_service import MonitorService
@@ -26,6 +30,7 @@ from steerd.server.parse import RequestParser
 from steerd.server.parse_steering import SteeringParser
 from steerd.server.policy import Policies
 from steerd.server.preset_book import Preset, PresetBook
+from steerd.server.studying import Studying
 from steerd.steering.intervention import Ablate, FeatureRef, Intervention
 from steerd.steering.steering import NamedVersion
 from tests.server.running_server import tiny_parts
@@ -39,6 +44,7 @@ class ScriptedEngine:
     refusal: Exception | None = None
     arrived: asyncio.Event = field(default_factory=asyncio.Event)
     cancelled: list[Submission] = field(default_factory=list)
+    studies: StudyLine = field(default_factory=lambda: StudyLine(max_studies=2, share=1.0, wake=lambda: None))
 
     def submit(self, request: GenerationRequest, deliver: Callable[[StreamEvent], None]) -> Submission:
         assert request.prompt_ids
@@ -56,6 +62,15 @@ class ScriptedEngine:
 
     def cancel(self, submission: Submission) -> None:
         self.cancelled.append(submission)
+
+    def study(self, study: Study[Any], deliver: DeliverStudy) -> StudyJob:
+        """Nothing runs but what the test runs, by `studies.turn`."""
+        job = self.studies.join(study, deliver)
+        self.arrived.set()
+        return job
+
+    def stop_study(self, job: StudyJob, *, keep: bool) -> None:
+        self.studies.stop(job, keep=keep)
 
 
 @dataclass
@@ -120,7 +135,9 @@ async def scripted_server(
     )
     catalog = CatalogService(host, saes, Config(), presets, policies, "", tuple)
     monitor = MonitorService(Activity(), TopFeatures(), watch=WatchList, snapshots_lost=print)
-    await grpc_server.start(generation, catalog, monitor=monitor, is_healthy=lambda: True)
+    studying = Studying(engine, config, grpc_server.admission, counts)
+    feature = FeatureService(studying, host, saes, Config(server=config))
+    await grpc_server.start(generation, catalog, feature=feature, monitor=monitor, is_healthy=lambda: True)
     address = f"127.0.0.1:{grpc_server.port}"
     try:
         async with grpc.aio.insecure_channel(address) as channel:

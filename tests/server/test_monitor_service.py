@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from steerd.__main__ import main
-from steerd.client import Client, RemoteError
+from steerd.client import Client
+from steerd.client_channel import RemoteError
 from steerd.config import MonitoringConfig, WatchedFeature
 from steerd.engine.watch_list import WatchList
 from steerd.errors import Overloaded

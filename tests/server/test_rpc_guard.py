@@ -12,7 +12,7 @@ from steerd.engine.events import FailedEvent, StartedEvent
 from steerd.engine.request import FinishReason
 from steerd.engine.waiting_line import Submission
 from steerd.errors import InvalidRequest, Unavailable
-from steerd.pb.v1 import catalog_service_pb2, feature_pb2
+from steerd.pb.v1 import catalog_service_pb2, feature_pb2, feature_service_pb2
 from steerd.pb.v1 import generation_service_pb2 as pb
 from steerd.pb.v1.generation_service_pb2_grpc import GenerationServiceStub
 from tests.server.scripted import ScriptedServer, finished, readings, scripted_server, token
@@ -227,7 +227,10 @@ def test_every_served_rpc_is_announced_and_every_start_has_an_end() -> None:
     counts = asyncio.run(scenario()).counts
 
     announced = {f"{rpc.service}/{rpc.method}" for rpc in counts.served}
+    studies = feature_service_pb2.DESCRIPTOR.services_by_name["FeatureService"].methods
+    assert len(studies) >= 2
     assert announced == {
+        *(f"steerd.v1.FeatureService/{method.name}" for method in studies),
         "steerd.v1.GenerationService/Generate",
         "steerd.v1.GenerationService/Score",
         "steerd.v1.CatalogService/GetServerInfo",

@@ -193,6 +193,10 @@ class Limits(_message.Message):
     MAX_CONTINUATIONS_FIELD_NUMBER: _builtins.int
     MAX_TRIGGERS_FIELD_NUMBER: _builtins.int
     MAX_PRESETS_FIELD_NUMBER: _builtins.int
+    MAX_STUDY_SECONDS_FIELD_NUMBER: _builtins.int
+    MAX_STUDY_TEXTS_FIELD_NUMBER: _builtins.int
+    MAX_TEXT_TOKENS_FIELD_NUMBER: _builtins.int
+    MAX_STUDY_TOKENS_FIELD_NUMBER: _builtins.int
     max_new_tokens: _builtins.int
     """Largest sampling.max_new_tokens."""
     default_max_new_tokens: _builtins.int
@@ -225,6 +229,14 @@ class Limits(_message.Message):
     """Most triggers."""
     max_presets: _builtins.int
     """Most presets."""
+    max_study_seconds: _builtins.float
+    """Longest time a study may take, in seconds, before its result is what was done by then."""
+    max_study_texts: _builtins.int
+    """Most texts of a study."""
+    max_text_tokens: _builtins.int
+    """Most tokens of one text of a study."""
+    max_study_tokens: _builtins.int
+    """Most tokens of all texts of a study together."""
     def __init__(
         self,
         *,
@@ -244,10 +256,14 @@ class Limits(_message.Message):
         max_continuations: _builtins.int = ...,
         max_triggers: _builtins.int = ...,
         max_presets: _builtins.int = ...,
+        max_study_seconds: _builtins.float = ...,
+        max_study_texts: _builtins.int = ...,
+        max_text_tokens: _builtins.int = ...,
+        max_study_tokens: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["default_max_new_tokens", b"default_max_new_tokens", "max_continuations", b"max_continuations", "max_direction_values", b"max_direction_values", "max_interventions", b"max_interventions", "max_magnitude", b"max_magnitude", "max_new_tokens", b"max_new_tokens", "max_presets", b"max_presets", "max_prompt_characters", b"max_prompt_characters", "max_request_seconds", b"max_request_seconds", "max_scope_items", b"max_scope_items", "max_stop_characters", b"max_stop_characters", "max_stop_strings", b"max_stop_strings", "max_tests", b"max_tests", "max_top_k", b"max_top_k", "max_triggers", b"max_triggers", "max_watched_features", b"max_watched_features"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["default_max_new_tokens", b"default_max_new_tokens", "max_continuations", b"max_continuations", "max_direction_values", b"max_direction_values", "max_interventions", b"max_interventions", "max_magnitude", b"max_magnitude", "max_new_tokens", b"max_new_tokens", "max_presets", b"max_presets", "max_prompt_characters", b"max_prompt_characters", "max_request_seconds", b"max_request_seconds", "max_scope_items", b"max_scope_items", "max_stop_characters", b"max_stop_characters", "max_stop_strings", b"max_stop_strings", "max_study_seconds", b"max_study_seconds", "max_study_texts", b"max_study_texts", "max_study_tokens", b"max_study_tokens", "max_tests", b"max_tests", "max_text_tokens", b"max_text_tokens", "max_top_k", b"max_top_k", "max_triggers", b"max_triggers", "max_watched_features", b"max_watched_features"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -1,0 +1,76 @@
+"""A small typed client of a server's studies: what features do, and why.
+
+Calls are the dataclasses of `study_wire`, results those of `studies`. Every failure of a call is a
+RemoteError. Quick to import: neither torch nor transformers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from types import TracebackType
+from typing import Any, Self, TypeVar
+
+from steerd.client_channel import DEFAULT_ADDRESS, failures, open_channel
+from steerd.engine.study import Progress
+from steerd.pb.v1 import feature_service_pb2 as pb
+from steerd.pb.v1 import feature_service_pb2_grpc
+from steerd.studies.encoded_tokens import EncodedTokens, EncodeSummary
+from steerd.study_wire import encode
+
+Event = TypeVar("Event")
+
+
+class FeatureClient:
+    """A connection to one server. Use it as a context manager, from any number of threads.
+
+    `timeout_seconds` bounds every call, a whole study included; None waits as long as the server allows.
+    """
+
+    def __init__(self, address: str = DEFAULT_ADDRESS, *, timeout_seconds: float | None = None) -> None:
+        self.address = address
+        self._timeout = timeout_seconds
+        self._channel = open_channel(address)
+        self._features = feature_service_pb2_grpc.FeatureServiceStub(self._channel)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End every call that runs and hang up."""
+        self._channel.close()
+
+    def stop_study(self, request_id: str) -> None:
+        """Have a study end with what it has done so far; raises RemoteError."""
+        with failures(self.address):
+            self._features.StopStudy(pb.StopStudyRequest(request_id=request_id), timeout=self._timeout)
+
+    def encode(self, call: encode.EncodeCall) -> Iterator[Progress | EncodedTokens | EncodeSummary]:
+        """What features do on texts, as it comes: tokens of texts in any order, last an EncodeSummary.
+
+        Closing the iterator drops the study; raises RemoteError.
+        """
+        with failures(self.address):
+            replies = self._features.Encode(encode.encode_request(call), timeout=self._timeout)
+            yield from _events(replies, encode.encode_event)
+
+
+def _events(replies: Any, read: Callable[[Any], Event]) -> Iterator[Event]:
+    """Each message of a study's stream as data; the study is dropped when nobody reads on."""
+    try:
+        yield from map(read, replies)
+    finally:
+        replies.cancel()
+
+
+def _result(events: Iterable[Any], told: Callable[[Progress], None] | None) -> Any:
+    """The result of a study whose stream is progress and a result; `told` hears of the progress."""
+    result = None
+    for result in events:
+        if told is not None and isinstance(result, Progress):
+            told(result)
+    return result

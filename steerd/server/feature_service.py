@@ -1,0 +1,79 @@
+"""FeatureService: what features do and why. Each RPC is parsed into a study, which `studying` runs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from functools import cached_property
+
+import grpc
+
+from steerd.config import Config
+from steerd.host.host_model import HostModel
+from steerd.pb.v1 import feature_service_pb2 as pb
+from steerd.pb.v1.feature_service_pb2_grpc import FeatureServiceServicer
+from steerd.server.parse_encode import parse_encode
+from steerd.server.parse_study import StudyParser
+from steerd.server.study_cache import study_key
+from steerd.server.studying import AskedStudy, Studying
+from steerd.server.violations import Violations
+from steerd.steering.loaded_saes import LoadedSaes
+from steerd.steering.plan_hash import identities
+from steerd.studies.encoded_tokens import EncodedTokens, EncodeSummary
+from steerd.studies.encoding import Encoding
+from steerd.study_wire import encode
+
+StopContext = grpc.aio.ServicerContext[pb.StopStudyRequest, pb.StopStudyResponse]
+EncodeContext = grpc.aio.ServicerContext[pb.EncodeRequest, pb.EncodeResponse]
+
+
+class FeatureService(FeatureServiceServicer):
+    """Answers for one host and the SAEs that were loaded at the start."""
+
+    def __init__(self, studying: Studying, host: HostModel, saes: LoadedSaes, config: Config) -> None:
+        self._studying = studying
+        self._host = host
+        self._saes = saes
+        self._config = config
+
+    async def StopStudy(
+        self,
+        request: pb.StopStudyRequest,
+        context: StopContext,  # noqa: ARG002
+    ) -> pb.StopStudyResponse:
+        self._studying.stop(request.request_id)
+        return pb.StopStudyResponse()
+
+    async def Encode(self, message: pb.EncodeRequest, context: EncodeContext) -> None:  # type: ignore[override]
+        await self._studying.run(message, context, self._encode)
+
+    def _encode(self, message: pb.EncodeRequest) -> AskedStudy[EncodeSummary]:
+        violations = Violations()
+        wish = parse_encode(message, self._parser(violations))
+        violations.raise_if_any()
+        return AskedStudy(
+            study=Encoding(self._host, self._saes, wish, slice_tokens=self._slice_tokens),
+            response=pb.EncodeResponse,
+            result_message=encode.summary_message,
+            part_messages=self._encoded,
+        )
+
+    def _encoded(self, parts: Sequence[EncodedTokens]) -> Iterator[pb.EncodeResponse]:
+        for part in parts:
+            texts = self._host.tokenizer.batch_decode([[token_id] for token_id in part.token_ids])
+            yield from encode.tokens_responses(replace(part, token_texts=tuple(texts)))
+
+    def _parser(self, violations: Violations) -> StudyParser:
+        return StudyParser(self._host, self._saes, self._config, violations)
+
+    @property
+    def _slice_tokens(self) -> int:
+        return self._config.engine.study_tokens
+
+    def _key(self, wish: object) -> str:
+        """What a study's result is cached by."""
+        return study_key(self._host, self._identities, wish)
+
+    @cached_property
+    def _identities(self) -> dict[str, bytes]:
+        return identities(self._saes)

@@ -1,0 +1,73 @@
+"""What the requests of all studies share: id, time and texts, checked."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from steerd.config import Config
+from steerd.errors import NotFound
+from steerd.host.host_model import HostModel
+from steerd.pb.v1 import feature_service_pb2 as pb
+from steerd.server.parse import NamedMessage, check_request_id
+from steerd.server.parse_prompt import PromptParser
+from steerd.server.violations import Violations
+from steerd.steering.loaded_saes import LoadedSaes
+
+
+class StudyMessage(NamedMessage, Protocol):
+    """What every request for a study has."""
+
+    @property
+    def max_seconds(self) -> float: ...
+
+
+@dataclass(frozen=True, slots=True)
+class StudyParser:
+    """Parses parts of one study's request, recording every broken rule and unknown name."""
+
+    host: HostModel
+    saes: LoadedSaes
+    config: Config
+    violations: Violations
+
+    def common(self, message: StudyMessage) -> None:
+        """Check id and time."""
+        check_request_id(message.request_id, self.violations)
+        limit = self.config.server.max_study_seconds
+        self.violations.must_be_between("max_seconds", message.max_seconds, 0, limit)
+
+    def texts(self, field: str, messages: Sequence[pb.Text]) -> tuple[tuple[int, ...], ...]:
+        """The ids of texts, at least one; empty when a violation was recorded."""
+        limits, violations = self.config.limits, self.violations
+        if not (
+            violations.must_not_be_empty(field, messages)
+            and violations.must_be_at_most(field, len(messages), limits.max_study_texts, "texts")
+        ):
+            return ()
+        texts = [self._text(f"{field}[{number}]", message) for number, message in enumerate(messages)]
+        found = tuple(text for text in texts if text is not None)
+        total = sum(map(len, found))
+        fits = violations.must_be_at_most(field, total, limits.max_study_tokens, "tokens together")
+        return found if fits and len(found) == len(messages) else ()
+
+    def sae_names(self, field: str, names: Sequence[str]) -> tuple[str, ...]:
+        """Names of served SAEs, each once; all that are served when none is named."""
+        for position, name in enumerate(names):
+            place = f"{field}[{position}]"
+            try:
+                self.saes.get(name, field=place)
+            except NotFound as error:
+                self.violations.add_not_found(error)
+            self.violations.must(name not in names[:position], place, "named once", name)
+        return tuple(names) or tuple(sae.name for sae in self.saes)
+
+    def _text(self, place: str, message: pb.Text) -> tuple[int, ...] | None:
+        limits = self.config.limits
+        ids = PromptParser(self.host, limits, self.violations, f"{place}.").prompt_ids(message)
+        if ids is None or not self.violations.must_be_at_most(
+            place, len(ids), limits.max_text_tokens, "tokens"
+        ):
+            return None
+        return ids
