@@ -7,6 +7,7 @@ import logging
 import signal
 import time
 from collections.abc import Sequence
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 
@@ -17,7 +18,9 @@ from steerd.config import Config
 from steerd.engine.engine import Engine
 from steerd.errors import SelftestFailed
 from steerd.host.host_model import HostModel
+from steerd.host.text import token_texts
 from steerd.monitoring.activity import Activity
+from steerd.monitoring.last_request import LastRequest
 from steerd.monitoring.live_page import LivePage
 from steerd.monitoring.memory_limit import memory_limit
 from steerd.monitoring.metrics import Metrics
@@ -104,7 +107,8 @@ class App:
         self.metrics = _metrics(config, registry)
         self.grpc = GrpcServer(config.server, self.metrics)
         self._top = TopFeatures()
-        page = _live_page(config, registry, self._top) if config.monitoring.page else None
+        self._last_request = LastRequest() if config.monitoring.page_tokens else None
+        page = self._live_page(registry) if config.monitoring.page else None
         self.scrape_endpoint = ScrapeEndpoint(config.monitoring, registry, page)
 
     async def start(self, host: HostModel, saes: LoadedSaes) -> None:
@@ -179,7 +183,20 @@ class App:
             decode = (lambda ids: str(host.tokenizer.decode(ids))) if monitoring.log_prompts else None
             self._request_log = RequestLog(monitoring, model=config.model.name, decode=decode)
             parts["request_log"] = self._request_log
+        if self._last_request is not None:
+            self._last_request.read_tokens(partial(token_texts, host.tokenizer))
+            parts["last_request"] = self._last_request
         self.monitor.start(parts)
+
+    def _live_page(self, registry: CollectorRegistry) -> LivePage:
+        config = self._config
+        server: dict[str, str | int] = {
+            "model": config.model.name,
+            "version": version("steerd"),
+            "max_running": config.engine.max_running_requests,
+            "max_waiting": config.engine.max_waiting_requests,
+        }
+        return LivePage(registry, self._top, self._last_request, server=server)
 
     def _log_addresses(self, host: HostModel, saes: LoadedSaes) -> None:
         config = self._config
@@ -277,13 +294,3 @@ def _facts(statistics: FeatureStatistics, notes: Sequence[FeatureNote]) -> Featu
     return FeatureFacts(
         labels=[note.label for note in notes], max_activation=largest, usual_strength=mean / largest
     )
-
-
-def _live_page(config: Config, registry: CollectorRegistry, top: TopFeatures) -> LivePage:
-    server: dict[str, str | int] = {
-        "model": config.model.name,
-        "version": version("steerd"),
-        "max_running": config.engine.max_running_requests,
-        "max_waiting": config.engine.max_waiting_requests,
-    }
-    return LivePage(registry, top, server=server)

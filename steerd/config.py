@@ -175,7 +175,7 @@ class WatchedFeature:
 @dataclass(frozen=True, kw_only=True, slots=True)
 class MonitoringConfig:
     """Where /metrics listens (port 0: any free one), and what is measured. `page`: the live page at / of the
-    same port.
+    same port; with `page_tokens` it shows the text of the last request, token by token, to all who reach it.
 
     Every `sample_every`-th token is encoded whole to count its active features (0: none). What is measured
     waits in a queue of `queue_steps` steps and ends of requests for the thread that counts it; what finds no
@@ -188,6 +188,7 @@ class MonitoringConfig:
     host: str = field(default="127.0.0.1", metadata=_matching(r"\S+"))
     port: int = field(default=9464, metadata=_between(0, 65535))
     page: bool = True
+    page_tokens: bool = False
     sample_every: int = field(default=16, metadata=_between(0, 1_000_000))
     watch_file: str = ""
     request_log: str = field(default="stderr", metadata=_matching(r".+"))
@@ -224,6 +225,7 @@ class Config:
         self._check_weights()
         self._check_host()
         self._check_watch()
+        self._check_page()
         self._check_batch()
         if self.limits.default_max_new_tokens > self.limits.max_new_tokens:
             refuse(
@@ -231,6 +233,10 @@ class Config:
                 f"at most limits.max_new_tokens, {self.limits.max_new_tokens}",
                 self.limits.default_max_new_tokens,
             )
+
+    def _check_page(self) -> None:
+        if self.monitoring.page_tokens and not self.monitoring.page:
+            refuse("monitoring.page_tokens", "false where monitoring.page is", True)
 
     def _check_batch(self) -> None:
         engine = self.engine

@@ -230,9 +230,10 @@ class StepReport:
 
     `prompt_tokens` are the rows run of prompts and scored texts, `generated_tokens` the tokens sampled,
     `batch_size` the requests in the step; `running` and `waiting` are as it ended. `request_ids` own the rows
-    from `first_rows` on; a baseline, which is no client's request, has the id "". By SAE: `monitored_tokens`,
-    the rows its features were read on, and the `sampled` rows. `steering_seconds` went by for planning,
-    reading and editing.
+    from `first_rows` on, which are of tokens at positions from `first_positions` on; a baseline, which is no
+    client's request, has the id "". `new_tokens` are the ids of the tokens sampled, by request. By SAE:
+    `monitored_tokens`, the rows its features were read on, and the `sampled` rows. `steering_seconds` went by
+    for planning, reading and editing.
     """
 
     duration_seconds: float
@@ -245,6 +246,8 @@ class StepReport:
     kv_total_bytes: int
     request_ids: tuple[str, ...]
     first_rows: Ints
+    first_positions: Ints
+    new_tokens: Mapping[str, int]
     monitored_tokens: dict[str, int]
     sampled: Mapping[str, SampledRows]
     watched: WatchedRows

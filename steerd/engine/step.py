@@ -7,6 +7,7 @@ import math
 import time
 from collections.abc import Mapping, Sequence
 
+import numpy as np
 from torch import Tensor
 
 from steerd.engine.continuous_batching import ContinuousBatch, NewToken, PackedRows
@@ -102,6 +103,8 @@ class Step:
                 kv_total_bytes=self._batch.cache.total_bytes,
                 request_ids=request_ids,
                 first_rows=plan.layout.starts,
+                first_positions=np.array([span.first_position for span in spans]),
+                new_tokens={id: new_tokens[id].token_id for id in request_ids if id in new_tokens},
                 monitored_tokens=readings.monitored_tokens(),
                 sampled=readings.sampled(),
                 watched=readings.watched(self._planner.watched_columns, self._watch),

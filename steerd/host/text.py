@@ -61,6 +61,22 @@ def _bad_chat(field: str, description: str) -> InvalidRequest:
     return InvalidRequest([FieldViolation(field, description)])
 
 
+def token_texts(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> list[str]:
+    """What each token adds to the text of all; of special ones their names, which are not in it.
+
+    A token that ends amid a character adds nothing: the one that completes it has all of it.
+    """
+    decoder, added = IncrementalDecoder(tokenizer, ()), tokenizer.added_tokens_decoder
+    texts = []
+    for token_id in ids:
+        text = decoder.push(token_id)
+        is_special = token_id in added and added[token_id].special
+        texts.append(text + str(added[token_id]) if is_special else text)
+    if texts:
+        texts[-1] += decoder.flush()
+    return texts
+
+
 class IncrementalDecoder:
     """Turns generated ids into text as they come, never cutting a character in two.
 

@@ -15,6 +15,7 @@
 - `buckets`: the histograms' bounds
 - `scrape_endpoint`: /metrics over HTTP, and the live page
 - `live_page`: the page at / and its JSON; `recent_samples`: the last minutes that it shows
+- `last_request`: the tokens of the last request, for the page where it may show text
 - `top_features`: the features that are most above their usual strength now
 
 Nothing a client sends becomes a label, so the number of series is known: it changes with the watch list

@@ -19,6 +19,7 @@ from urllib.parse import parse_qs
 
 from prometheus_client import CollectorRegistry
 
+from steerd.monitoring.last_request import LastRequest
 from steerd.monitoring.recent_samples import (
     KEPT_SECONDS,
     SAMPLE_SECONDS,
@@ -30,16 +31,24 @@ from steerd.monitoring.top_features import TOP_SECONDS, TopFeatures
 
 _FILE = Path(__file__).with_name("live_page.html")
 _JSON_PATH = "/live.json"
+_TOKENS_PATH = "/tokens.json"
 
 
 class LivePage:
-    """Answers for its two paths, from any thread."""
+    """Answers for its paths, from any thread."""
 
     def __init__(
-        self, registry: CollectorRegistry, top: TopFeatures, *, server: Mapping[str, str | int]
+        self,
+        registry: CollectorRegistry,
+        top: TopFeatures,
+        last_request: LastRequest | None = None,
+        *,
+        server: Mapping[str, str | int],
     ) -> None:
-        """`server` is what the page says of it: model, version, max_running, max_waiting."""
+        """`server` is what the page says of it: model, version, max_running, max_waiting. Without
+        `last_request` no text of a request is shown."""
         self.top = top
+        self._last_request = last_request
         self._server = dict(server) | {"started": time.time()}
         self.samples = RecentSamples(registry)
         self._page = _FILE.read_bytes()
@@ -59,8 +68,9 @@ class LivePage:
             page = ("Content-Type", "text/html; charset=utf-8"), ("Content-Security-Policy", self._policy)
             return [*page, *_HEADERS], self._page
         if path == _JSON_PATH:
-            text = json.dumps(self._history(_number(query)), separators=(",", ":"))
-            return [("Content-Type", "application/json"), *_HEADERS], text.encode()
+            return _json(self._history(_number(query, "after") or 0))
+        if path == _TOKENS_PATH and self._last_request is not None:
+            return _json(self._last_request.told(_number(query, "feature")))
         return None
 
     def _history(self, after: int) -> dict[str, Any]:
@@ -73,6 +83,7 @@ class LivePage:
             "kept_seconds": KEPT_SECONDS,
             "features": watched,
             "samples": [_plain(sample, watched or ()) for sample in samples],
+            "last_request": 0 if self._last_request is None else self._last_request.number,
             "top_seconds": TOP_SECONDS,
             "top": [
                 {"sae": sae, "tokens": tokens, "features": [asdict(feature) for feature in features]}
@@ -103,10 +114,15 @@ def _hash(text: str) -> str:
     return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
 
 
-def _number(query: str) -> int:
-    """The number of the last sample that the page has; 0 for none and for what is no number."""
-    (text,) = parse_qs(query).get("after", ["0"])[:1]
-    return int(text) if re.fullmatch(r"\d{1,18}", text, re.ASCII) else 0
+def _json(content: Any) -> tuple[list[tuple[str, str]], bytes]:
+    text = json.dumps(content, separators=(",", ":"))
+    return [("Content-Type", "application/json"), *_HEADERS], text.encode()
+
+
+def _number(query: str, name: str) -> int | None:
+    """A number of the query; None when it is not there or no number."""
+    (text,) = parse_qs(query).get(name, [""])[:1]
+    return int(text) if re.fullmatch(r"\d{1,18}", text, re.ASCII) else None
 
 
 def _plain(sample: RecentSample, features: Iterable[Watched]) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections import Counter
 from dataclasses import replace
 from math import ceil
@@ -150,6 +151,28 @@ def test_rows_belong_to_the_requests_that_are_named(run: Run) -> None:
         assert step.first_rows.tolist() == sorted(set(step.first_rows.tolist()))
         assert 0 < step.steering_seconds < step.duration_seconds
     assert {name for step in run.log.steps for name in step.request_ids} == {r.id for r in run.requests}
+
+
+def test_new_tokens_are_told_by_request(run: Run) -> None:
+    for request, reference in zip(run.requests, run.references, strict=True):
+        told = [step.new_tokens[request.id] for step in run.log.steps if request.id in step.new_tokens]
+        assert told == reference.token_ids
+
+
+def test_rows_lie_at_the_positions_that_are_told(run: Run) -> None:
+    """Prompts in chunks and generated tokens: each reading is that of its request and position."""
+    numbers = {request.id: number for number, request in enumerate(run.requests)}
+    positions = Counter[int]()
+    for step in run.log.steps:
+        for entries in step.watched.entries:
+            for row, feature, value in zip(entries.rows, entries.features, entries.values, strict=True):
+                owner = bisect_right(step.first_rows.tolist(), row) - 1
+                position = int(step.first_positions[owner] + row - step.first_rows[owner])
+                watched = step.watched.watch.features[feature]
+                acts = run.references[numbers[step.request_ids[owner]]].acts[watched.sae]
+                assert float(value) == pytest.approx(float(acts[position, watched.index]), abs=TOLERANCE)
+                positions[position] += 1
+    assert len(positions) > 20
 
 
 def test_watched_features_are_counted_on_every_ordinary_row(run: Run) -> None:

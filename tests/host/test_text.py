@@ -7,7 +7,14 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre
 from transformers import PreTrainedTokenizerFast
 
 from steerd.errors import InvalidRequest
-from steerd.host.text import ChatMessage, IncrementalDecoder, StopMatcher, encode_chat, encode_prompt
+from steerd.host.text import (
+    ChatMessage,
+    IncrementalDecoder,
+    StopMatcher,
+    encode_chat,
+    encode_prompt,
+    token_texts,
+)
 from tests.tiny_hosts import byte_tokenizer
 
 IM_START, IM_END = 257, 258
@@ -150,6 +157,28 @@ def test_random_bytes_decode_as_they_do_at_once(tokenizer, seed):
     together = decode(tokenizer, prompt_ids + ids)
 
     assert "".join(pieces(tokenizer, ids, prompt_ids)) == together.removeprefix("prompt")
+
+
+@pytest.mark.parametrize("text", TEXTS)
+def test_the_texts_of_tokens_join_to_the_text(tokenizer, sentencepiece_like, text):
+    for each in (tokenizer, sentencepiece_like):
+        ids = encode_prompt(each, text)
+        texts = token_texts(each, ids)
+        assert len(texts) == len(ids)
+        assert "".join(texts) == decode(each, ids)
+
+
+def test_special_tokens_are_named_where_they_stand(tokenizer):
+    ids = encode_prompt(tokenizer, "<|im_start|>é<|im_end|>x")
+
+    assert token_texts(tokenizer, ids) == ["<|im_start|>", "", "é", "<|im_end|>", "x"]
+    assert token_texts(tokenizer, []) == []
+
+
+def test_a_text_that_ends_amid_a_character_says_so(tokenizer):
+    ids = encode_prompt(tokenizer, "aé")
+
+    assert token_texts(tokenizer, ids[:-1]) == ["a", "\ufffd"]
 
 
 def first_stop(tokenizer, ids, stop):

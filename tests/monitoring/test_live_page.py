@@ -19,11 +19,15 @@ import pytest
 from prometheus_client import CollectorRegistry, Counter, Gauge
 
 from steerd.config import MonitoringConfig
+from steerd.engine.request import GenerationRequest, SamplingParams
+from steerd.monitoring.last_request import LastRequest
 from steerd.monitoring.live_page import LivePage, content_security_policy
 from steerd.monitoring.recent_samples import KEPT_SECONDS, SAMPLE_SECONDS, RecentSamples
 from steerd.monitoring.scrape_endpoint import ScrapeEndpoint
 from steerd.monitoring.top_features import FeatureFacts, TopFeatures
+from tests.monitoring.test_metrics import finished
 from tests.monitoring.test_top_features import report
+from tests.monitoring.test_watched_metrics import feature, step, watch_list
 from tests.waiting import wait_until
 
 SERVER: dict[str, str | int] = {
@@ -250,6 +254,40 @@ def test_a_browser_shows_the_top_features_when_there_are_some(served: tuple[str,
     assert "&lt;b&gt;rain&lt;/b&gt; &amp; wind" in shown
     assert "50 % of tokens · 2.5\N{MULTIPLICATION SIGN}" in shown
     assert "unmoved" not in shown
+
+
+def test_a_browser_shades_the_last_requests_tokens_where_text_may_be_shown() -> None:
+    watch = watch_list(feature(3, alias="rain"), feature(9, alias="sun"))
+    words = ["It", " <b>rains</b>", "\n", "!"]
+    last = LastRequest()
+    last.read_tokens(lambda ids: [words[token_id] for token_id in ids])
+    acts = {"<i>mine</i>": [[0.0, 0.0], [3.0, 1.0], [0.0, 2.0]]}
+    last.step_finished(step(watch, acts, first_positions=[0], new_tokens={"<i>mine</i>": 3}))
+    sampling = SamplingParams(max_new_tokens=1, temperature=0.0, top_p=1.0, top_k=0, seed=0)
+    request = GenerationRequest(id="<i>mine</i>", prompt_ids=(0, 1, 2), sampling=sampling)
+    last.request_finished(request, finished(), None)
+    registry = Traffic().registry
+    page = LivePage(registry, TopFeatures(), last, server=SERVER)
+    endpoint = ScrapeEndpoint(MonitoringConfig(port=0), registry, page)
+    try:
+        shown = browse(f"http://127.0.0.1:{endpoint.port}/")
+    finally:
+        endpoint.stop()
+
+    assert '<section id="last">' in shown
+    tokens = re.findall(r'<span class="token"(.*?)>(.*?)</span>', shown, re.DOTALL)
+    assert [text for _, text in tokens] == ["It", " &lt;b&gt;rains&lt;/b&gt;", "↵\n", "!"]
+    styles = [re.findall(r"--shade: ([\d.]+)|title=\"([^\"]*)\"", attributes) for attributes, _ in tokens]
+    assert styles[0] == styles[3] == []
+    assert dict(styles[1]).keys() == {"0.75", ""}
+    assert "rain a:3: 3.0, 75 % of its maximum" in shown
+    assert "sun a:9: 2.0, 50 % of its maximum" in shown
+    assert '<option value="1">sun a:9</option>' in shown
+    assert "Generate &lt;i&gt;mine&lt;/i&gt; · 3 + 1 tokens, length" in shown
+
+
+def test_a_browser_shows_no_tokens_otherwise(served: tuple[str, Traffic, LivePage]) -> None:
+    assert '<section id="last" hidden="">' in browse(f"{served[0]}/")
 
 
 def browse(url: str) -> str:

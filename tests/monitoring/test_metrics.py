@@ -84,6 +84,8 @@ def step(**fields: object) -> StepReport:
         "kv_total_bytes": 100,
         "request_ids": ("r",),
         "first_rows": np.array([0]),
+        "first_positions": np.array([0]),
+        "new_tokens": {},
         "monitored_tokens": {},
         "sampled": {},
         "watched": WatchedRows(WATCH),

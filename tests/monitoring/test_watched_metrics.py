@@ -28,7 +28,13 @@ def watch_list(*features: WatchedFeature) -> WatchList:
     return WatchList(features, max_activation=[4.0] * len(features), density=[0.5] * len(features))
 
 
-def step(watch: WatchList, requests: dict[str, Sequence[Sequence[float]]]) -> StepReport:
+def step(
+    watch: WatchList,
+    requests: dict[str, Sequence[Sequence[float]]],
+    *,
+    first_positions: Sequence[int] = (),
+    new_tokens: dict[str, int] | None = None,
+) -> StepReport:
     """A step of these requests: activations [rows, watched] of each."""
     acts = np.array([row for rows in requests.values() for row in rows], dtype=np.float32)
     rows, features = np.nonzero(acts)
@@ -44,6 +50,8 @@ def step(watch: WatchList, requests: dict[str, Sequence[Sequence[float]]]) -> St
         kv_total_bytes=2,
         request_ids=tuple(requests),
         first_rows=np.cumsum([0, *lengths[:-1]]),
+        first_positions=np.array(first_positions or [1] * len(requests)),
+        new_tokens=new_tokens or {},
         monitored_tokens={},
         sampled={},
         steering_seconds=0.0,
