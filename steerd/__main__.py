@@ -6,10 +6,23 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from steerd.cli import demo, features, generate, health, presets, saes, score, selftest, serve, top, watch
+from steerd.cli import (
+    contrast,
+    demo,
+    features,
+    generate,
+    health,
+    presets,
+    saes,
+    score,
+    selftest,
+    serve,
+    top,
+    watch,
+)
 from steerd.errors import SteerdError
 
-_COMMANDS = (serve, generate, score, saes, watch, top, features, presets, health, selftest, demo)
+_COMMANDS = (serve, generate, score, saes, watch, top, features, contrast, presets, health, selftest, demo)
 _INTERRUPTED = 130  # what a shell reports for a process that Ctrl-C ended
 
 

@@ -14,8 +14,9 @@ from steerd.client_channel import DEFAULT_ADDRESS, failures, open_channel
 from steerd.engine.study import Progress
 from steerd.pb.v1 import feature_service_pb2 as pb
 from steerd.pb.v1 import feature_service_pb2_grpc
+from steerd.studies.contrast_table import Contrast
 from steerd.studies.encoded_tokens import EncodedTokens, EncodeSummary
-from steerd.study_wire import encode
+from steerd.study_wire import contrast, encode
 
 Event = TypeVar("Event")
 
@@ -57,6 +58,15 @@ class FeatureClient:
         with failures(self.address):
             replies = self._features.Encode(encode.encode_request(call), timeout=self._timeout)
             yield from _events(replies, encode.encode_event)
+
+    def contrast(
+        self, call: contrast.ContrastCall, told: Callable[[Progress], None] | None = None
+    ) -> Contrast:
+        """The features that tell two sets of texts apart; `told` hears how far it is. Raises RemoteError."""
+        with failures(self.address):
+            replies = self._features.ContrastFeatures(contrast.contrast_request(call), timeout=self._timeout)
+            result: Contrast = _result(_events(replies, contrast.contrast_event), told)
+        return result
 
 
 def _events(replies: Any, read: Callable[[Any], Event]) -> Iterator[Event]:

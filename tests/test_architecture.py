@@ -175,6 +175,7 @@ TORCH_FREE = (
     "steerd.config_file",
     "steerd.engine.request",
     "steerd.engine.study",
+    "steerd.studies.contrast_table",
     "steerd.studies.encoded_tokens",
     "steerd.steering.intervention",
     "steerd.steering.receipt",

@@ -8,6 +8,7 @@
 - `presets`: the steering that a server's operator has prepared, and the policies in force
 - `watch`: the features that a server exports as metrics
 - `top`: the features that are above their usual strength on a server now
+- `contrast`: the features that tell two sets of texts apart
 - `health`: exit status 0 if a server serves
 - `demo`: all of it, by itself
 
@@ -16,6 +17,7 @@ What they share:
 - `arguments`: `sae:feature=strength` and the like
 - `condition_options`: options for what depends on features
 - `steering_options`: what is steered, where and for how long
+- `text_files`: files of texts
 - `stream`: one generation, printed while it comes
 - `token_painter`: text coloured by a feature's activation
 - `terminal`: the consoles they print to

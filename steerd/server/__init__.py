@@ -22,7 +22,8 @@ A Generate call passes, in this order:
 - `stop_text`: holds text back while it may be the start of a stop string
 
 A study passes `feature_service`, then:
-- `parse_study`: what the requests of all studies share; `parse_encode` and its like, what each has of its own
+- `parse_study`: what the requests of all studies share; `parse_encode` and `parse_contrast`, what
+  each has of its own
 - `studying`: one study's life: begin, progress, stop, result
 - `study_stream`: from the engine's thread to this study's coroutine
 - `study_cache`: results by what they depend on

@@ -12,6 +12,7 @@ from steerd.config import Config
 from steerd.host.host_model import HostModel
 from steerd.pb.v1 import feature_service_pb2 as pb
 from steerd.pb.v1.feature_service_pb2_grpc import FeatureServiceServicer
+from steerd.server.parse_contrast import parse_contrast
 from steerd.server.parse_encode import parse_encode
 from steerd.server.parse_study import StudyParser
 from steerd.server.study_cache import study_key
@@ -19,12 +20,16 @@ from steerd.server.studying import AskedStudy, Studying
 from steerd.server.violations import Violations
 from steerd.steering.loaded_saes import LoadedSaes
 from steerd.steering.plan_hash import identities
+from steerd.studies.contrast import Contrasting
+from steerd.studies.contrast_table import Contrast
 from steerd.studies.encoded_tokens import EncodedTokens, EncodeSummary
 from steerd.studies.encoding import Encoding
-from steerd.study_wire import encode
+from steerd.study_wire import contrast, encode
 
 StopContext = grpc.aio.ServicerContext[pb.StopStudyRequest, pb.StopStudyResponse]
 EncodeContext = grpc.aio.ServicerContext[pb.EncodeRequest, pb.EncodeResponse]
+
+ContrastContext = grpc.aio.ServicerContext[pb.ContrastFeaturesRequest, pb.ContrastFeaturesResponse]
 
 
 class FeatureService(FeatureServiceServicer):
@@ -56,6 +61,22 @@ class FeatureService(FeatureServiceServicer):
             response=pb.EncodeResponse,
             result_message=encode.summary_message,
             part_messages=self._encoded,
+        )
+
+    async def ContrastFeatures(  # type: ignore[override]
+        self, message: pb.ContrastFeaturesRequest, context: ContrastContext
+    ) -> None:
+        await self._studying.run(message, context, self._contrast)
+
+    def _contrast(self, message: pb.ContrastFeaturesRequest) -> AskedStudy[Contrast]:
+        violations = Violations()
+        wish = parse_contrast(message, self._parser(violations))
+        violations.raise_if_any()
+        return AskedStudy(
+            study=Contrasting(self._host, self._saes, wish, slice_tokens=self._slice_tokens),
+            response=pb.ContrastFeaturesResponse,
+            result_message=contrast.contrast_message,
+            key=self._key(wish),
         )
 
     def _encoded(self, parts: Sequence[EncodedTokens]) -> Iterator[pb.EncodeResponse]:

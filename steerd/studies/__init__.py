@@ -6,4 +6,10 @@ torch, which the client and the command line read too.
 
 - `text_batches`: many texts as padded forwards of a size
 - `encoding`: what features do on each token of given texts; `encoded_tokens` is what it tells
+- `contrast`: which features differ between two sets of texts; `contrast_table` is what it tells
+- `text_activity`: what features did in many texts, where they fired
+- `half_comparison`: both sets compared in a half of their texts
+- `found_features`: what was found in one half, measured again in the other
+- `two_sets`: whether values of two sets of texts differ, feature by feature
+- `false_discovery`: p-values of many tests at once
 """

@@ -2,4 +2,5 @@
 
 - `study_text`: texts, and how far a study is
 - `encode`: Encode
+- `contrast`: ContrastFeatures
 """

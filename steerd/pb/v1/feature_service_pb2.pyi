@@ -7,6 +7,7 @@ from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from steerd.pb.v1 import feature_pb2 as _feature_pb2
 from steerd.pb.v1 import generation_service_pb2 as _generation_service_pb2
 import builtins as _builtins
@@ -19,6 +20,30 @@ else:
     from typing_extensions import TypeAlias as _TypeAlias, Never as _Never
 
 DESCRIPTOR: _descriptor.FileDescriptor
+
+class _TextStrength:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _TextStrengthEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_TextStrength.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    TEXT_STRENGTH_UNSPECIFIED: _TextStrength.ValueType  # 0
+    """TEXT_STRENGTH_PEAK."""
+    TEXT_STRENGTH_PEAK: _TextStrength.ValueType  # 1
+    """Its largest activation."""
+    TEXT_STRENGTH_MEAN: _TextStrength.ValueType  # 2
+    """Its mean activation over all tokens that count."""
+
+class TextStrength(_TextStrength, metaclass=_TextStrengthEnumTypeWrapper):
+    """What a feature's strength in a text is, in the SAE's own units; 0 where it does not fire."""
+
+TEXT_STRENGTH_UNSPECIFIED: TextStrength.ValueType  # 0
+"""TEXT_STRENGTH_PEAK."""
+TEXT_STRENGTH_PEAK: TextStrength.ValueType  # 1
+"""Its largest activation."""
+TEXT_STRENGTH_MEAN: TextStrength.ValueType  # 2
+"""Its mean activation over all tokens that count."""
+Global___TextStrength: _TypeAlias = TextStrength  # noqa: Y015
 
 @_typing.final
 class Text(_message.Message):
@@ -330,3 +355,326 @@ class EncodeResult(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___EncodeResult: _TypeAlias = EncodeResult  # noqa: Y015
+
+@_typing.final
+class ContrastFeaturesRequest(_message.Message):
+    """Two sets of texts, and which features are compared."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    MAX_SECONDS_FIELD_NUMBER: _builtins.int
+    A_FIELD_NUMBER: _builtins.int
+    B_FIELD_NUMBER: _builtins.int
+    SAES_FIELD_NUMBER: _builtins.int
+    STRENGTH_FIELD_NUMBER: _builtins.int
+    FALSE_DISCOVERY_RATE_FIELD_NUMBER: _builtins.int
+    TOP_FIELD_NUMBER: _builtins.int
+    SEED_FIELD_NUMBER: _builtins.int
+    INCLUDE_SPECIAL_TOKENS_FIELD_NUMBER: _builtins.int
+    request_id: _builtins.str
+    """As GenerateRequest.request_id."""
+    max_seconds: _builtins.float
+    """Seconds after which the result is about the texts read by then. Default: 0, the server's limit."""
+    strength: Global___TextStrength.ValueType
+    """What a feature's strength in a text is. Default: TEXT_STRENGTH_PEAK."""
+    false_discovery_rate: _builtins.float
+    """The share of false ones among the features found that is put up with, above 0 and below 1. Default: 0.05."""
+    top: _builtins.int
+    """How many features of each direction are told at most. Default: 20."""
+    seed: _builtins.int
+    """Deals the texts to the two halves. Default: 0."""
+    include_special_tokens: _builtins.bool
+    """Count special tokens and each text's first one as well. Default: false."""
+    @_builtins.property
+    def a(self) -> _containers.RepeatedCompositeFieldContainer[Global___Text]:
+        """Set A, at least 4 texts. Each needs a token that counts: one that is neither special nor the text's first."""
+
+    @_builtins.property
+    def b(self) -> _containers.RepeatedCompositeFieldContainer[Global___Text]:
+        """Set B, as A."""
+
+    @_builtins.property
+    def saes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The SAEs whose features are compared. Default: all that are served."""
+
+    def __init__(
+        self,
+        *,
+        request_id: _builtins.str = ...,
+        max_seconds: _builtins.float = ...,
+        a: _abc.Iterable[Global___Text] | None = ...,
+        b: _abc.Iterable[Global___Text] | None = ...,
+        saes: _abc.Iterable[_builtins.str] | None = ...,
+        strength: Global___TextStrength.ValueType = ...,
+        false_discovery_rate: _builtins.float | None = ...,
+        top: _builtins.int | None = ...,
+        seed: _builtins.int = ...,
+        include_special_tokens: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_false_discovery_rate", b"_false_discovery_rate", "_top", b"_top", "false_discovery_rate", b"false_discovery_rate", "top", b"top"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_false_discovery_rate", b"_false_discovery_rate", "_top", b"_top", "a", b"a", "b", b"b", "false_discovery_rate", b"false_discovery_rate", "include_special_tokens", b"include_special_tokens", "max_seconds", b"max_seconds", "request_id", b"request_id", "saes", b"saes", "seed", b"seed", "strength", b"strength", "top", b"top"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__false_discovery_rate: _TypeAlias = _typing.Literal["false_discovery_rate"]  # noqa: Y015
+    _WhichOneofArgType__false_discovery_rate: _TypeAlias = _typing.Literal["_false_discovery_rate", b"_false_discovery_rate"]  # noqa: Y015
+    _WhichOneofReturnType__top: _TypeAlias = _typing.Literal["top"]  # noqa: Y015
+    _WhichOneofArgType__top: _TypeAlias = _typing.Literal["_top", b"_top"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__false_discovery_rate) -> _WhichOneofReturnType__false_discovery_rate | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__top) -> _WhichOneofReturnType__top | None: ...
+
+Global___ContrastFeaturesRequest: _TypeAlias = ContrastFeaturesRequest  # noqa: Y015
+
+@_typing.final
+class ContrastFeaturesResponse(_message.Message):
+    """One message of the stream."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PROGRESS_FIELD_NUMBER: _builtins.int
+    RESULT_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def progress(self) -> Global___StudyProgress:
+        """How far it is, in texts."""
+
+    @_builtins.property
+    def result(self) -> Global___ContrastFeaturesResult:
+        """Always the last message."""
+
+    def __init__(
+        self,
+        *,
+        progress: Global___StudyProgress | None = ...,
+        result: Global___ContrastFeaturesResult | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["event", b"event", "progress", b"progress", "result", b"result"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["event", b"event", "progress", b"progress", "result", b"result"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_event: _TypeAlias = _typing.Literal["progress", "result"]  # noqa: Y015
+    _WhichOneofArgType_event: _TypeAlias = _typing.Literal["event", b"event"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_event) -> _WhichOneofReturnType_event | None: ...
+
+Global___ContrastFeaturesResponse: _TypeAlias = ContrastFeaturesResponse  # noqa: Y015
+
+@_typing.final
+class ContrastFeaturesResult(_message.Message):
+    """The features that differ. Texts of both sets are dealt to two halves: features are found in one, which takes any
+    chance difference for a real one now and then, and measured again in the other, which had no part in choosing them.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    COMPLETE_FIELD_NUMBER: _builtins.int
+    A_FIELD_NUMBER: _builtins.int
+    B_FIELD_NUMBER: _builtins.int
+    TESTED_FIELD_NUMBER: _builtins.int
+    FOUND_FIELD_NUMBER: _builtins.int
+    CONFIRMED_FIELD_NUMBER: _builtins.int
+    FEATURES_FIELD_NUMBER: _builtins.int
+    complete: _builtins.bool
+    """Whether all texts were read; false when max_seconds or StopStudy ended it."""
+    tested: _builtins.int
+    """Features that fired in any text of the half where features are found; each was tested."""
+    found: _builtins.int
+    """How many of them differed, at the false discovery rate over all of them."""
+    confirmed: _builtins.int
+    """How many of those did so again in the other half."""
+    @_builtins.property
+    def a(self) -> Global___TextCount:
+        """How much of A was read."""
+
+    @_builtins.property
+    def b(self) -> Global___TextCount:
+        """How much of B was read."""
+
+    @_builtins.property
+    def features(self) -> _containers.RepeatedCompositeFieldContainer[Global___ContrastedFeature]:
+        """The strongest of those found: those that do more in A, then those that do more in B, each by falling size of
+        cliffs_delta where they were found.
+        """
+
+    def __init__(
+        self,
+        *,
+        complete: _builtins.bool = ...,
+        a: Global___TextCount | None = ...,
+        b: Global___TextCount | None = ...,
+        tested: _builtins.int = ...,
+        found: _builtins.int = ...,
+        confirmed: _builtins.int = ...,
+        features: _abc.Iterable[Global___ContrastedFeature] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["a", b"a", "b", b"b"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["a", b"a", "b", b"b", "complete", b"complete", "confirmed", b"confirmed", "features", b"features", "found", b"found", "tested", b"tested"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ContrastFeaturesResult: _TypeAlias = ContrastFeaturesResult  # noqa: Y015
+
+@_typing.final
+class TextCount(_message.Message):
+    """How much of a set was read."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DISCOVERY_TEXTS_FIELD_NUMBER: _builtins.int
+    HELD_OUT_TEXTS_FIELD_NUMBER: _builtins.int
+    TOKENS_FIELD_NUMBER: _builtins.int
+    discovery_texts: _builtins.int
+    """Texts of the half where features are found."""
+    held_out_texts: _builtins.int
+    """Texts of the other half."""
+    tokens: _builtins.int
+    """Tokens that count, of both halves."""
+    def __init__(
+        self,
+        *,
+        discovery_texts: _builtins.int = ...,
+        held_out_texts: _builtins.int = ...,
+        tokens: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["discovery_texts", b"discovery_texts", "held_out_texts", b"held_out_texts", "tokens", b"tokens"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TextCount: _TypeAlias = TextCount  # noqa: Y015
+
+@_typing.final
+class ContrastedFeature(_message.Message):
+    """A feature that differs between two sets of texts."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FEATURE_FIELD_NUMBER: _builtins.int
+    MORE_IN_A_FIELD_NUMBER: _builtins.int
+    DISCOVERY_FIELD_NUMBER: _builtins.int
+    Q_VALUE_FIELD_NUMBER: _builtins.int
+    HELD_OUT_FIELD_NUMBER: _builtins.int
+    HELD_OUT_Q_VALUE_FIELD_NUMBER: _builtins.int
+    CONFIRMED_FIELD_NUMBER: _builtins.int
+    LABEL_FIELD_NUMBER: _builtins.int
+    more_in_a: _builtins.bool
+    """Whether it does more in A; else in B."""
+    q_value: _builtins.float
+    """The p-value there, corrected for all features tested (Benjamini and Hochberg)."""
+    held_out_q_value: _builtins.float
+    """The p-value there, corrected for all features found."""
+    confirmed: _builtins.bool
+    """Whether it differs in the other half too, at the same rate and in the same direction."""
+    label: _builtins.str
+    """What its SAE's file calls it; empty when it does not."""
+    @_builtins.property
+    def feature(self) -> _feature_pb2.FeatureRef:
+        """Which feature."""
+
+    @_builtins.property
+    def discovery(self) -> Global___SetDifference:
+        """What it did in the half where it was found."""
+
+    @_builtins.property
+    def held_out(self) -> Global___SetDifference:
+        """What it did in the other half."""
+
+    def __init__(
+        self,
+        *,
+        feature: _feature_pb2.FeatureRef | None = ...,
+        more_in_a: _builtins.bool = ...,
+        discovery: Global___SetDifference | None = ...,
+        q_value: _builtins.float = ...,
+        held_out: Global___SetDifference | None = ...,
+        held_out_q_value: _builtins.float = ...,
+        confirmed: _builtins.bool = ...,
+        label: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["discovery", b"discovery", "feature", b"feature", "held_out", b"held_out"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["confirmed", b"confirmed", "discovery", b"discovery", "feature", b"feature", "held_out", b"held_out", "held_out_q_value", b"held_out_q_value", "label", b"label", "more_in_a", b"more_in_a", "q_value", b"q_value"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ContrastedFeature: _TypeAlias = ContrastedFeature  # noqa: Y015
+
+@_typing.final
+class SetDifference(_message.Message):
+    """What a feature did in some texts of both sets."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    A_FIELD_NUMBER: _builtins.int
+    B_FIELD_NUMBER: _builtins.int
+    COHENS_H_FIELD_NUMBER: _builtins.int
+    CLIFFS_DELTA_FIELD_NUMBER: _builtins.int
+    P_VALUE_FIELD_NUMBER: _builtins.int
+    cohens_h: _builtins.float
+    """Distance of the two text rates, 2 asin sqrt(rate of A) - 2 asin sqrt(rate of B): from -pi to pi."""
+    cliffs_delta: _builtins.float
+    """The chance that the feature is stronger in a text of A than in one of B, minus that of the other way round: from
+    -1 to 1.
+    """
+    p_value: _builtins.float
+    """Two-sided: the chance of such a difference in rate or in strength if it made none which set a text is in."""
+    @_builtins.property
+    def a(self) -> Global___FeatureUseInTexts:
+        """In A's."""
+
+    @_builtins.property
+    def b(self) -> Global___FeatureUseInTexts:
+        """In B's."""
+
+    def __init__(
+        self,
+        *,
+        a: Global___FeatureUseInTexts | None = ...,
+        b: Global___FeatureUseInTexts | None = ...,
+        cohens_h: _builtins.float = ...,
+        cliffs_delta: _builtins.float = ...,
+        p_value: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["a", b"a", "b", b"b"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["a", b"a", "b", b"b", "cliffs_delta", b"cliffs_delta", "cohens_h", b"cohens_h", "p_value", b"p_value"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SetDifference: _TypeAlias = SetDifference  # noqa: Y015
+
+@_typing.final
+class FeatureUseInTexts(_message.Message):
+    """What a feature did in a number of texts."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TEXT_RATE_FIELD_NUMBER: _builtins.int
+    TOKEN_RATE_FIELD_NUMBER: _builtins.int
+    MEAN_PEAK_FIELD_NUMBER: _builtins.int
+    MEAN_ACTIVATION_FIELD_NUMBER: _builtins.int
+    text_rate: _builtins.float
+    """Share of the texts in which it fired."""
+    token_rate: _builtins.float
+    """Share of their tokens on which it fired."""
+    mean_peak: _builtins.float
+    """Mean over the texts of a text's largest activation, in the SAE's own units."""
+    mean_activation: _builtins.float
+    """Mean over the texts of a text's mean activation, in the SAE's own units."""
+    def __init__(
+        self,
+        *,
+        text_rate: _builtins.float = ...,
+        token_rate: _builtins.float = ...,
+        mean_peak: _builtins.float = ...,
+        mean_activation: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["mean_activation", b"mean_activation", "mean_peak", b"mean_peak", "text_rate", b"text_rate", "token_rate", b"token_rate"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___FeatureUseInTexts: _TypeAlias = FeatureUseInTexts  # noqa: Y015

@@ -44,6 +44,11 @@ class FeatureServiceStub:
                 request_serializer=steerd_dot_pb_dot_v1_dot_feature__service__pb2.EncodeRequest.SerializeToString,
                 response_deserializer=steerd_dot_pb_dot_v1_dot_feature__service__pb2.EncodeResponse.FromString,
                 _registered_method=True)
+        self.ContrastFeatures = channel.unary_stream(
+                '/steerd.v1.FeatureService/ContrastFeatures',
+                request_serializer=steerd_dot_pb_dot_v1_dot_feature__service__pb2.ContrastFeaturesRequest.SerializeToString,
+                response_deserializer=steerd_dot_pb_dot_v1_dot_feature__service__pb2.ContrastFeaturesResponse.FromString,
+                _registered_method=True)
         self.StopStudy = channel.unary_unary(
                 '/steerd.v1.FeatureService/StopStudy',
                 request_serializer=steerd_dot_pb_dot_v1_dot_feature__service__pb2.StopStudyRequest.SerializeToString,
@@ -66,6 +71,13 @@ class FeatureServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ContrastFeatures(self, request, context):
+        """Finds the features that tell two sets of texts apart.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def StopStudy(self, request, context):
         """Has a study that is under way end with what it has done so far, which its own stream then tells.
         """
@@ -80,6 +92,11 @@ def add_FeatureServiceServicer_to_server(servicer, server):
                     servicer.Encode,
                     request_deserializer=steerd_dot_pb_dot_v1_dot_feature__service__pb2.EncodeRequest.FromString,
                     response_serializer=steerd_dot_pb_dot_v1_dot_feature__service__pb2.EncodeResponse.SerializeToString,
+            ),
+            'ContrastFeatures': grpc.unary_stream_rpc_method_handler(
+                    servicer.ContrastFeatures,
+                    request_deserializer=steerd_dot_pb_dot_v1_dot_feature__service__pb2.ContrastFeaturesRequest.FromString,
+                    response_serializer=steerd_dot_pb_dot_v1_dot_feature__service__pb2.ContrastFeaturesResponse.SerializeToString,
             ),
             'StopStudy': grpc.unary_unary_rpc_method_handler(
                     servicer.StopStudy,
@@ -119,6 +136,33 @@ class FeatureService:
             '/steerd.v1.FeatureService/Encode',
             steerd_dot_pb_dot_v1_dot_feature__service__pb2.EncodeRequest.SerializeToString,
             steerd_dot_pb_dot_v1_dot_feature__service__pb2.EncodeResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ContrastFeatures(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/steerd.v1.FeatureService/ContrastFeatures',
+            steerd_dot_pb_dot_v1_dot_feature__service__pb2.ContrastFeaturesRequest.SerializeToString,
+            steerd_dot_pb_dot_v1_dot_feature__service__pb2.ContrastFeaturesResponse.FromString,
             options,
             channel_credentials,
             insecure,

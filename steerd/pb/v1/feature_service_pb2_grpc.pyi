@@ -40,6 +40,8 @@ class FeatureServiceStub:
     def __new__(cls, channel: _aio.Channel) -> FeatureServiceAsyncStub: ...
     Encode: _grpc.UnaryStreamMultiCallable[_feature_service_pb2.EncodeRequest, _feature_service_pb2.EncodeResponse]
     """Tells what the features of SAEs do on given texts."""
+    ContrastFeatures: _grpc.UnaryStreamMultiCallable[_feature_service_pb2.ContrastFeaturesRequest, _feature_service_pb2.ContrastFeaturesResponse]
+    """Finds the features that tell two sets of texts apart."""
     StopStudy: _grpc.UnaryUnaryMultiCallable[_feature_service_pb2.StopStudyRequest, _feature_service_pb2.StopStudyResponse]
     """Has a study that is under way end with what it has done so far, which its own stream then tells."""
 
@@ -55,6 +57,8 @@ class FeatureServiceAsyncStub(FeatureServiceStub):
     def __init__(self, channel: _aio.Channel) -> None: ...
     Encode: _aio.UnaryStreamMultiCallable[_feature_service_pb2.EncodeRequest, _feature_service_pb2.EncodeResponse]  # type: ignore[assignment]
     """Tells what the features of SAEs do on given texts."""
+    ContrastFeatures: _aio.UnaryStreamMultiCallable[_feature_service_pb2.ContrastFeaturesRequest, _feature_service_pb2.ContrastFeaturesResponse]  # type: ignore[assignment]
+    """Finds the features that tell two sets of texts apart."""
     StopStudy: _aio.UnaryUnaryMultiCallable[_feature_service_pb2.StopStudyRequest, _feature_service_pb2.StopStudyResponse]  # type: ignore[assignment]
     """Has a study that is under way end with what it has done so far, which its own stream then tells."""
 
@@ -73,6 +77,14 @@ class FeatureServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_feature_service_pb2.EncodeResponse], _abc.AsyncIterator[_feature_service_pb2.EncodeResponse]]:
         """Tells what the features of SAEs do on given texts."""
+
+    @_abc_1.abstractmethod
+    def ContrastFeatures(
+        self,
+        request: _feature_service_pb2.ContrastFeaturesRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_feature_service_pb2.ContrastFeaturesResponse], _abc.AsyncIterator[_feature_service_pb2.ContrastFeaturesResponse]]:
+        """Finds the features that tell two sets of texts apart."""
 
     @_abc_1.abstractmethod
     def StopStudy(
