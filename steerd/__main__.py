@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from steerd.cli import (
     contrast,
     demo,
+    encode,
     features,
     generate,
     health,
@@ -22,7 +23,21 @@ from steerd.cli import (
 )
 from steerd.errors import SteerdError
 
-_COMMANDS = (serve, generate, score, saes, watch, top, features, contrast, presets, health, selftest, demo)
+_COMMANDS = (
+    serve,
+    generate,
+    score,
+    encode,
+    saes,
+    watch,
+    top,
+    features,
+    contrast,
+    presets,
+    health,
+    selftest,
+    demo,
+)
 _INTERRUPTED = 130  # what a shell reports for a process that Ctrl-C ended
 
 

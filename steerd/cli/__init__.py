@@ -4,6 +4,7 @@
 - `selftest`: whether steering works with its host and SAEs on this machine
 - `generate`: one steered generation, streamed to the terminal
 - `score`: how likely given continuations are, steered and not
+- `encode`: what features do on texts, token by token
 - `saes`, `features`: what a server has loaded; what the features of an SAE stand for
 - `presets`: the steering that a server's operator has prepared, and the policies in force
 - `watch`: the features that a server exports as metrics
@@ -20,6 +21,7 @@ What they share:
 - `text_files`: files of texts
 - `stream`: one generation, printed while it comes
 - `token_painter`: text coloured by a feature's activation
+- `text_files`: texts and chats from files
 - `terminal`: the consoles they print to
 - `tables`: readings and summaries as tables
 - `feature_pages`: what an SAE folder tells about its features

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -59,6 +59,18 @@ class EncodedTokens:
     codes: tuple[SaeCodes, ...]
     token_texts: tuple[str, ...] = ()
 
+    @staticmethod
+    def joined(parts: Sequence[EncodedTokens]) -> EncodedTokens:
+        """Parts of one text that follow each other, as one."""
+        by_sae = zip(*(part.codes for part in parts), strict=True)
+        return EncodedTokens(
+            text=parts[0].text,
+            first_position=parts[0].first_position,
+            token_ids=tuple(token_id for part in parts for token_id in part.token_ids),
+            codes=tuple(map(_joined_codes, by_sae)),
+            token_texts=tuple(text for part in parts for text in part.token_texts),
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class EncodeSummary:
@@ -67,3 +79,13 @@ class EncodeSummary:
     complete: bool
     texts: int
     tokens: int
+
+
+def _joined_codes(pieces: Sequence[SaeCodes]) -> SaeCodes:
+    return SaeCodes(
+        pieces[0].sae,
+        *(
+            np.concatenate([getattr(piece, column) for piece in pieces])
+            for column in ("counts", "features", "values")
+        ),
+    )

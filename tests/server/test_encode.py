@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import grpc
@@ -10,9 +11,13 @@ import pytest
 from google.rpc import error_details_pb2
 from grpc_status import rpc_status
 
+from steerd.app import load_saes
 from steerd.client_messages import ChatTurn
+from steerd.config import Config, MonitoringConfig, ServerConfig
 from steerd.engine.study import Progress
 from steerd.feature_client import FeatureClient
+from steerd.host.default_host import DEFAULT_HOST_ALIAS
+from steerd.host.host_model import HostModel
 from steerd.pb.v1 import feature_service_pb2 as pb
 from steerd.pb.v1 import generation_service_pb2
 from steerd.pb.v1.feature_pb2 import FeatureRef as WireRef
@@ -23,6 +28,7 @@ from steerd.study_wire.study_text import StudyText
 from tests.server.running_server import TIMEOUT_SECONDS, RunningServer
 
 TOLERANCE = 1e-5  # padded batches here, packed steps there
+REAL_TOLERANCE = 1e-3
 
 CHAT = (ChatTurn("system", "Be brief."), ChatTurn("user", "Tell me of the sea."))
 TEXTS = (
@@ -33,12 +39,16 @@ TEXTS = (
 WATCH = (FeatureRef("late", 5), FeatureRef("early", 2))
 
 
-def captured(server: RunningServer, text: StudyText) -> dict[tuple[int, str], dict[int, float]]:
-    """What Generate reads on a prompt, by position and SAE."""
+Readings = dict[tuple[int, str], dict[int, float]]
+"""Activations by position and SAE, then by feature in the order of the answer."""
+
+
+def captured(server: RunningServer, text: StudyText, watch: Sequence[FeatureRef] = WATCH) -> Readings:
+    """What Generate reads on a prompt."""
     message = generation_service_pb2.GenerateRequest(
         sampling=generation_service_pb2.SamplingParams(max_new_tokens=1),
         capture=generation_service_pb2.Capture(
-            watch=[WireRef(sae=ref.sae, index=ref.index) for ref in WATCH], top_k=6, include_prompt=True
+            watch=[WireRef(sae=ref.sae, index=ref.index) for ref in watch], top_k=6, include_prompt=True
         ),
     )
     if text.prompt:
@@ -54,31 +64,57 @@ def captured(server: RunningServer, text: StudyText) -> dict[tuple[int, str], di
     }
 
 
-def test_the_numbers_are_those_of_generates_capture(server: RunningServer) -> None:
-    call = EncodeCall(texts=TEXTS, watch=WATCH, top_features=6)
+def readings_of(part: EncodedTokens) -> Readings:
+    return {
+        (part.first_position + place, codes.sae): dict(zip(features.tolist(), values, strict=True))
+        for codes in part.codes
+        for place, (features, values) in enumerate(codes.by_token())
+    }
+
+
+def encoded(server: RunningServer, call: EncodeCall) -> tuple[dict[int, EncodedTokens], EncodeSummary]:
     with FeatureClient(server.address, timeout_seconds=TIMEOUT_SECONDS) as client:
         *events, summary = client.encode(call)
+    assert isinstance(summary, EncodeSummary)
+    assert all(isinstance(event, Progress | EncodedTokens) for event in events)
+    return {event.text: event for event in events if isinstance(event, EncodedTokens)}, summary
 
-    parts = [event for event in events if isinstance(event, EncodedTokens)]
-    for part in parts:
-        expected = captured(server, TEXTS[part.text])
-        found = {
-            (part.first_position + place, codes.sae): dict(zip(features.tolist(), values, strict=True))
-            for codes in part.codes
-            for place, (features, values) in enumerate(codes.by_token())
-        }
+
+def test_the_numbers_are_those_of_generates_capture(server: RunningServer) -> None:
+    parts, summary = encoded(server, EncodeCall(texts=TEXTS, watch=WATCH, top_features=6))
+
+    for number, text in enumerate(TEXTS):
+        expected, found = captured(server, text), readings_of(parts[number])
         assert found.keys() == expected.keys()
         for key, values in expected.items():
             assert list(found[key]) == list(values)
             np.testing.assert_allclose(
                 list(found[key].values()), list(values.values()), rtol=TOLERANCE, atol=TOLERANCE
             )
-    assert summary == EncodeSummary(complete=True, texts=3, tokens=sum(len(p.token_ids) for p in parts))
-    assert {part.text for part in parts} == {0, 1, 2}
-    chat = next(part for part in parts if part.text == 1)
-    assert "".join(chat.token_texts).startswith("<|im_start|>system\nBe brief.<|im_end|>")
-    assert "".join(chat.token_texts).endswith("<|im_start|>assistant\n")
-    assert all(isinstance(event, Progress | EncodedTokens) for event in events)
+    tokens = sum(len(part.token_ids) for part in parts.values())
+    assert summary == EncodeSummary(complete=True, texts=3, tokens=tokens)
+    chat = "".join(parts[1].token_texts)
+    assert chat.startswith("<|im_start|>system\nBe brief.<|im_end|>")
+    assert chat.endswith("<|im_start|>assistant\n")
+
+
+@pytest.mark.real_host
+def test_the_numbers_on_the_default_host_are_those_of_generates_capture() -> None:
+    """Activations there go up to hundreds; of two that are nearly equal either may come first."""
+    host, watch = HostModel.load(DEFAULT_HOST_ALIAS), (FeatureRef("starter-14", 222),)
+    config = Config(
+        server=ServerConfig(port=0), monitoring=MonitoringConfig(port=0, sample_every=0, request_log="off")
+    )
+    with RunningServer(config, host, load_saes(config, host)) as running:
+        parts, _ = encoded(running, EncodeCall(texts=TEXTS, watch=watch, top_features=6))
+
+        for number, text in enumerate(TEXTS):
+            expected, found = captured(running, text, watch), readings_of(parts[number])
+            assert found.keys() == expected.keys()
+            for key, values in expected.items():
+                np.testing.assert_allclose(
+                    list(found[key].values()), list(values.values()), rtol=REAL_TOLERANCE, atol=REAL_TOLERANCE
+                )
 
 
 def test_full_codes_of_one_sae(server: RunningServer) -> None:
