@@ -14,6 +14,7 @@ from steerd.engine.request import FinishReason, GenerationRequest
 from steerd.engine.watch_list import WatchList
 from steerd.steering.intervention import FeatureRef
 from steerd.steering.receipt import NO_RECEIPT, Receipt
+from steerd.steering.trigger import Trigger
 
 Floats = NDArray[np.float32]
 Ints = NDArray[np.int64]
@@ -90,6 +91,23 @@ class FiredEvent:
 
 
 @dataclass(frozen=True, slots=True)
+class TriggerUse:
+    """How often a trigger fired over a request, at least once, and the position of the first time."""
+
+    trigger: Trigger
+    times: int
+    first_position: int
+
+
+@dataclass(frozen=True, slots=True)
+class SwitchUse:
+    """A preset took the place of a request's interventions, on the rows from a position on."""
+
+    preset: str
+    first_position: int
+
+
+@dataclass(frozen=True, slots=True)
 class BaselineEvent:
     """A token of the request's unsteered twin."""
 
@@ -151,7 +169,8 @@ class Timings:
 class FinishedEvent:
     """The last event of a request that ran to an end; `baseline` when it asked for one.
 
-    `cancel_seconds`: from its cancel, if that ended it, until what it held was free.
+    `fired` has the triggers that did, in their order, `switched` what became of the one that switches, if it
+    came to that. `cancel_seconds`: from its cancel, if that ended it, until what it held was free.
     `cached_prompt_tokens` of the prompt's tokens did not run, as an earlier request had left their keys and
     values.
     """
@@ -162,6 +181,8 @@ class FinishedEvent:
     timings: Timings
     features: tuple[FeatureUse, ...]
     receipt: Receipt = NO_RECEIPT
+    fired: tuple[TriggerUse, ...] = ()
+    switched: SwitchUse | None = None
     cached_prompt_tokens: int = 0
     baseline: BaselineOutcome | None = None
     cancel_seconds: float | None = None

@@ -11,6 +11,7 @@ from steerd.engine.events import (
     PromptEvent,
     ScoredEvent,
     StartedEvent,
+    SwitchUse,
     Timings,
     TokenEvent,
     TokenReading,
@@ -52,6 +53,7 @@ class RunningRequest:
         self.token_ids = list(submission.request.given_ids)
         self._num_given = len(self.token_ids)
         self.triggers = Triggers(wishes.triggers)
+        self.switched: SwitchUse | None = None
         self._eos_token_ids = eos_token_ids
         self._stops_at = stops_at
         self._cached_tokens = cached_tokens
@@ -130,6 +132,8 @@ class RunningRequest:
             ),
             features=self._tallies.uses(self.wishes),
             receipt=self._tallies.receipt(self.wishes),
+            fired=self.triggers.fired,
+            switched=self.switched,
             cancel_seconds=self.submission.since_cancel if reason is FinishReason.CANCELLED else None,
         )
 

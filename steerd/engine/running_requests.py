@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from steerd.engine.continuous_batching import ContinuousBatch
-from steerd.engine.events import EngineObserver, FailedEvent, LastEvent
+from steerd.engine.events import EngineObserver, FailedEvent, LastEvent, SwitchUse
 from steerd.engine.request import FinishReason
 from steerd.engine.running_request import RunningRequest
 from steerd.engine.tally import Tallies
@@ -55,6 +55,7 @@ class RunningRequests:
             first_position=first_position,
             numbers=request.steering.numbers_after(switch),
         )
+        running.switched = SwitchUse(switch.preset, first_position)
 
     def free(self, running: RunningRequest) -> None:
         """Give back all that one holds; its end is not told yet."""

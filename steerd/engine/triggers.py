@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from steerd.engine.events import Firing
+from steerd.engine.events import Firing, TriggerUse
 from steerd.errors import Forbidden
 from steerd.steering.request_wishes import ResolvedTrigger
 from steerd.steering.steering import Steering
@@ -23,6 +23,8 @@ class Triggers:
         self._has_switched = False
         self._stopped_on: int | None = None
         self._switch: Switch | None = None
+        self._times = [0] * len(triggers)
+        self._first_positions = [0] * len(triggers)  # without meaning for one that never fired
 
     def see(self, bits: NDArray[np.int64], first_position: int) -> list[Firing]:
         """What fires on the coming rows [rows], by position; nothing after one that ends the text."""
@@ -38,12 +40,26 @@ class Triggers:
             if self._stopped_on is not None and row > self._stopped_on:
                 break
             firings.append(Firing(trigger.name, first_position + row))
+            if not self._times[number]:
+                self._first_positions[number] = first_position + row
+            self._times[number] += 1
             match trigger.action:
                 case Stop():
                     self._stopped_on = row
                 case Switch() if not self._has_switched:
                     self._has_switched, self._switch = True, trigger.action
         return firings
+
+    @property
+    def fired(self) -> tuple[TriggerUse, ...]:
+        """Those that fired so far."""
+        return tuple(
+            TriggerUse(resolved.trigger, times, first_position)
+            for resolved, times, first_position in zip(
+                self._triggers, self._times, self._first_positions, strict=True
+            )
+            if times
+        )
 
     @property
     def is_stopped(self) -> bool:

@@ -6,6 +6,7 @@ import json
 import logging
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Any
 
@@ -106,6 +107,17 @@ def _finished(event: FinishedEvent, request: GenerationRequest) -> dict[str, Any
             }
             for edit, receipt in edits
         ],
+        "triggers": [
+            {
+                "name": use.trigger.name,
+                "action": type(use.trigger.action).__name__.lower(),
+                "source": use.trigger.source,
+                "times": use.times,
+                "first_position": use.first_position,
+            }
+            for use in event.fired
+        ],
+        "switched": None if event.switched is None else asdict(event.switched),
     }
 
 

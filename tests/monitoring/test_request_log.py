@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,23 @@ WATCH = (
     WatchedFeature(sae="late", index=3, alias="third", threshold=0.5),
     WatchedFeature(sae="late", index=4, alias="never", threshold=1e6),
 )
+
+
+CALM_AND_FAR = """
+    [[presets]]
+    name = "calm"
+    version = "1"
+    [[presets.interventions]]
+    feature = { sae = "early", index = 1 }
+    add = { strength = 2.0 }
+    [[policies]]
+    name = "halt"
+    version = "1"
+    [[policies.triggers]]
+    name = "far"
+    flag = {}
+    when = { any_of = [{ all_of = [{ feature = { sae = "late", index = 3 }, above = 0.0 }] }] }
+"""
 
 
 def serving(path: Path, **monitoring: Any) -> RunningServer:
@@ -71,6 +89,41 @@ def test_a_request_leaves_one_line(tmp_path: Path) -> None:
     strongest = max(value for r in generated.readings if r.position for value in r.values)
     assert len(record["top_features"]) == 10
     assert record["top_features"][0]["max"] == pytest.approx(strongest, abs=1e-3)
+
+
+def test_what_fired_and_what_was_switched_to_is_told(tmp_path: Path) -> None:
+    path = tmp_path / "requests.jsonl"
+    section = MonitoringConfig(port=0, request_log=str(path))
+    steered = parse_config(tomllib.loads(CALM_AND_FAR), folder=tmp_path)
+    config = tiny_config(monitoring=section, presets=steered.presets, policies=steered.policies)
+    over = steering.FeatureTest(feature=FeatureRef(sae="early", index=1), above=-1.0)
+    always = steering.Condition(any_of=[steering.Clause(all_of=[over])])
+    asked = pb.GenerateRequest(
+        prompt="the cat",
+        sampling=pb.SamplingParams(max_new_tokens=3),
+        triggers=[steering.Trigger(name="mine", when=always, switch=steering.Switch(preset="calm"))],
+    )
+
+    with RunningServer(config, *tiny_parts()) as server:
+        generated = server.generate(asked)
+        server.generate(pb.GenerateRequest(prompt="the", sampling=pb.SamplingParams(max_new_tokens=1)))
+
+    fired = [firing for message in generated.messages for firing in message.delta.fired]
+    switched, plain = records(path)
+    triggers = {use["name"]: use for use in switched["triggers"]}
+    mine = [firing.position for firing in fired if firing.trigger == "mine"]
+    assert triggers["mine"] == {
+        "name": "mine",
+        "action": "switch",
+        "source": "",
+        "times": len(mine),
+        "first_position": mine[0],
+    }
+    assert triggers["far"]["source"] == "policy:halt@1"
+    assert triggers["far"]["action"] == "flag"
+    assert switched["switched"] == {"preset": "calm@1", "first_position": 7}
+    assert switched["steering"][0]["source"] == "switch:calm@1"
+    assert plain["switched"] is None
 
 
 def test_prompts_are_there_when_asked_for_and_stay_on_their_line(tmp_path: Path) -> None:
