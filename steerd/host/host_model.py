@@ -16,6 +16,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from steerd.errors import HostError
 from steerd.host.decoder_layers import find_decoder_layers, record_layer_calls
 from steerd.host.hook_point import SITES, HookPoint
+from steerd.host.int8_head import Int8Linear
 from steerd.host.loading import load_pretrained, update_from_folder
 from steerd.host.residual_stream import Args, Kwargs, resid_in, resid_out, with_resid_in, with_resid_out
 from steerd.host.sublayers import Sublayers, find_sublayers
@@ -93,6 +94,11 @@ class HostModel:
         """The dtype of the host's weights and residual stream."""
         dtype: torch.dtype = self.model.dtype
         return dtype
+
+    @property
+    def has_gradients(self) -> bool:
+        """Whether logits are differentiable in the residual stream; with weights in 8 bits they are not."""
+        return not any(isinstance(module, Int8Linear) for module in self.model.modules())
 
     @property
     def has_chat_template(self) -> bool:

@@ -12,4 +12,5 @@ torch, which the client and the command line read too.
 - `found_features`: what was found in one half, measured again in the other
 - `two_sets`: whether values of two sets of texts differ, feature by feature
 - `false_discovery`: p-values of many tests at once
+- the package `attribution`: which features move a metric of a prompt's logits
 """

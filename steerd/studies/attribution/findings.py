@@ -1,0 +1,110 @@
+"""What an attribution has found so far, and how it is told."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from steerd.studies.attribution.check import check_of
+from steerd.studies.attribution.connections import Connections
+from steerd.studies.attribution.graph_pruning import Floats, PrunedGraph
+from steerd.studies.attribution.node_choice import ChosenNode
+from steerd.studies.attribution.node_effects import NodeEffects
+from steerd.studies.attribution.result import AttributedNode, Attribution, AttributionEdge, NodeKind, SaeTotal
+from steerd.studies.attribution.wish import AttributionWish
+
+
+@dataclass(slots=True)
+class Findings:
+    """The chosen nodes: features, errors and embeddings, controls.
+
+    `measured` are the effects of the first of `top` and then of `controls`, as far as they were taken out.
+    """
+
+    top: Sequence[ChosenNode]
+    rest: Sequence[ChosenNode]
+    controls: Sequence[ChosenNode]
+    measured: list[float] = field(default_factory=list)
+    connections: Connections | None = None
+
+    def told(self, effects: NodeEffects, wish: AttributionWish, *, complete: bool) -> Attribution:
+        """As a result; without edges until all of them are known."""
+        assert effects.clean is not None
+        weights = self.connections.weights() if self.connections else None
+        nodes, edges = self._plain() if weights is None else self._connected(weights, wish)
+        return Attribution(
+            token_ids=wish.prompt_ids,
+            value=float(effects.clean.values[0]),
+            probability=effects.prompt.probability(effects.clean.logits),
+            nodes=nodes,
+            edges=edges,
+            check=check_of(nodes),
+            totals=tuple(_totals(effects)),
+            complete=complete,
+        )
+
+    def _plain(self) -> tuple[tuple[AttributedNode, ...], tuple[AttributionEdge, ...]]:
+        every = [*self.top, *self.rest, *self.controls]
+        return tuple(_node(node, self._effect(place)) for place, node in enumerate(every)), ()
+
+    def _connected(
+        self, weights: Floats, wish: AttributionWish
+    ) -> tuple[tuple[AttributedNode, ...], tuple[AttributionEdge, ...]]:
+        """All features, the errors and embeddings that the pruned graph keeps, and its edges."""
+        assert self.connections is not None
+        graph = self.connections.pruned(
+            weights, node_threshold=wish.node_threshold, edge_threshold=wish.edge_threshold
+        )
+        told: list[AttributedNode] = []
+        place_of: dict[int, int] = {len(weights) - 1: -1}
+        for place, node in enumerate([*self.top, *self.rest]):
+            if graph.nodes[place]:
+                place_of[place] = len(told)
+            if graph.nodes[place] or node.kind is NodeKind.FEATURE:
+                told.append(_node(node, self._effect(place), _influence(graph, place)))
+        start = len(self.top) + len(self.rest)
+        told += [_node(node, self._effect(start + place)) for place, node in enumerate(self.controls)]
+        targets, sources = np.nonzero(graph.edges)
+        edges = tuple(
+            AttributionEdge(place_of[source], place_of[target], float(weights[target, source]))
+            for target, source in zip(targets.tolist(), sources.tolist(), strict=True)
+        )
+        return tuple(told), edges
+
+    def _effect(self, place: int) -> float | None:
+        """What was measured of the node at a place among all three kinds."""
+        if len(self.top) <= place < len(self.top) + len(self.rest):
+            return None
+        tried = place if place < len(self.top) else place - len(self.rest)
+        return self.measured[tried] if tried < len(self.measured) else None
+
+
+def _influence(graph: PrunedGraph, place: int) -> float | None:
+    return float(graph.cumulative[place]) if graph.nodes[place] else None
+
+
+def _node(node: ChosenNode, measured: float | None, influence: float | None = None) -> AttributedNode:
+    return AttributedNode(
+        kind=node.kind,
+        role=node.role,
+        hook_point=str(node.part.hook_point),
+        position=node.part.position,
+        activation=node.activation,
+        attribution=node.attribution,
+        sae=node.sae,
+        feature=node.feature,
+        measured=measured,
+        influence=influence,
+    )
+
+
+def _totals(effects: NodeEffects) -> Iterator[SaeTotal]:
+    for number, predicted in effects.predicted.items():
+        yield SaeTotal(
+            sae=effects.explained[number].sae.name,
+            num_active=len(predicted),
+            features=float(predicted.sum()),
+            errors=float(effects.error_effects(number).sum()),
+        )

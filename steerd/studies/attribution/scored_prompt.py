@@ -1,0 +1,105 @@
+"""Forwards of a prompt whose rows may be replaced on the way, and the metric that comes out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from steerd.host.hook_point import HookPoint
+from steerd.host.host_model import HostModel
+from steerd.studies.attribution.metric import AnswerLogprob, Metric, TokenLogit
+
+Edit = Callable[[Tensor], Tensor]
+"""Rows of the prompt [copies, texts, tokens, d_model], of at least float32 -> what takes their place."""
+
+
+class ScoredPrompt:
+    """A prompt as the host runs it to know a metric.
+
+    There is one text for each answer, the prompt and what is given after it; a TokenLogit needs one text, the
+    prompt alone. The prompt is the same in all texts, and so is what is done to its rows. Copies of the texts
+    are run at once, each with edits of its own. Answers are padded on the right, which no earlier row sees.
+    """
+
+    def __init__(self, host: HostModel, prompt_ids: Sequence[int], metric: Metric) -> None:
+        self.host = host
+        self.prompt_ids = tuple(prompt_ids)
+        self._metric = metric
+        texts = [
+            [*prompt_ids, *answer[:-1]] for answer in _answers(metric)
+        ]  # the last token predicts nothing
+        longest = max(map(len, texts))
+        padded = [text + text[-1:] * (longest - len(text)) for text in texts]
+        self._ids = torch.tensor(padded, dtype=torch.long)  # [texts, seq]
+
+    @property
+    def num_texts(self) -> int:
+        """Texts of one copy."""
+        return len(self._ids)
+
+    @property
+    def num_rows(self) -> int:
+        """Rows that one copy costs in a forward."""
+        return self._ids.numel()
+
+    def values(self, copies: int, edits: Mapping[HookPoint, Edit]) -> Tensor:
+        """The metric of each copy, [copies], of a forward with these edits."""
+        return self.values_of(self.logits(copies, edits))
+
+    def logits(self, copies: int, edits: Mapping[HookPoint, Edit]) -> Tensor:
+        """Logits [copies, texts, seq, vocab], at least float32, of a forward with these edits."""
+        ids = self._ids.repeat(copies, 1)
+        with ExitStack() as stack:
+            for hook_point, edit in edits.items():
+                handle = self.host.attach(hook_point, partial(self._edited, copies, edit))
+                stack.callback(handle.remove)
+            logits = _float32(self.host.logits(ids, None))
+        return logits.view(copies, *self._ids.shape, -1)
+
+    def values_of(self, logits: Tensor) -> Tensor:
+        """The metric [copies] of logits [copies, texts, seq, vocab]."""
+        last = len(self.prompt_ids) - 1
+        match self._metric:
+            case TokenLogit(target, against):
+                here = logits[:, 0, last]
+                return here[:, target] if against is None else here[:, target] - here[:, against]
+            case AnswerLogprob():
+                answers = _answers(self._metric)
+                sums = [_logprob(logits[:, text, last:], answer) for text, answer in enumerate(answers)]
+                return sums[0] if len(sums) == 1 else sums[0] - sums[1]
+
+    def probability(self, logits: Tensor) -> float:
+        """Of the target's first token, by logits [copies, texts, seq, vocab] of the first copy."""
+        first = _answers(self._metric)[0][0]
+        return float(logits[0, 0, len(self.prompt_ids) - 1].softmax(dim=-1)[first])
+
+    def _edited(self, copies: int, edit: Edit, rows: Tensor) -> Tensor:
+        texts = _float32(rows).view(copies, *self._ids.shape, -1)
+        length = len(self.prompt_ids)
+        edited = edit(texts[:, :, :length])
+        if length < self._ids.shape[1]:
+            edited = torch.cat([edited, texts[:, :, length:]], dim=2)
+        return edited.to(rows.dtype).reshape(rows.shape)
+
+
+def _float32(x: Tensor) -> Tensor:
+    """In float32, unless it is more precise already."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
+def _answers(metric: Metric) -> tuple[tuple[int, ...], ...]:
+    """Of each text the tokens that are scored."""
+    if isinstance(metric, TokenLogit):
+        return ((metric.target,),)
+    return (metric.target,) if metric.against is None else (metric.target, metric.against)
+
+
+def _logprob(logits: Tensor, answer: Sequence[int]) -> Tensor:
+    """Summed log-probability [copies] of an answer by logits [copies, seq, vocab] from its first token on."""
+    logprobs = logits[:, : len(answer)].log_softmax(dim=-1)
+    index = torch.tensor(answer, device=logits.device).expand(len(logits), -1).unsqueeze(-1)
+    return logprobs.gather(-1, index).squeeze(-1).sum(dim=-1)
