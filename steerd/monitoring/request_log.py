@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import heapq
 import json
 import logging
 from collections.abc import Callable, Sequence
@@ -153,6 +154,7 @@ def _features(features: RequestFeatures) -> dict[str, Any]:
         for position, feature in enumerate(features.watch.features)
         if features.over[position]
     ]
-    strongest = sorted(features.top.items(), key=lambda entry: -entry[1])[:_TOP_FEATURES]
-    top = [{"sae": ref.sae, "feature": ref.index, "max": round(value, 4)} for ref, value in strongest]
+    active = ((value, sae, index) for sae, top in features.top.items() for index, value in top.items())
+    strongest = heapq.nlargest(_TOP_FEATURES, active)
+    top = [{"sae": sae, "feature": index, "max": round(value, 4)} for value, sae, index in strongest]
     return {"over_threshold": over, "top_features": top}

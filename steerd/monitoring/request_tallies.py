@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 
 from steerd.engine.events import ActiveEntries, Ints, StepReport
 from steerd.engine.watch_list import WatchList
-from steerd.steering.intervention import FeatureRef
 
 _LARGEST_ACTIVE_OVER = 3
 _MAX_REQUESTS = 4096  # more than can run: those beyond are of ends that were dropped
@@ -22,14 +21,14 @@ class RequestFeatures:
     """What features did over one request, on its ordinary rows.
 
     By feature of the list [watched]: `largest` activation, and rows `active` and `over` the threshold. `top`
-    has the largest activation of every feature that was active on its sampled rows.
+    has, by SAE, the largest activation of every feature that was active on its sampled rows.
     """
 
     watch: WatchList
     largest: NDArray[np.float64]
     active: Ints
     over: Ints
-    top: Mapping[FeatureRef, float]
+    top: Mapping[str, Mapping[int, float]]
 
 
 class RequestTallies:
@@ -39,7 +38,7 @@ class RequestTallies:
         self._watch = WatchList()
         self._slots: OrderedDict[str, int] = OrderedDict()
         self._free: list[int] = []
-        self._top: dict[str, dict[FeatureRef, float]] = {}
+        self._top: dict[str, dict[str, dict[int, float]]] = {}  # by request and SAE
         self._numbers = np.zeros((_LARGEST_ACTIVE_OVER, 0, 0))  # [3, slots, watched]
 
     def add(self, report: StepReport) -> None:
@@ -82,9 +81,9 @@ class RequestTallies:
             request_ids, active.features.tolist(), active.values.tolist(), strict=True
         ):
             if request_id:
-                top = self._top.setdefault(request_id, {})
-                ref = FeatureRef(sae, feature)
-                top[ref] = max(top.get(ref, 0.0), value)
+                top = self._top.setdefault(request_id, {}).setdefault(sae, {})
+                if value > top.get(feature, 0.0):
+                    top[feature] = value
 
     def _slot(self, request_id: str) -> int:
         """The request's slot, given to it now unless it has one; -1 for a baseline."""

@@ -61,12 +61,14 @@ class TopFeatures:
         self._lock = threading.Lock()
         self._facts: dict[str, FeatureFacts] = {}
         self._kept: dict[str, deque[_Sampled]] = {}
+        self._entries: dict[str, int] = {}  # of the steps kept
 
     def know(self, sae: str, facts: FeatureFacts) -> None:
         """Tell of this SAE's features from now on; those of others are not told of."""
         with self._lock:
             self._facts[sae] = facts
             self._kept[sae] = deque()
+            self._entries[sae] = 0
 
     def step_finished(self, report: StepReport) -> None:
         with self._lock:
@@ -75,6 +77,7 @@ class TopFeatures:
                     active = sampled.active
                     step = _Sampled(self._clock(), len(sampled.rows), active.features, active.values)
                     self._kept[sae].append(step)
+                    self._entries[sae] += len(step.features)
             self._forget()
 
     def first_token(self, request: GenerationRequest, seconds: float) -> None:
@@ -97,11 +100,10 @@ class TopFeatures:
 
     def _forget(self) -> None:
         """Drop what is older than a minute, and the oldest of what is too much."""
-        oldest = self._clock() - TOP_SECONDS
-        for steps in self._kept.values():
-            entries = sum(len(step.features) for step in steps)
-            while steps and (steps[0].at < oldest or entries > MAX_ENTRIES / len(self._kept)):
-                entries -= len(steps.popleft().features)
+        oldest, room = self._clock() - TOP_SECONDS, MAX_ENTRIES / max(len(self._kept), 1)
+        for sae, steps in self._kept.items():
+            while steps and (steps[0].at < oldest or self._entries[sae] > room):
+                self._entries[sae] -= len(steps.popleft().features)
 
 
 def _top(steps: Sequence[_Sampled], facts: FeatureFacts, limit: int) -> tuple[int, list[TopFeature]]:

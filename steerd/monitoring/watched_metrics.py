@@ -58,6 +58,7 @@ class WatchedMetrics:
             registry=registry,
         )
         self._series: dict[Names, _Series] = {}
+        self._in_order: tuple[WatchList, list[_Series | None]] = (WatchList(), [])
         self.watch = WatchList()
 
     def change(self, watch: WatchList) -> None:
@@ -68,6 +69,7 @@ class WatchedMetrics:
                 self._remove(names)
             for position, names in enumerate(wanted):
                 self._series[names] = self._children(names, watch, position)
+            self._in_order = WatchList(), []
             self.watch = watch
 
     def step_finished(self, report: StepReport) -> None:
@@ -79,8 +81,7 @@ class WatchedMetrics:
         """Observe the hot features of a request that ran."""
         watch = features.watch
         with self._lock:
-            for position, names in enumerate(_names(watch)):
-                series = self._series.get(names)
+            for position, series in enumerate(self._series_of(watch)):
                 if series is not None and series.largest is not None:
                     ratio = features.largest[position] / watch.max_activation[position]
                     series.largest.observe(float(ratio), exemplar(request_id))
@@ -94,13 +95,21 @@ class WatchedMetrics:
         strongest_rows = np.zeros(len(watch), dtype=np.int64)
         strongest_rows[entries.features[order]] = entries.rows[order]  # of several the last one stays
         owners = row_owners(strongest_rows, report.first_rows).tolist()
-        for position, names in enumerate(_names(watch)):
-            series = self._series.get(names)  # none where the list has changed since the step
-            if active_tokens[position] and series is not None:
-                series.active.inc(active_tokens[position])
-                if over_tokens[position]:
-                    request_id = report.request_ids[owners[position]]
-                    series.exceeded.inc(over_tokens[position], exemplar(request_id))
+        in_order = self._series_of(watch)
+        for position in np.flatnonzero(active_tokens).tolist():
+            series = in_order[position]
+            if series is None:
+                continue
+            series.active.inc(active_tokens[position])
+            if over_tokens[position]:
+                request_id = report.request_ids[owners[position]]
+                series.exceeded.inc(over_tokens[position], exemplar(request_id))
+
+    def _series_of(self, watch: WatchList) -> list[_Series | None]:
+        """The series of a list's features in its order; None where the list has changed since."""
+        if self._in_order[0] is not watch:
+            self._in_order = watch, [self._series.get(names) for names in _names(watch)]
+        return self._in_order[1]
 
     def _children(self, names: Names, watch: WatchList, position: int) -> _Series:
         is_hot = watch.features[position].hot
