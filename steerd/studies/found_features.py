@@ -36,10 +36,10 @@ class FoundFeatures:
     ) -> FoundFeatures:
         """Find at this false discovery rate; every half has texts of both sets."""
         first = HalfComparison.of(discovery, num_features, strength)
-        second = HalfComparison.of(held_out, num_features, strength)
         tested = np.unique(discovery.activity.feature)
         corrected = q_values(first.comparison.p_value[tested])
         features = tested[corrected <= rate]
+        second = HalfComparison.of(held_out.only(features, num_features), num_features, strength)
         again = q_values(second.comparison.p_value[features])
         sign = first.sign[features]
         return cls(

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from steerd.studies.contrast_table import Difference, FeatureUse, Strength
-from steerd.studies.text_activity import Bools, Floats, TextActivity
+from steerd.studies.text_activity import Bools, Floats, Ints, TextActivity
 from steerd.studies.two_sets import Firing, SetComparison, compare_sets
 
 
@@ -20,6 +20,13 @@ class Half:
     in_a: Bools
     texts: tuple[int, int]
     tokens: tuple[int, int]
+
+    def only(self, features: Ints, num_features: int) -> Half:
+        """As if no other feature had fired."""
+        is_chosen = np.zeros(num_features, dtype=np.bool_)
+        is_chosen[features] = True
+        entries = is_chosen[self.activity.feature]
+        return replace(self, activity=self.activity.where(entries), in_a=self.in_a[entries])
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -10,7 +10,6 @@ its exact, hypergeometric, distribution, and only the ranks among firing texts a
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import lgamma
 
 import numpy as np
 import torch
@@ -20,6 +19,7 @@ Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 Bools = NDArray[np.bool_]
 
+_SMALLEST = 1e-300  # p-value that is told
 _SLACK = 1e-7  # equal probabilities and ranks may differ by rounding
 
 
@@ -27,7 +27,8 @@ _SLACK = 1e-7  # equal probabilities and ranks may differ by rounding
 class Firing:
     """Where features fire: one entry a feature and text, in any order, each array [entries].
 
-    `in_first` says in which of the two sets the text is, `value` is above 0. No pair comes twice.
+    `in_first` says in which of the two sets the text is. `value` is above 0, and counts in the precision of
+    float32. No pair comes twice.
     """
 
     feature: Ints
@@ -41,7 +42,7 @@ class SetComparison:
 
     `first` and `second` count the firing texts of either set. `cliffs_delta` is the probability that a text
     of the first set has the larger value minus that of the smaller, from -1 to 1. Both p-values are
-    two-sided and 1 for a feature that never fires; `p_value` is that of either, both being tried.
+    two-sided, and 1 for a feature that never fires.
     """
 
     first: Ints
@@ -52,7 +53,9 @@ class SetComparison:
 
     @property
     def p_value(self) -> Floats:
-        either: Floats = np.minimum(1.0, 2 * np.minimum(self.p_rate, self.p_strength))
+        """That of a difference in either, both being tried: the harmonic mean of the two, which go together
+        (Wilson 2019)."""
+        either: Floats = 2 / (1 / self.p_rate + 1 / self.p_strength)
         return either
 
 
@@ -72,8 +75,8 @@ def compare_sets(firing: Firing, num_first: int, num_second: int, num_features: 
         first=ranks.first,
         second=ranks.firing - ranks.first,
         cliffs_delta=2 * larger / total - 1,
-        p_rate=p_rate,
-        p_strength=p_strength,
+        p_rate=np.maximum(p_rate, _SMALLEST),
+        p_strength=np.maximum(p_strength, _SMALLEST),
     )
 
 
@@ -89,16 +92,17 @@ class _Ranks:
 
 
 def _rank(firing: Firing, num_features: int) -> _Ranks:
-    order = np.lexsort((firing.value, firing.feature))
-    feature, value, in_first = firing.feature[order], firing.value[order], firing.in_first[order]
+    # One whole number holds feature, value and set: floats above 0 are in the order of their bits.
+    bits = firing.value.astype(np.float32).view(np.int32).astype(np.int64)
+    packed = np.sort(firing.feature << 32 | bits << 1 | firing.in_first)
+    feature, in_first, place = packed >> 32, (packed & 1).astype(np.bool_), packed >> 1
     counts = np.bincount(feature, minlength=num_features)
     starts = np.cumsum(counts) - counts
-    is_new = np.ones(len(feature), dtype=np.bool_)
-    is_new[1:] = (feature[1:] != feature[:-1]) | (value[1:] != value[:-1])
-    group = np.cumsum(is_new) - 1
+    is_new = np.ones(len(place), dtype=np.bool_)
+    is_new[1:] = place[1:] != place[:-1]
     group_start = np.flatnonzero(is_new)
-    group_size = np.diff(np.append(group_start, len(feature)))
-    mean_rank = (group_start + (group_size + 1) / 2)[group] - starts[feature]  # from 1 within its feature
+    group_size = np.diff(np.append(group_start, len(place)))
+    mean_rank = np.repeat(group_start + (group_size + 1) / 2, group_size) - starts[feature]  # from 1 on
     first = np.bincount(feature[in_first], minlength=num_features)
     rank_sum = np.bincount(feature[in_first], mean_rank[in_first], minlength=num_features)
     tied = (group_size**3 - group_size).astype(np.float64)
@@ -159,6 +163,6 @@ def _tail(at_least: Floats, pairs: Ints, deviation: Floats) -> Floats:
 
 
 def _log_choose(total: int, chosen: Ints) -> Floats:
-    log_factorial = np.array([lgamma(n + 1.0) for n in range(total + 1)])
+    log_factorial = np.concatenate([[0.0], np.cumsum(np.log(np.arange(1, total + 1)))])
     picked: Floats = log_factorial[total] - log_factorial[chosen] - log_factorial[total - chosen]
     return picked

@@ -128,6 +128,12 @@ def test_sets_that_do_not_overlap_are_told_apart() -> None:
     assert found.p_rate[0] == found.p_rate[2] == found.p_strength[2] == 1.0
 
 
+def test_p_values_too_small_for_a_float_are_still_above_zero() -> None:
+    found = compared(1 + np.arange(1500.0)[:, None], np.zeros((1500, 1)))
+
+    assert 0 < found.p_value[0] < 1e-200
+
+
 def test_a_feature_that_never_fires_says_nothing() -> None:
     found = compared(np.zeros((4, 2)), np.zeros((5, 2)))
 
