@@ -1,5 +1,5 @@
-"""The command line: `sae-train run CONFIG`, `evaluate FOLDER CONFIG`, `export RUN_DIR`, `import SOURCE`,
-`match FOLDER FOLDER`, `dedup INPUT`, `known-truth`, `report RUN_DIR`.
+"""The command line: `sae-train run CONFIG`, `evaluate FOLDER CONFIG`, `labels FOLDER CONFIG`,
+`export RUN_DIR`, `import SOURCE`, `match FOLDER FOLDER`, `dedup INPUT`, `known-truth`, `report RUN_DIR`.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from sae_train.formats.import_sae import AUTO, FORMATS, import_sae, summary
 from sae_train.formats.layout import ImportOptions
 from sae_train.known_truth.command import known_truth
 from sae_train.known_truth.presets import PRESETS
+from sae_train.labels.label_options import add_label_options, label_wish
 from sae_train.report.make_reports import Request, make_reports
 from steerd.errors import SteerdError
 from steerd.sae.sae_file import SaeMetadata
@@ -51,6 +52,10 @@ def _export(parsed: argparse.Namespace) -> JsonObject:
 
 def _evaluate(parsed: argparse.Namespace) -> JsonObject:
     return _numbers(pipeline.evaluate(parsed.folder, parsed.config))
+
+
+def _labels(parsed: argparse.Namespace) -> JsonObject:
+    return pipeline.label(parsed.folder, parsed.config, label_wish(parsed))
 
 
 def _metrics(exported: Sequence[SaeMetadata]) -> JsonObject:
@@ -141,6 +146,9 @@ def make_parser() -> argparse.ArgumentParser:
     evaluate.add_argument("folder", type=Path, metavar="FOLDER")
     evaluate.add_argument("config", type=Path, metavar="CONFIG.toml")
     evaluate.set_defaults(act=_evaluate)
+    labels = commands.add_parser("labels", help="test the labels of an SAE folder on held-out tokens")
+    add_label_options(labels)
+    labels.set_defaults(act=_labels)
     _add_import(commands.add_parser("import", help="turn another tool's SAE files into an SAE folder"))
     match = commands.add_parser("match", help="compare the features of two SAE folders, such as two seeds")
     match.add_argument("folder_a", type=Path, metavar="FOLDER")

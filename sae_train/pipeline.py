@@ -1,4 +1,4 @@
-"""The commands: run (harvest, train, export), export (a finished run again), evaluate (an SAE folder)."""
+"""The commands: run (harvest, train, export), export (a finished run again), evaluate and label (folders)."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from sae_train.config_file import load_config
 from sae_train.corpus.counts import CorpusCounts
 from sae_train.corpus.documents import CorpusError
 from sae_train.export.export import export_sae, measure, measure_in_passing
+from sae_train.labels.label_folder import LabelWish, label_folder
 from sae_train.ranks import ALONE, Ranks, joined_ranks
 from sae_train.surroundings import Surroundings
 from sae_train.training.checkpoint import CheckpointError
@@ -62,9 +63,28 @@ def export(folder: Path) -> list[SaeMetadata]:
 
 def evaluate(folder: Path, config_path: Path) -> dict[str, Any]:  # Any: JSON values
     """Measure an SAE folder on the configuration's held-out tokens, harvesting them if need be."""
+    with _around_folder(folder, config_path) as (bundle, scale, around):
+        hook_point = HookPoint.parse(bundle.metadata.hook_point)
+        metrics = measure(bundle.sae, hook_point, scale, around).as_json()
+        around.log.write("evaluation", sae=folder.name, metrics=metrics)
+    return metrics
+
+
+def label(folder: Path, config_path: Path, wish: LabelWish) -> dict[str, Any]:  # Any: JSON values
+    """Test the labels of an SAE folder on such tokens, and note in the folder what was found."""
+    with _around_folder(folder, config_path) as (bundle, scale, around):
+        summary = label_folder(folder, bundle, scale, around, wish)
+        around.log.write("labels", sae=folder.name, summary=summary)
+    return summary
+
+
+@contextmanager
+def _around_folder(
+    folder: Path, config_path: Path
+) -> Iterator[tuple[SaeBundle, ActivationScale, Surroundings]]:
+    """An SAE folder among held-out activations of its hook point."""
     config = load_config(config_path)
     bundle = load_sae(folder)
-    hook_point = HookPoint.parse(bundle.metadata.hook_point)
     scale = _recorded_scale(bundle, config, folder)
     with _surroundings(config, ALONE) as around:
         if bundle.metadata.d_model != around.host.d_model:
@@ -72,10 +92,8 @@ def evaluate(folder: Path, config_path: Path) -> dict[str, Any]:  # Any: JSON va
                 f"host.name: {around.host.name} has d_model {around.host.d_model}, "
                 f"but {folder} was trained at {bundle.metadata.d_model}"
             )
-        _harvest("held_out", around, (hook_point,))
-        metrics = measure(bundle.sae, hook_point, scale, around).as_json()
-        around.log.write("evaluation", sae=folder.name, metrics=metrics)
-    return metrics
+        _harvest("held_out", around, (HookPoint.parse(bundle.metadata.hook_point),))
+        yield bundle, scale, around
 
 
 @contextmanager

@@ -106,6 +106,16 @@ def _examples(
     return [tuple(of_feature) for of_feature in examples]
 
 
+def sampled_examples(
+    sae: SparseAutoencoder, source: RowSource, texts: TokenTexts, count: int
+) -> list[tuple[FeatureExample, ...]]:
+    """Return up to `count` contexts a feature over the order of its activations, from a pass of its own."""
+    sample = SampledPlaces(sae.d_sae)
+    for resid, observed in observed_rows(source, source.source_names()):
+        sample.update(active_entries(sae.encode(resid), observed))
+    return _sampled(sae, source, sample.by_feature(count), texts)
+
+
 def _sampled(
     sae: SparseAutoencoder, source: RowSource, places: Sequence[Sequence[SampledPlace]], texts: TokenTexts
 ) -> list[tuple[FeatureExample, ...]]:

@@ -37,6 +37,8 @@ class HeldOutWindows:
     """[windows]: where each begins."""
     token_ids: NDArray[np.int32]
     """[windows, WINDOW_TOKENS]."""
+    sequences: NDArray[np.int64]
+    """[windows]: numbers that tell apart the sequences that they are cut from."""
     entries: NDArray[np.void]
     """Pairs of feature and window with the largest activation there, by feature, strongest first."""
     bounds: NDArray[np.int64]
@@ -68,8 +70,8 @@ def held_out_windows(
     on_tokens: Callable[[int], object] = lambda _tokens: None,
 ) -> HeldOutWindows:
     """Encode the source's windows; rows that no SAE is trained on (first tokens, outliers) count as zero."""
-    places, token_ids, entries = [], [], []
-    done = 0
+    places, token_ids, sequences, entries = [], [], [], []
+    done = sequences_before = 0
     for number, path in enumerate(source.shards):
         shard = open_shard(path)
         for firsts in _some(_first_rows(shard), sae.d_sae):
@@ -77,14 +79,17 @@ def held_out_windows(
             entries.append(_active(sae, shard, rows, source, done))
             places.append(firsts + number * ROWS_A_SHARD)
             token_ids.append(shard.token_ids[rows].reshape(-1, WINDOW_TOKENS))
+            sequences.append(np.searchsorted(shard.starts, firsts, side="right") - 1 + sequences_before)
             done += len(firsts)
             on_tokens(len(rows))
+        sequences_before += shard.blocks
     found = np.concatenate([np.zeros(0, _ENTRY), *entries])
     found = found[np.lexsort((-found["peak"], found["feature"]))]
     return HeldOutWindows(
         source=source,
         places=np.concatenate([np.zeros(0, np.int64), *places]),
         token_ids=np.concatenate([np.zeros((0, WINDOW_TOKENS), np.int32), *token_ids]),
+        sequences=np.concatenate([np.zeros(0, np.int64), *sequences]),
         entries=found,
         bounds=np.searchsorted(found["feature"], np.arange(sae.d_sae + 1)),
     )

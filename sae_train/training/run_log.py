@@ -49,15 +49,16 @@ class RunLog:
         self._file.write(json.dumps({"event": event, "time": round(time.time(), 3), **values}) + "\n")
         self._file.flush()
 
-    def stage(self, description: str, total: int) -> Stage:
-        """Begin a stage of `total` tokens with a line of its own."""
-        return Stage(self._progress, self._progress.add_task(description, total=total, numbers=""))
+    def stage(self, description: str, total: int, unit: str = "tok") -> Stage:
+        """Begin a stage of `total` tokens, or of what `unit` says, with a line of its own."""
+        return Stage(self._progress, self._progress.add_task(description, total=total, numbers=""), unit)
 
 
 class Stage:
     """One line of the progress display."""
 
-    def __init__(self, progress: Progress, task: TaskID) -> None:
+    def __init__(self, progress: Progress, task: TaskID, unit: str) -> None:
+        self._unit = unit
         self._progress = progress
         self._task = task
         self._started = time.monotonic()
@@ -71,5 +72,9 @@ class Stage:
         """Move on by `tokens` and show the numbers, tokens per second last."""
         self._done += tokens
         rate = self._done / max(time.monotonic() - self._started, 1e-9)
-        shown = [f"{name} {value:.4g}" for name, value in numbers.items()] + [f"{rate:,.0f} tok/s"]
+        shown = [f"{name} {value:.4g}" for name, value in numbers.items()] + [_rate(rate, self._unit)]
         self._progress.update(self._task, advance=tokens, numbers="  ".join(shown))
+
+
+def _rate(number: float, unit: str) -> str:
+    return f"{number:,.0f} {unit}/s" if number >= 10 else f"{number:.2g} {unit}/s"

@@ -36,6 +36,7 @@ def test_each_whole_window_has_the_largest_activations_of_its_rows(
             expected_peaks.append(acts[start : start + WINDOW_TOKENS].amax(dim=0))
     peaks = torch.stack(expected_peaks)
     assert windows.token_ids.tolist() == expected_ids
+    assert windows.sequences.tolist() == list(range(40))
     assert sum(heard) == len(windows) * WINDOW_TOKENS == 40 * WINDOW_TOKENS
     for feature in range(33):
         found = windows.active(feature)
@@ -56,6 +57,15 @@ def test_a_windows_place_finds_its_tokens_and_activations_again(tmp_path: Path) 
 
     assert [context.token_ids.tolist() for context in contexts] == windows.token_ids[active.windows].tolist()
     assert [context.values.max() for context in contexts] == pytest.approx(active.peaks.tolist(), rel=1e-4)
+
+
+def test_windows_of_one_sequence_are_told_as_such(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sae_train.labels.held_out_windows.WINDOW_TOKENS", 20)
+    cache = small_cache(tmp_path, split="held_out", rows=100)
+
+    windows = held_out_windows(planted_sae(), held_out_source(cache, HOOK_POINT, SCALE, tokens=10**6))
+
+    assert windows.sequences.tolist() == [0, 0, 1, 1, 2, 2, 3, 3]
 
 
 def test_nothing_held_out_is_no_windows(tmp_path: Path) -> None:

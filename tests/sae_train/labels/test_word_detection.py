@@ -65,6 +65,7 @@ def test_a_label_that_is_the_truth_scores_1(tiny_host: HostModel) -> None:
         source=nothing(),
         places=np.arange(40),
         token_ids=ids,
+        sequences=np.arange(40),
         entries=entries,
         bounds=np.array([0, 20, 20]),
     )
