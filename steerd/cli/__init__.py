@@ -21,7 +21,6 @@ What they share:
 - `text_files`: files of texts
 - `stream`: one generation, printed while it comes
 - `token_painter`: text coloured by a feature's activation
-- `text_files`: texts and chats from files
 - `terminal`: the consoles they print to
 - `tables`: readings and summaries as tables
 - `feature_pages`: what an SAE folder tells about its features

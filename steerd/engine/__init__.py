@@ -2,7 +2,8 @@
 
 - `request`: a request that cannot be wrong, in token ids
 - `events`: what the engine tells to a request's stream and to the metrics
-- `engine`: the thread and its loop; submit, cancel, drain; who is admitted
+- `engine`: the thread and its loop; submit, cancel, study, drain
+- `entrance`: who gets in
 - `step`: one step: plan, run, tell
 - `waiting_line`: where other threads meet the engine's
 - `running_request`: the progress of one request
