@@ -21,7 +21,8 @@ from torch import Tensor
 from benchmarks.effect_measures import UNSTEERED, Push, UnsteeredReader
 from steerd.host.host_model import HostModel
 from steerd.host.text import ChatMessage, encode_chat, encode_prompt
-from steerd.sae.feature_files import FeatureNote, FeatureStatistics
+from steerd.sae.feature_files import FeatureStatistics
+from steerd.sae.feature_note import FeatureNote
 from steerd.sae.sae_file import SaeBundle
 
 MIN_DENSITY, MAX_DENSITY = 1e-4, 1e-2

@@ -28,7 +28,8 @@ from steerd.monitoring.monitor import Monitor, MonitorPart
 from steerd.monitoring.request_log import RequestLog
 from steerd.monitoring.scrape_endpoint import ScrapeEndpoint
 from steerd.monitoring.top_features import FeatureFacts, TopFeatures
-from steerd.sae.feature_files import FeatureNote, FeatureStatistics
+from steerd.sae.feature_files import FeatureStatistics
+from steerd.sae.feature_note import FeatureNote
 from steerd.sae.sae_file import load_sae
 from steerd.selftest.report import Report
 from steerd.selftest.selftest import selftest

@@ -25,7 +25,8 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from steerd.host.host_model import HostModel
 from steerd.sae.activation_function import JumpReLU
 from steerd.sae.autoencoder import SparseAutoencoder
-from steerd.sae.feature_files import FeatureNote, FeatureStatistics
+from steerd.sae.feature_files import FeatureStatistics
+from steerd.sae.feature_note import FeatureNote
 from steerd.sae.sae_file import SaeBundle, SaeMetadata
 from steerd.steering.intervention import FeatureRef
 from steerd.steering.loaded_saes import LoadedSaes

@@ -174,6 +174,8 @@ TORCH_FREE = (
     "steerd.config",
     "steerd.config_file",
     "steerd.engine.request",
+    "steerd.sae.feature_label",
+    "steerd.sae.feature_note",
     "steerd.engine.study",
     "steerd.studies.contrast_table",
     "steerd.studies.attribution.metric",

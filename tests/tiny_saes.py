@@ -10,7 +10,8 @@ from steerd.host.hook_point import HookPoint
 from steerd.sae.activation_function import ActivationFunction, JumpReLU, ReLU, TopK
 from steerd.sae.autoencoder import SparseAutoencoder
 from steerd.sae.config_file import Architecture
-from steerd.sae.feature_files import FeatureExample, FeatureNote, FeatureStatistics
+from steerd.sae.feature_files import FeatureStatistics
+from steerd.sae.feature_note import FeatureExample, FeatureNote
 from steerd.sae.sae_file import SaeBundle, SaeMetadata
 
 

@@ -28,7 +28,8 @@ from sae_train.training.trained_sae import TrainedSae
 from steerd.host.hook_point import HookPoint
 from steerd.host.token_texts import TokenTexts
 from steerd.sae.autoencoder import SparseAutoencoder
-from steerd.sae.feature_files import FeatureNote, FeatureStatistics
+from steerd.sae.feature_files import FeatureStatistics
+from steerd.sae.feature_note import FeatureNote
 from steerd.sae.sae_file import SaeBundle, SaeMetadata, load_sae, save_sae
 
 

@@ -18,7 +18,8 @@ from steerd.host.host_model import HostModel
 from steerd.host.output_tokens import output_tokens
 from steerd.host.token_texts import TokenTexts
 from steerd.sae.autoencoder import SparseAutoencoder
-from steerd.sae.feature_files import FeatureExample, FeatureNote, FeatureStatistics
+from steerd.sae.feature_files import FeatureStatistics
+from steerd.sae.feature_note import FeatureExample, FeatureNote
 
 EXAMPLES = 3
 SAMPLED = 2

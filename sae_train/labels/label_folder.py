@@ -25,7 +25,7 @@ from sae_train.surroundings import Surroundings
 from steerd.errors import ConfigError, SaeFileError
 from steerd.host.hook_point import HookPoint
 from steerd.host.token_texts import TokenTexts
-from steerd.sae.feature_files import FeatureExample, FeatureNote
+from steerd.sae.feature_note import FeatureExample, FeatureNote
 from steerd.sae.sae_file import SaeBundle, save_notes
 
 _SEED = 0

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from statistics import median
 from typing import Any
 
-from steerd.sae.feature_files import FeatureNote
 from steerd.sae.feature_label import LOWEST_PASSING, METHODS, LabelScore, Method
+from steerd.sae.feature_note import FeatureNote
 
 Record = dict[str, Any]  # Any: JSON values
 

@@ -12,8 +12,8 @@ from sae_train.labels.judge import Judge, Task
 from sae_train.labels.label_contexts import LabelContext, LabelContexts
 from sae_train.labels.label_tests import rated, score_label
 from sae_train.labels.prompts import label_question, read_label
-from steerd.sae.feature_files import FeatureNote
 from steerd.sae.feature_label import FeatureLabel, LabelScore
+from steerd.sae.feature_note import FeatureNote
 
 _TASKS: tuple[Task, ...] = ("detection", "fuzzing")
 

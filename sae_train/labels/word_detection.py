@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from sae_train.features.feature_notes import named_words, word
 from sae_train.labels.held_out_windows import HeldOutWindows
 from steerd.host.token_texts import TokenTexts
-from steerd.sae.feature_files import FeatureNote
 from steerd.sae.feature_label import STRONG, LabelScore
+from steerd.sae.feature_note import FeatureNote
 
 LEAST_WINDOWS = 10
 """Windows with the feature active, and without it, below which a label is not tested."""

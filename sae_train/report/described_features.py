@@ -10,7 +10,7 @@ from sae_train.report.feature_details import FeatureDetails, PageContext
 from steerd.host.host_model import HostModel
 from steerd.host.output_tokens import output_tokens
 from steerd.host.token_texts import TokenTexts
-from steerd.sae.feature_files import FeatureExample, FeatureNote
+from steerd.sae.feature_note import FeatureExample, FeatureNote
 from steerd.sae.nearest_features import NearestFeatures
 from steerd.sae.sae_file import SaeBundle
 

@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 
 from sae_train.report.script_json import rounded
 from sae_train.report.token_table import TokenTable
-from steerd.sae.feature_files import FeatureNote, FeatureStatistics
+from steerd.sae.feature_files import FeatureStatistics
+from steerd.sae.feature_note import FeatureNote
 
 _BINS_A_DECADE = 4
 _COSINE_BINS = 25

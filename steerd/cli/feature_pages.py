@@ -11,8 +11,9 @@ from steerd.cli.label_text import label_line, score_text
 from steerd.cli.terminal import open_console
 from steerd.cli.token_painter import painted
 from steerd.errors import NotFound, SaeFileError
-from steerd.sae.feature_files import FeatureExample, FeatureNote, FeatureStatistics
+from steerd.sae.feature_files import FeatureStatistics
 from steerd.sae.feature_label import FeatureLabel
+from steerd.sae.feature_note import FeatureExample, FeatureNote
 from steerd.sae.feature_search import search_words
 from steerd.sae.sae_file import NOTES_FILE, SaeBundle, load_sae
 

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from steerd.errors import SaeFileError
-from steerd.sae.feature_label import METHODS, RUBRIC_POINTS, FeatureLabel, LabelScore, better_label
+from steerd.sae.feature_label import METHODS, RUBRIC_POINTS, FeatureLabel, LabelScore
+from steerd.sae.feature_note import FeatureExample, FeatureNote
 from steerd.sae.json_file import JsonObject, field, list_field, read_json_lines
 from steerd.sae.tensor_file import TensorSpec, check_finite, read_tensors, tensor_bytes
 
@@ -32,44 +33,6 @@ class FeatureStatistics:
     density: Tensor
     mean_activation: Tensor
     dead: Tensor
-
-
-@dataclass(frozen=True, slots=True)
-class FeatureExample:
-    """One context in which a feature is active: its tokens, and the feature's activation at each.
-
-    `percentile` is of a context drawn at random: the per cent of the feature's active tokens that are less
-    active than the token it was drawn for. The strongest contexts have none.
-    """
-
-    tokens: Sequence[str]
-    values: Sequence[float]
-    percentile: float | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class FeatureNote:
-    """What a person reads about one feature.
-
-    `label` is made of the statistics of its tokens and `scores` are of that one; `written` is what a language
-    model says, with scores of its own. `top_tokens` are the tokens where it is most active,
-    `promoted_tokens` those whose logits its direction raises, `examples` its strongest contexts and `sampled`
-    some over the whole order of its activations, strongest first.
-    """
-
-    feature: int
-    label: str
-    top_tokens: Sequence[str]
-    promoted_tokens: Sequence[str]
-    examples: Sequence[FeatureExample]
-    sampled: Sequence[FeatureExample] = ()
-    scores: Sequence[LabelScore] = ()
-    written: FeatureLabel | None = None
-
-    @property
-    def shown_label(self) -> FeatureLabel:
-        """The label to show, of the two."""
-        return better_label(FeatureLabel(self.label, self.scores), self.written)
 
 
 def read_statistics(path: Path, d_sae: int) -> FeatureStatistics:

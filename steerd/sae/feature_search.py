@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from steerd.sae.feature_files import FeatureNote
+from steerd.sae.feature_note import FeatureNote
 
 LABEL, TOP_TOKEN, PROMOTED_TOKEN = 1.0, 0.6, 0.3
 """What a word counts that is found as a whole there."""

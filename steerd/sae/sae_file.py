@@ -34,13 +34,13 @@ from steerd.sae.config_file import (
     read_config,
 )
 from steerd.sae.feature_files import (
-    FeatureNote,
     FeatureStatistics,
     notes_bytes,
     read_notes,
     read_statistics,
     statistics_bytes,
 )
+from steerd.sae.feature_note import FeatureNote
 from steerd.sae.folding import fold_b_dec_into_encoder, fold_decoder_norm
 from steerd.sae.json_file import JsonObject, read_json_object
 from steerd.sae.tensor_file import check_finite, read_tensors, tensor_bytes

@@ -9,7 +9,8 @@ from steerd.errors import HostError, NotFound, SaeFileError
 from steerd.host.hook_point import HookPoint, Site
 from steerd.host.host_model import HostModel
 from steerd.sae.autoencoder import SparseAutoencoder
-from steerd.sae.feature_files import FeatureNote, FeatureStatistics
+from steerd.sae.feature_files import FeatureStatistics
+from steerd.sae.feature_note import FeatureNote
 from steerd.sae.sae_file import SaeBundle, SaeMetadata
 from steerd.steering.intervention import Direction, FeatureRef, Target
 from steerd.steering.residual_norms import median_norms

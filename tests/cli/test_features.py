@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from steerd.__main__ import main
-from steerd.sae.feature_files import FeatureExample
 from steerd.sae.feature_label import FeatureLabel, LabelScore
+from steerd.sae.feature_note import FeatureExample
 from steerd.sae.sae_file import save_sae
 from tests.tiny_saes import bundle_of, random_sae
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from steerd.sae.feature_files import FeatureNote
 from steerd.sae.feature_label import FeatureLabel, LabelScore
+from steerd.sae.feature_note import FeatureNote
 from steerd.sae.feature_search import search_words
 
 

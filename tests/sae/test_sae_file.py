@@ -17,8 +17,8 @@ from steerd.errors import SaeFileError
 from steerd.sae.activation_function import JumpReLU, TopK
 from steerd.sae.autoencoder import SparseAutoencoder
 from steerd.sae.config_file import ARCHITECTURES, Architecture
-from steerd.sae.feature_files import FeatureExample
 from steerd.sae.feature_label import FeatureLabel, LabelScore
+from steerd.sae.feature_note import FeatureExample
 from steerd.sae.sae_file import SaeBundle, load_sae, save_notes, save_sae
 from tests.tiny_saes import bundle_of, random_sae
 

@@ -16,8 +16,9 @@ from steerd.host.hook_point import HookPoint
 from steerd.host.host_model import HostModel
 from steerd.host.text import encode_prompt
 from steerd.sae.autoencoder import SparseAutoencoder
-from steerd.sae.feature_files import FeatureNote, FeatureStatistics
+from steerd.sae.feature_files import FeatureStatistics
 from steerd.sae.feature_label import LabelScore
+from steerd.sae.feature_note import FeatureNote
 from steerd.sae.sae_file import SaeBundle, SaeMetadata, load_sae, save_sae
 from tests.sae_train.labels.chat_server import ChatServer, Reply, chat_reply, chat_server
 from tests.tiny_hosts import make_tiny_host

@@ -10,7 +10,8 @@ from sae_train.report.feature_columns import (
     nearest_histogram,
 )
 from sae_train.report.token_table import TokenTable
-from steerd.sae.feature_files import FeatureNote, FeatureStatistics
+from steerd.sae.feature_files import FeatureStatistics
+from steerd.sae.feature_note import FeatureNote
 
 
 def statistics_with(density: list[float]) -> FeatureStatistics:

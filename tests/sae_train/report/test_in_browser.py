@@ -11,7 +11,7 @@ import pytest
 
 from sae_train.report.make_reports import Request, make_reports
 from sae_train.report.visible_text import visible_text
-from steerd.sae.feature_files import FeatureExample
+from steerd.sae.feature_note import FeatureExample
 from steerd.sae.sae_file import load_sae, save_sae
 from tests.sae_train.report.hostile import HOSTILE
 from tests.sae_train.report.page_parts import PageParts
