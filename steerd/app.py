@@ -43,6 +43,7 @@ from steerd.server.parse import RequestParser
 from steerd.server.parse_steering import SteeringParser
 from steerd.server.policy_book import read_policies
 from steerd.server.preset_book import read_presets
+from steerd.server.steered_studies import SteeredStudies
 from steerd.server.studying import Studying
 from steerd.server.watch_keeper import WatchKeeper, configured_list
 from steerd.starters import sae_folder
@@ -131,10 +132,11 @@ class App:
         engine.start()
         self.engine = engine
         steering = SteeringParser(host, saes, config.limits, config.steering, presets, policies)
+        requests = RequestParser(host, saes, config.limits, steering)
         await self.grpc.start(
             GenerationService(
                 engine,
-                RequestParser(host, saes, config.limits, steering),
+                requests,
                 config=config.server,
                 admission=self.grpc.admission,
                 observer=self.metrics,
@@ -142,7 +144,7 @@ class App:
             CatalogService(
                 host, saes, config, presets, policies, engine.why_no_sharing, lambda: watch.current.features
             ),
-            feature=self._feature_service(engine, host, saes),
+            feature=self._feature_service(engine, requests),
             monitor=MonitorService(
                 activity,
                 self._top,
@@ -154,9 +156,10 @@ class App:
         )
         self._log_addresses(host, saes)
 
-    def _feature_service(self, engine: Engine, host: HostModel, saes: LoadedSaes) -> FeatureService:
+    def _feature_service(self, engine: Engine, requests: RequestParser) -> FeatureService:
         studying = Studying(engine, self._config.server, self.grpc.admission, self.metrics)
-        return FeatureService(studying, host, saes, self._config)
+        steered = SteeredStudies(engine.steered_forward, requests, self._config)
+        return FeatureService(studying, requests.host, requests.saes, self._config, steered)
 
     def _tell_what_is_there(self, engine: Engine, saes: LoadedSaes) -> None:
         """The parts of the monitor hear of what was loaded after they were made."""

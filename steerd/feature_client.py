@@ -15,8 +15,11 @@ from steerd.engine.study import Progress
 from steerd.pb.v1 import feature_service_pb2 as pb
 from steerd.pb.v1 import feature_service_pb2_grpc
 from steerd.studies.contrast_table import Contrast
+from steerd.studies.effect_table import EffectTable
 from steerd.studies.encoded_tokens import EncodedTokens, EncodeSummary
-from steerd.study_wire import contrast, encode
+from steerd.studies.lens_table import LensTable
+from steerd.studies.trace_table import TraceTable
+from steerd.study_wire import contrast, effects, encode, logit_lens, trace
 
 Event = TypeVar("Event")
 
@@ -66,6 +69,29 @@ class FeatureClient:
         with failures(self.address):
             replies = self._features.ContrastFeatures(contrast.contrast_request(call), timeout=self._timeout)
             result: Contrast = _result(_events(replies, contrast.contrast_event), told)
+        return result
+
+    def lens(self, call: logit_lens.LensCall, told: Callable[[Progress], None] | None = None) -> LensTable:
+        """What the host would predict after each layer; `told` hears how far it is. Raises RemoteError."""
+        with failures(self.address):
+            replies = self._features.LogitLens(logit_lens.lens_request(call), timeout=self._timeout)
+            result: LensTable = _result(_events(replies, logit_lens.lens_event), told)
+        return result
+
+    def trace(self, call: trace.TraceCall, told: Callable[[Progress], None] | None = None) -> TraceTable:
+        """Which features are active at some tokens; `told` hears how far it is. Raises RemoteError."""
+        with failures(self.address):
+            replies = self._features.Trace(trace.trace_request(call), timeout=self._timeout)
+            result: TraceTable = _result(_events(replies, trace.trace_event), told)
+        return result
+
+    def effects(
+        self, call: effects.EffectsCall, told: Callable[[Progress], None] | None = None
+    ) -> EffectTable:
+        """What ablating features changes for each token; `told` hears how far it is. Raises RemoteError."""
+        with failures(self.address):
+            replies = self._features.MeasureEffects(effects.effects_request(call), timeout=self._timeout)
+            result: EffectTable = _result(_events(replies, effects.effects_event), told)
         return result
 
 

@@ -9,6 +9,9 @@
 - `presets`: the steering that a server's operator has prepared, and the policies in force
 - `watch`: the features that a server exports as metrics
 - `top`: the features that are above their usual strength on a server now
+- `lens`: what the host would predict after each layer
+- `trace`: the features that are active at some tokens, in the SAEs of all layers
+- `effects`: what ablating features changes for each token of a text, also as a page (`effect_page`)
 - `contrast`: the features that tell two sets of texts apart
 - `health`: exit status 0 if a server serves
 - `demo`: all of it, by itself
@@ -18,9 +21,10 @@ What they share:
 - `arguments`: `sae:feature=strength` and the like
 - `condition_options`: options for what depends on features
 - `steering_options`: what is steered, where and for how long
-- `text_files`: files of texts
 - `stream`: one generation, printed while it comes
 - `token_painter`: text coloured by a feature's activation
+- `text_files`: texts and chats from files
+- `steered_text`: one text with what steers it
 - `terminal`: the consoles they print to
 - `tables`: readings and summaries as tables
 - `feature_pages`: what an SAE folder tells about its features

@@ -12,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from steerd.cli import arguments
+from steerd.cli.label_text import label_text
 from steerd.cli.tables import named
 from steerd.cli.terminal import open_console
 from steerd.cli.text_files import read_texts
@@ -102,7 +103,7 @@ def contrast_table(title: str, features: Sequence[ContrastedFeature]) -> Table:
         held_out = found.held_out
         table.add_row(
             named(found.feature),
-            found.label,
+            label_text(found.label) if found.label else "",
             f"{held_out.a.text_rate:.0%}",
             f"{held_out.b.text_rate:.0%}",
             f"{held_out.a.mean_peak:.2f}",

@@ -51,6 +51,13 @@ def painted(texts: Sequence[str], values: Sequence[float]) -> Text:
     return Text.assemble(*((text, shade(value, highest)) for text, value in zip(texts, values, strict=True)))
 
 
+def painted_changes(texts: Sequence[str], changes: Sequence[float]) -> Text:
+    """A whole text, blue where a change is below 0 and red where it is above, relative to the largest."""
+    largest = max(map(abs, changes), default=0.0)
+    pairs = zip(texts, changes, strict=True)
+    return Text.assemble(*((text, change_shade(change, largest)) for text, change in pairs))
+
+
 def shade(value: float, highest: float) -> Style:
     """No colour for an inactive feature, otherwise an orange that deepens up to `highest`."""
     if value <= 0.0 or highest <= 0.0:
@@ -58,6 +65,16 @@ def shade(value: float, highest: float) -> Style:
     depth = min(value / highest, 1.0)
     red, green, blue = 255, round(240 - 120 * depth), round(220 - 200 * depth)
     return Style(color="black", bgcolor=f"#{red:02x}{green:02x}{blue:02x}")
+
+
+def change_shade(change: float, largest: float) -> Style:
+    """No colour for no change, otherwise a blue or a red that deepens up to `largest`."""
+    depth = min(abs(change) / largest, 1.0) if largest > 0.0 else 0.0
+    if round(depth, 2) == 0.0:
+        return Style.null()
+    faded, fading = round(245 - 125 * depth), round(235 - 75 * depth)
+    colour = f"#{faded:02x}{fading:02x}ff" if change < 0 else f"#ff{fading - 60:02x}{faded:02x}"
+    return Style(color="black", bgcolor=colour)
 
 
 def activations(readings: Iterable[Reading], feature: FeatureRef) -> dict[int, float]:

@@ -119,6 +119,8 @@ def _limits(config: Config) -> pb.Limits:
         max_study_texts=limits.max_study_texts,
         max_text_tokens=limits.max_text_tokens,
         max_study_tokens=limits.max_study_tokens,
+        max_ranked_features=limits.max_ranked_features,
+        max_study_values=limits.max_study_values,
     )
 
 

@@ -15,6 +15,7 @@ from steerd.pb.v1.feature_service_pb2_grpc import FeatureServiceServicer
 from steerd.server.parse_contrast import parse_contrast
 from steerd.server.parse_encode import parse_encode
 from steerd.server.parse_study import StudyParser
+from steerd.server.steered_studies import SteeredStudies
 from steerd.server.study_cache import study_key
 from steerd.server.studying import AskedStudy, Studying
 from steerd.server.violations import Violations
@@ -28,15 +29,25 @@ from steerd.study_wire import contrast, encode
 
 StopContext = grpc.aio.ServicerContext[pb.StopStudyRequest, pb.StopStudyResponse]
 EncodeContext = grpc.aio.ServicerContext[pb.EncodeRequest, pb.EncodeResponse]
-
+LensContext = grpc.aio.ServicerContext[pb.LogitLensRequest, pb.LogitLensResponse]
+TraceContext = grpc.aio.ServicerContext[pb.TraceRequest, pb.TraceResponse]
+EffectsContext = grpc.aio.ServicerContext[pb.MeasureEffectsRequest, pb.MeasureEffectsResponse]
 ContrastContext = grpc.aio.ServicerContext[pb.ContrastFeaturesRequest, pb.ContrastFeaturesResponse]
 
 
 class FeatureService(FeatureServiceServicer):
     """Answers for one host and the SAEs that were loaded at the start."""
 
-    def __init__(self, studying: Studying, host: HostModel, saes: LoadedSaes, config: Config) -> None:
+    def __init__(
+        self,
+        studying: Studying,
+        host: HostModel,
+        saes: LoadedSaes,
+        config: Config,
+        steered: SteeredStudies,
+    ) -> None:
         self._studying = studying
+        self._steered = steered
         self._host = host
         self._saes = saes
         self._config = config
@@ -67,6 +78,17 @@ class FeatureService(FeatureServiceServicer):
         self, message: pb.ContrastFeaturesRequest, context: ContrastContext
     ) -> None:
         await self._studying.run(message, context, self._contrast)
+
+    async def LogitLens(self, message: pb.LogitLensRequest, context: LensContext) -> None:  # type: ignore[override]
+        await self._studying.run(message, context, self._steered.lens)
+
+    async def Trace(self, message: pb.TraceRequest, context: TraceContext) -> None:  # type: ignore[override]
+        await self._studying.run(message, context, self._steered.trace)
+
+    async def MeasureEffects(  # type: ignore[override]
+        self, message: pb.MeasureEffectsRequest, context: EffectsContext
+    ) -> None:
+        await self._studying.run(message, context, self._steered.effects)
 
     def _contrast(self, message: pb.ContrastFeaturesRequest) -> AskedStudy[Contrast]:
         violations = Violations()

@@ -67,7 +67,7 @@ class RequestParser:
         sampling_parser = SamplingParser(self.host.vocab_size, self.host.max_context, self.limits, violations)
         sampling = sampling_parser.sampling(message.sampling, len(prompt_ids or ()))
         stop = sampling_parser.stop(message.sampling)
-        steering = self.steering.steering(message, prompts, prompt_ids, violations)
+        steering = self.steering.steering(message, message, prompts, prompt_ids, violations)
         capture = self.capture_of(message, violations)
         violations.raise_if_any()
         assert prompt_ids is not None  # otherwise a violation was recorded

@@ -2,13 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
-from steerd.pb.v1 import feature_pb2
 from steerd.pb.v1 import feature_service_pb2 as pb
 from steerd.server.parse_study import StudyParser
-from steerd.server.parse_target import TargetParser
-from steerd.steering.intervention import FeatureRef
 from steerd.studies.encoded_tokens import EncodeWish
 
 
@@ -24,25 +19,10 @@ def parse_encode(message: pb.EncodeRequest, parser: StudyParser) -> EncodeWish:
         violations.add("watch", "one of watch, top_k and full_codes is required")
     if message.saes and not (message.top_k or message.full_codes):
         violations.add("saes", "needs top_k or full_codes")
-    watch: tuple[FeatureRef, ...] = ()
-    if violations.must_be_at_most("watch", len(message.watch), limits.max_watched_features, "features"):
-        watch = _watch(message.watch, parser)
     return EncodeWish(
         texts=parser.texts("texts", message.texts),
-        watch=watch,
+        watch=parser.features("watch", message.watch),
         top_k=message.top_k,
         full_codes=message.full_codes,
         saes=parser.sae_names("saes", message.saes) if message.top_k or message.full_codes else (),
     )
-
-
-def _watch(messages: Sequence[feature_pb2.FeatureRef], parser: StudyParser) -> tuple[FeatureRef, ...]:
-    targets = TargetParser(parser.host, parser.saes, parser.violations)
-    seen: dict[FeatureRef, None] = {}
-    for position, message in enumerate(messages):
-        feature = targets.feature(message, f"watch[{position}]")
-        if feature is not None:
-            shown = f"{feature.sae}:{feature.index}"
-            parser.violations.must(feature not in seen, f"watch[{position}]", "named once", shown)
-            seen[feature] = None
-    return tuple(seen)

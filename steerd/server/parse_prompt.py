@@ -8,7 +8,7 @@ from steerd.config import LimitsConfig
 from steerd.errors import InvalidRequest
 from steerd.host.chat_roles import content_spans
 from steerd.host.host_model import HostModel
-from steerd.host.text import ChatMessage, encode_chat, encode_prompt
+from steerd.host.text import ChatMessage, encode_chat, encode_continuation, encode_prompt
 from steerd.pb.v1 import feature_service_pb2
 from steerd.pb.v1 import generation_service_pb2 as pb
 from steerd.server.violations import Violations
@@ -39,7 +39,7 @@ class PromptParser:
 
     def roles(
         self,
-        message: InputMessage,
+        message: TextMessage,
         prompt_ids: tuple[int, ...] | None,
         field: str,
     ) -> tuple[RoleSpan, ...]:
@@ -88,6 +88,22 @@ class PromptParser:
         characters = sum(len(turn.role) + len(turn.content) for turn in chat.messages)
         rules.append(self._fits_characters(messages, characters))
         return encode_chat(self.host.tokenizer, _turns(chat)) if all(rules) else None
+
+    def continuation_ids(self, message: pb.Continuation, field: str) -> tuple[int, ...] | None:
+        """The ids of what follows a text, at least one; None when a violation was recorded."""
+        match message.WhichOneof("content"):
+            case "text":
+                rules = [
+                    self.violations.must_not_be_empty(f"{field}.text", message.text),
+                    self.violations.must_be_text(f"{field}.text", message.text),
+                ]
+                ids = encode_continuation(self.host.tokenizer, message.text) if all(rules) else None
+            case "token_ids":
+                ids = self.from_token_ids(f"{field}.token_ids.ids", list(message.token_ids.ids))
+            case _:
+                self.violations.add(f"{field}.content", "one of text and token_ids is required")
+                ids = None
+        return tuple(ids) if ids else None
 
     def from_token_ids(self, field: str, ids: list[int]) -> list[int] | None:
         """The ids, all known to the host and at least one; None when a violation was recorded."""

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 from steerd.engine.request import GenerationRequest, SamplingParams
 from steerd.engine.twins import baseline_of
-from steerd.host.text import encode_continuation
 from steerd.pb.v1 import generation_service_pb2 as pb
 from steerd.server.parse import RequestParser, check_request_id
 from steerd.server.parse_prompt import PromptParser
@@ -42,7 +41,7 @@ class ScoreParser:
         has_input = message.WhichOneof("input") is not None
         prompt_ids = prompts.prompt_ids(message) if has_input else ()
         texts = self._continuations(message.continuations, prompts, prompt_ids or (), has_input, violations)
-        steering = self.requests.steering.steering(message, prompts, prompt_ids, violations)
+        steering = self.requests.steering.steering(message, message, prompts, prompt_ids, violations)
         capture = self.requests.capture_of(message, violations)
         violations.raise_if_any()
         plan_hash = self.requests.plan_hash(steering)
@@ -85,7 +84,7 @@ class ScoreParser:
         found = []
         for number, message in enumerate(messages):
             field = f"continuations[{number}]"
-            ids = self._ids(message, prompts, field, violations)
+            ids = prompts.continuation_ids(message, field)
             if ids is None or not self._fits(len(prompt_ids) + len(ids), field, violations):
                 continue
             if has_input:
@@ -95,23 +94,6 @@ class ScoreParser:
             ):
                 found.append((ids[:1], ids[1:]))
         return found
-
-    def _ids(
-        self, message: pb.Continuation, prompts: PromptParser, field: str, violations: Violations
-    ) -> tuple[int, ...] | None:
-        match message.WhichOneof("content"):
-            case "text":
-                rules = [
-                    violations.must_not_be_empty(f"{field}.text", message.text),
-                    violations.must_be_text(f"{field}.text", message.text),
-                ]
-                ids = encode_continuation(self.requests.host.tokenizer, message.text) if all(rules) else None
-            case "token_ids":
-                ids = prompts.from_token_ids(f"{field}.token_ids.ids", list(message.token_ids.ids))
-            case _:
-                violations.add(f"{field}.content", "one of text and token_ids is required")
-                ids = None
-        return tuple(ids) if ids else None
 
     def _fits(self, tokens: int, field: str, violations: Violations) -> bool:
         limit = self.requests.host.max_context

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Protocol
 
 from steerd.config import LimitsConfig, SteeringConfig
 from steerd.host.host_model import HostModel
 from steerd.pb.v1 import generation_service_pb2 as pb
+from steerd.pb.v1 import steering_pb2
 from steerd.server.dose import DoseGuard
 from steerd.server.edit_conflicts import PlacedEdit, check_conflicts
 from steerd.server.parse_interventions import InterventionParser, intervention_parser
-from steerd.server.parse_prompt import InputMessage, PromptParser
+from steerd.server.parse_prompt import PromptParser, TextMessage
 from steerd.server.parse_trigger import PlacedTrigger, TriggerParser
 from steerd.server.policy import Policies
 from steerd.server.preset_book import PresetBook
@@ -20,6 +22,16 @@ from steerd.steering.loaded_saes import LoadedSaes
 from steerd.steering.scope import RoleSpan
 from steerd.steering.steering import Steering
 from steerd.steering.trigger import Switch
+
+
+class SteeringMessage(Protocol):
+    """A request for something that is steered."""
+
+    @property
+    def interventions(self) -> Sequence[steering_pb2.Intervention]: ...
+
+    @property
+    def presets(self) -> Sequence[str]: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,17 +47,23 @@ class SteeringParser:
 
     def steering(
         self,
-        message: InputMessage,
+        message: SteeringMessage,
+        text: TextMessage,
         prompts: PromptParser,
         prompt_ids: tuple[int, ...] | None,
         violations: Violations,
+        besides: Sequence[PlacedEdit] = (),
     ) -> Steering:
-        """What steers the request; `prompt_ids` are None when they could not be had. Records broken rules."""
-        has_roles = message.HasField("chat")
+        """What steers the text of a request; `prompt_ids` are None when they could not be had.
+
+        `besides` are edits that it asks for in other words. Records broken rules.
+        """
+        has_roles = text.HasField("chat")
         parser = intervention_parser(self.host, self.saes, self.limits, violations, has_roles=has_roles)
         edits = parser.interventions(message.interventions, "interventions")
         presets = self.presets.chosen(message.presets, self.limits.max_presets, violations)
         edits += [PlacedEdit(field, edit) for field, preset in presets for edit in preset.interventions]
+        edits += besides
         check_conflicts(edits, self.saes, violations)
         guard = DoseGuard(self.saes, self.config.max_dose, self.config.over_dose)
         guarded = guard.guard([edit.intervention for edit in edits])
@@ -58,14 +76,14 @@ class SteeringParser:
         triggers = [_within_dose(each, guard, warnings, violations) for each in triggers]
         asked = Steering(
             interventions=guarded.interventions,
-            roles=_roles([*edits, *brought], message, prompts, prompt_ids, violations),
+            roles=_roles([*edits, *brought], text, prompts, prompt_ids, violations),
             warnings=tuple(warnings),
             presets=tuple(preset.named for _, preset in presets),
         )
         return self.policies.govern(asked, [edit.place for edit in edits], triggers, violations)
 
     def _triggers(
-        self, message: InputMessage, parser: InterventionParser, violations: Violations
+        self, message: SteeringMessage, parser: InterventionParser, violations: Violations
     ) -> list[PlacedTrigger]:
         """The triggers of a Generate."""
         messages = message.triggers if isinstance(message, pb.GenerateRequest) else ()
@@ -102,7 +120,7 @@ def _within_dose(
 
 def _roles(
     edits: Sequence[PlacedEdit],
-    message: InputMessage,
+    text: TextMessage,
     prompts: PromptParser,
     prompt_ids: tuple[int, ...] | None,
     violations: Violations,
@@ -110,8 +128,8 @@ def _roles(
     asking = [edit for edit in edits if edit.intervention.scope.roles]
     if not asking:
         return ()
-    if message.HasField("chat"):
-        return prompts.roles(message, prompt_ids, asking[0].place)
+    if text.HasField("chat"):
+        return prompts.roles(text, prompt_ids, asking[0].place)
     for place in {edit.place for edit in asking if edit.intervention.source}:  # the others are told already
         violations.add(place, "is for messages of roles, and needs the request's input to be chat")
     return ()

@@ -9,10 +9,13 @@ from typing import Protocol
 from steerd.config import Config
 from steerd.errors import NotFound
 from steerd.host.host_model import HostModel
+from steerd.pb.v1 import feature_pb2
 from steerd.pb.v1 import feature_service_pb2 as pb
 from steerd.server.parse import NamedMessage, check_request_id
 from steerd.server.parse_prompt import PromptParser
+from steerd.server.parse_target import TargetParser
 from steerd.server.violations import Violations
+from steerd.steering.intervention import FeatureRef
 from steerd.steering.loaded_saes import LoadedSaes
 
 
@@ -46,7 +49,7 @@ class StudyParser:
             and violations.must_be_at_most(field, len(messages), limits.max_study_texts, "texts")
         ):
             return ()
-        texts = [self._text(f"{field}[{number}]", message) for number, message in enumerate(messages)]
+        texts = [self.text(f"{field}[{number}]", message) for number, message in enumerate(messages)]
         found = tuple(text for text in texts if text is not None)
         total = sum(map(len, found))
         fits = violations.must_be_at_most(field, total, limits.max_study_tokens, "tokens together")
@@ -63,7 +66,23 @@ class StudyParser:
             self.violations.must(name not in names[:position], place, "named once", name)
         return tuple(names) or tuple(sae.name for sae in self.saes)
 
-    def _text(self, place: str, message: pb.Text) -> tuple[int, ...] | None:
+    def features(self, field: str, messages: Sequence[feature_pb2.FeatureRef]) -> tuple[FeatureRef, ...]:
+        """Features of served SAEs, each once."""
+        limit = self.config.limits.max_watched_features
+        if not self.violations.must_be_at_most(field, len(messages), limit, "features"):
+            return ()
+        targets = TargetParser(self.host, self.saes, self.violations)
+        seen: dict[FeatureRef, None] = {}
+        for position, message in enumerate(messages):
+            feature = targets.feature(message, f"{field}[{position}]")
+            if feature is not None:
+                shown = f"{feature.sae}:{feature.index}"
+                self.violations.must(feature not in seen, f"{field}[{position}]", "named once", shown)
+                seen[feature] = None
+        return tuple(seen)
+
+    def text(self, place: str, message: pb.Text) -> tuple[int, ...] | None:
+        """The ids of one text; None when a violation was recorded."""
         limits = self.config.limits
         ids = PromptParser(self.host, limits, self.violations, f"{place}.").prompt_ids(message)
         if ids is None or not self.violations.must_be_at_most(

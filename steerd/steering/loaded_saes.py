@@ -10,6 +10,7 @@ from steerd.host.hook_point import HookPoint, Site
 from steerd.host.host_model import HostModel
 from steerd.sae.autoencoder import SparseAutoencoder
 from steerd.sae.feature_files import FeatureStatistics
+from steerd.sae.feature_label import FeatureLabel
 from steerd.sae.feature_note import FeatureNote
 from steerd.sae.sae_file import SaeBundle, SaeMetadata
 from steerd.steering.intervention import Direction, FeatureRef, Target
@@ -40,9 +41,9 @@ class LoadedSae:
             return float(recorded)
         return None
 
-    def label(self, feature: int) -> str:
-        """What the SAE's file calls a feature; empty when it has no labels."""
-        return "" if self.notes is None else self.notes[feature].label
+    def label(self, feature: int) -> FeatureLabel | None:
+        """What the SAE's file calls a feature, with its score; None when it has no labels."""
+        return None if self.notes is None else self.notes[feature].shown_label
 
 
 class LoadedSaes:

@@ -13,4 +13,8 @@ torch, which the client and the command line read too.
 - `two_sets`: whether values of two sets of texts differ, feature by feature
 - `false_discovery`: p-values of many tests at once
 - the package `attribution`: which features move a metric of a prompt's logits
+- `logit_lens`: what the host would predict after each layer; `lens_table` is what it tells
+- `trace`: which features are active at some tokens, in every SAE; `trace_table` is what it tells
+- `token_effects`: how likely each token is when a feature is ablated; `effect_table` is what it tells
+- `applied_steering`: what steered the text of a study
 """

@@ -13,6 +13,7 @@ import numpy as np
 
 from steerd.engine.study import Progress
 from steerd.host.host_model import HostModel
+from steerd.sae.feature_label import FeatureLabel
 from steerd.steering.intervention import FeatureRef
 from steerd.steering.loaded_saes import LoadedSae, LoadedSaes
 from steerd.studies.contrast_table import Contrast, ContrastWish, TextCount
@@ -95,7 +96,7 @@ class Contrasting:
             tokens=(int(self._tokens[sets[0]].sum()), int(self._tokens[sets[1]].sum())),
         )
 
-    def _name(self, number: int) -> tuple[FeatureRef, str]:
+    def _name(self, number: int) -> tuple[FeatureRef, FeatureLabel | None]:
         """A feature and its label, by its number among those of all SAEs."""
         place = int(np.searchsorted(self._ends, number, side="right"))
         sae: LoadedSae = self._saes[place]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from steerd.sae.feature_label import FeatureLabel
 from steerd.steering.intervention import FeatureRef
 
 SetName = Literal["a", "b"]
@@ -67,11 +68,11 @@ class ContrastedFeature:
 
     `q_value` corrects the p-value of the half where it was found for all features tested there,
     `held_out_q_value` that of the other half for all that were found. `confirmed`: that half says so too,
-    and in the same direction. `label` is empty for a feature without one.
+    and in the same direction. `label` is None where the SAE has no labels.
     """
 
     feature: FeatureRef
-    label: str
+    label: FeatureLabel | None
     more_in: SetName
     discovery: Difference
     q_value: float

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from steerd.sae.feature_label import FeatureLabel
 from steerd.steering.intervention import FeatureRef
 from steerd.studies.contrast_table import ContrastedFeature, Strength
 from steerd.studies.false_discovery import q_values
@@ -62,7 +63,7 @@ class FoundFeatures:
         chosen: list[int] = places[order[:top]].tolist()
         return chosen
 
-    def at(self, place: int, name: FeatureRef, label: str) -> ContrastedFeature:
+    def at(self, place: int, name: FeatureRef, label: FeatureLabel | None) -> ContrastedFeature:
         """All of the one at that place, by its name."""
         feature = int(self.features[place])
         return ContrastedFeature(

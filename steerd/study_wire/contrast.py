@@ -16,6 +16,7 @@ from steerd.studies.contrast_table import (
     Strength,
     TextCount,
 )
+from steerd.study_wire.label import label_message, label_of
 from steerd.study_wire.study_text import StudyText, progress_of, text_messages
 
 STRENGTHS: dict[Strength, pb.TextStrength.ValueType] = {
@@ -88,7 +89,7 @@ def contrast_event(message: pb.ContrastFeaturesResponse) -> Progress | Contrast:
 def _feature_message(found: ContrastedFeature) -> pb.ContrastedFeature:
     return pb.ContrastedFeature(
         feature=feature_message(found.feature),
-        label=found.label,
+        label=label_message(found.label),
         more_in_a=found.more_in == "a",
         discovery=_difference_message(found.discovery),
         q_value=found.q_value,
@@ -101,7 +102,7 @@ def _feature_message(found: ContrastedFeature) -> pb.ContrastedFeature:
 def _feature_of(message: pb.ContrastedFeature) -> ContrastedFeature:
     return ContrastedFeature(
         feature=FeatureRef(message.feature.sae, message.feature.index),
-        label=message.label,
+        label=label_of(message.label) if message.HasField("label") else None,
         more_in="a" if message.more_in_a else "b",
         discovery=_difference_of(message.discovery),
         q_value=message.q_value,

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from steerd.host.host_model import HostModel
+from steerd.sae.feature_label import FeatureLabel
 from steerd.steering.loaded_saes import LoadedSaes
 from steerd.studies.contrast import Contrasting, Deal
 from steerd.studies.contrast_table import Contrast, ContrastWish, Difference, FeatureUse, Strength
@@ -83,7 +84,7 @@ def test_exactly_the_planted_features_come_out(planted: Parts) -> None:
     assert found.complete
     assert found.features[0].discovery.cliffs_delta == pytest.approx(1.0)
     labels = {feature.feature: feature.label for feature in found.features}
-    assert labels[FEATURES["A moved"]] == "planted A moved"
+    assert labels[FEATURES["A moved"]] == FeatureLabel("planted A moved")
 
 
 def test_the_better_of_two_strengths_is_found_where_rates_are_even(planted: Parts) -> None:

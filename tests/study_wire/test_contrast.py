@@ -6,6 +6,7 @@ import random
 
 from steerd.engine.study import Progress
 from steerd.pb.v1 import feature_service_pb2 as pb
+from steerd.sae.feature_label import FeatureLabel, LabelScore
 from steerd.steering.intervention import FeatureRef
 from steerd.studies.contrast_table import Contrast, ContrastedFeature, Difference, FeatureUse, TextCount
 from steerd.study_wire.contrast import ContrastCall, contrast_event, contrast_message, contrast_request
@@ -22,7 +23,7 @@ def test_a_result_comes_back_as_it_was() -> None:
     features = tuple(
         ContrastedFeature(
             feature=FeatureRef("early", index),
-            label=f"about {index}",
+            label=FeatureLabel(f"about {index}", (LabelScore("detection", 0.5, 7, "judge"),), "writer"),
             more_in=more_in,
             discovery=difference(chance),
             q_value=chance.random(),

@@ -41,3 +41,77 @@ class FeatureRef(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___FeatureRef: _TypeAlias = FeatureRef  # noqa: Y015
+
+@_typing.final
+class FeatureLabel(_message.Message):
+    """What a feature is said to stand for, with what tests of that found."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TEXT_FIELD_NUMBER: _builtins.int
+    BY_FIELD_NUMBER: _builtins.int
+    SCORE_FIELD_NUMBER: _builtins.int
+    text: _builtins.str
+    """A few words; empty where nobody said anything."""
+    by: _builtins.str
+    """The language model that wrote it. Default: empty, it was made of the statistics of the feature's tokens."""
+    @_builtins.property
+    def score(self) -> Global___LabelScore:
+        """The score that says whether to go by it. Absent when it was never tested."""
+
+    def __init__(
+        self,
+        *,
+        text: _builtins.str = ...,
+        by: _builtins.str = ...,
+        score: Global___LabelScore | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["score", b"score"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["by", b"by", "score", b"score", "text", b"text"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___FeatureLabel: _TypeAlias = FeatureLabel  # noqa: Y015
+
+@_typing.final
+class LabelScore(_message.Message):
+    """How well a label tells, of held-out contexts, those in which its feature is active."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    METHOD_FIELD_NUMBER: _builtins.int
+    VALUE_FIELD_NUMBER: _builtins.int
+    CONTEXTS_FIELD_NUMBER: _builtins.int
+    JUDGE_FIELD_NUMBER: _builtins.int
+    FAILS_FIELD_NUMBER: _builtins.int
+    method: _builtins.str
+    """Who went by the label: `tokens` (its words alone), `detection` or `fuzzing` (a language model that read the
+    contexts); or `rubric`, points for how clear a pattern the feature's strongest contexts show.
+    """
+    value: _builtins.float
+    """The mean of the shares of active and of inactive contexts that were told right, 0.5 for guessing, 1 at best; of
+    `rubric` 1 to 5.
+    """
+    contexts: _builtins.int
+    """Contexts with the feature active that it was measured on."""
+    judge: _builtins.str
+    """The language model that judged. Default: empty, none."""
+    fails: _builtins.bool
+    """Whether it is too low to go by the label."""
+    def __init__(
+        self,
+        *,
+        method: _builtins.str = ...,
+        value: _builtins.float = ...,
+        contexts: _builtins.int = ...,
+        judge: _builtins.str = ...,
+        fails: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["contexts", b"contexts", "fails", b"fails", "judge", b"judge", "method", b"method", "value", b"value"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___LabelScore: _TypeAlias = LabelScore  # noqa: Y015

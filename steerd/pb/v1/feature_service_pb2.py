@@ -24,49 +24,80 @@ _sym_db = _symbol_database.Default()
 
 from steerd.pb.v1 import feature_pb2 as steerd_dot_pb_dot_v1_dot_feature__pb2
 from steerd.pb.v1 import generation_service_pb2 as steerd_dot_pb_dot_v1_dot_generation__service__pb2
+from steerd.pb.v1 import steering_pb2 as steerd_dot_pb_dot_v1_dot_steering__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\"steerd/pb/v1/feature_service.proto\x12\tsteerd.v1\x1a\x1asteerd/pb/v1/feature.proto\x1a%steerd/pb/v1/generation_service.proto\"\x84\x01\n\x04Text\x12\x18\n\x06prompt\x18\x01 \x01(\tH\x00R\x06prompt\x12%\n\x04\x63hat\x18\x02 \x01(\x0b\x32\x0f.steerd.v1.ChatH\x00R\x04\x63hat\x12\x32\n\ttoken_ids\x18\x03 \x01(\x0b\x32\x13.steerd.v1.TokenIdsH\x00R\x08tokenIdsB\x07\n\x05input\"M\n\rStudyProgress\x12\x12\n\x04\x64one\x18\x01 \x01(\x04R\x04\x64one\x12\x14\n\x05total\x18\x02 \x01(\x04R\x05total\x12\x12\n\x04unit\x18\x03 \x01(\tR\x04unit\"1\n\x10StopStudyRequest\x12\x1d\n\nrequest_id\x18\x01 \x01(\tR\trequestId\"\x13\n\x11StopStudyResponse\"\xeb\x01\n\rEncodeRequest\x12\x1d\n\nrequest_id\x18\x01 \x01(\tR\trequestId\x12\x1f\n\x0bmax_seconds\x18\x02 \x01(\x01R\nmaxSeconds\x12%\n\x05texts\x18\x03 \x03(\x0b\x32\x0f.steerd.v1.TextR\x05texts\x12+\n\x05watch\x18\x04 \x03(\x0b\x32\x15.steerd.v1.FeatureRefR\x05watch\x12\x13\n\x05top_k\x18\x05 \x01(\rR\x04topK\x12\x1d\n\nfull_codes\x18\x06 \x01(\x08R\tfullCodes\x12\x12\n\x04saes\x18\x07 \x03(\tR\x04saes\"\xb8\x01\n\x0e\x45ncodeResponse\x12\x36\n\x08progress\x18\x01 \x01(\x0b\x32\x18.steerd.v1.StudyProgressH\x00R\x08progress\x12\x32\n\x06tokens\x18\x02 \x01(\x0b\x32\x18.steerd.v1.EncodedTokensH\x00R\x06tokens\x12\x31\n\x06result\x18\x03 \x01(\x0b\x32\x17.steerd.v1.EncodeResultH\x00R\x06resultB\x07\n\x05\x65vent\"\xb3\x01\n\rEncodedTokens\x12\x12\n\x04text\x18\x01 \x01(\rR\x04text\x12%\n\x0e\x66irst_position\x18\x02 \x01(\rR\rfirstPosition\x12\x1b\n\ttoken_ids\x18\x03 \x03(\rR\x08tokenIds\x12\x1f\n\x0btoken_texts\x18\x04 \x03(\tR\ntokenTexts\x12)\n\x05\x63odes\x18\x05 \x03(\x0b\x32\x13.steerd.v1.SaeCodesR\x05\x63odes\"h\n\x08SaeCodes\x12\x10\n\x03sae\x18\x01 \x01(\tR\x03sae\x12\x16\n\x06\x63ounts\x18\x02 \x03(\rR\x06\x63ounts\x12\x1a\n\x08\x66\x65\x61tures\x18\x03 \x03(\rR\x08\x66\x65\x61tures\x12\x16\n\x06values\x18\x04 \x03(\x02R\x06values\"X\n\x0c\x45ncodeResult\x12\x1a\n\x08\x63omplete\x18\x01 \x01(\x08R\x08\x63omplete\x12\x14\n\x05texts\x18\x02 \x01(\rR\x05texts\x12\x16\n\x06tokens\x18\x03 \x01(\x04R\x06tokens\"\x99\x03\n\x17\x43ontrastFeaturesRequest\x12\x1d\n\nrequest_id\x18\x01 \x01(\tR\trequestId\x12\x1f\n\x0bmax_seconds\x18\x02 \x01(\x01R\nmaxSeconds\x12\x1d\n\x01\x61\x18\x03 \x03(\x0b\x32\x0f.steerd.v1.TextR\x01\x61\x12\x1d\n\x01\x62\x18\x04 \x03(\x0b\x32\x0f.steerd.v1.TextR\x01\x62\x12\x12\n\x04saes\x18\x05 \x03(\tR\x04saes\x12\x33\n\x08strength\x18\x06 \x01(\x0e\x32\x17.steerd.v1.TextStrengthR\x08strength\x12\x35\n\x14\x66\x61lse_discovery_rate\x18\x07 \x01(\x01H\x00R\x12\x66\x61lseDiscoveryRate\x88\x01\x01\x12\x15\n\x03top\x18\x08 \x01(\rH\x01R\x03top\x88\x01\x01\x12\x12\n\x04seed\x18\t \x01(\x04R\x04seed\x12\x34\n\x16include_special_tokens\x18\n \x01(\x08R\x14includeSpecialTokensB\x17\n\x15_false_discovery_rateB\x06\n\x04_top\"\x98\x01\n\x18\x43ontrastFeaturesResponse\x12\x36\n\x08progress\x18\x01 \x01(\x0b\x32\x18.steerd.v1.StudyProgressH\x00R\x08progress\x12;\n\x06result\x18\x02 \x01(\x0b\x32!.steerd.v1.ContrastFeaturesResultH\x00R\x06resultB\x07\n\x05\x65vent\"\x82\x02\n\x16\x43ontrastFeaturesResult\x12\x1a\n\x08\x63omplete\x18\x01 \x01(\x08R\x08\x63omplete\x12\"\n\x01\x61\x18\x02 \x01(\x0b\x32\x14.steerd.v1.TextCountR\x01\x61\x12\"\n\x01\x62\x18\x03 \x01(\x0b\x32\x14.steerd.v1.TextCountR\x01\x62\x12\x16\n\x06tested\x18\x04 \x01(\rR\x06tested\x12\x14\n\x05\x66ound\x18\x05 \x01(\rR\x05\x66ound\x12\x1c\n\tconfirmed\x18\x06 \x01(\rR\tconfirmed\x12\x38\n\x08\x66\x65\x61tures\x18\x07 \x03(\x0b\x32\x1c.steerd.v1.ContrastedFeatureR\x08\x66\x65\x61tures\"r\n\tTextCount\x12\'\n\x0f\x64iscovery_texts\x18\x01 \x01(\rR\x0e\x64iscoveryTexts\x12$\n\x0eheld_out_texts\x18\x02 \x01(\rR\x0cheldOutTexts\x12\x16\n\x06tokens\x18\x03 \x01(\x04R\x06tokens\"\xc3\x02\n\x11\x43ontrastedFeature\x12/\n\x07\x66\x65\x61ture\x18\x01 \x01(\x0b\x32\x15.steerd.v1.FeatureRefR\x07\x66\x65\x61ture\x12\x1a\n\tmore_in_a\x18\x02 \x01(\x08R\x07moreInA\x12\x36\n\tdiscovery\x18\x03 \x01(\x0b\x32\x18.steerd.v1.SetDifferenceR\tdiscovery\x12\x17\n\x07q_value\x18\x04 \x01(\x01R\x06qValue\x12\x33\n\x08held_out\x18\x05 \x01(\x0b\x32\x18.steerd.v1.SetDifferenceR\x07heldOut\x12\'\n\x10held_out_q_value\x18\x06 \x01(\x01R\rheldOutQValue\x12\x1c\n\tconfirmed\x18\x07 \x01(\x08R\tconfirmed\x12\x14\n\x05label\x18\x08 \x01(\tR\x05label\"\xbe\x01\n\rSetDifference\x12*\n\x01\x61\x18\x01 \x01(\x0b\x32\x1c.steerd.v1.FeatureUseInTextsR\x01\x61\x12*\n\x01\x62\x18\x02 \x01(\x0b\x32\x1c.steerd.v1.FeatureUseInTextsR\x01\x62\x12\x19\n\x08\x63ohens_h\x18\x03 \x01(\x01R\x07\x63ohensH\x12!\n\x0c\x63liffs_delta\x18\x04 \x01(\x01R\x0b\x63liffsDelta\x12\x17\n\x07p_value\x18\x05 \x01(\x01R\x06pValue\"\x95\x01\n\x11\x46\x65\x61tureUseInTexts\x12\x1b\n\ttext_rate\x18\x01 \x01(\x01R\x08textRate\x12\x1d\n\ntoken_rate\x18\x02 \x01(\x01R\ttokenRate\x12\x1b\n\tmean_peak\x18\x03 \x01(\x01R\x08meanPeak\x12\'\n\x0fmean_activation\x18\x04 \x01(\x01R\x0emeanActivation*]\n\x0cTextStrength\x12\x1d\n\x19TEXT_STRENGTH_UNSPECIFIED\x10\x00\x12\x16\n\x12TEXT_STRENGTH_PEAK\x10\x01\x12\x16\n\x12TEXT_STRENGTH_MEAN\x10\x02\x32\xf8\x01\n\x0e\x46\x65\x61tureService\x12?\n\x06\x45ncode\x12\x18.steerd.v1.EncodeRequest\x1a\x19.steerd.v1.EncodeResponse0\x01\x12]\n\x10\x43ontrastFeatures\x12\".steerd.v1.ContrastFeaturesRequest\x1a#.steerd.v1.ContrastFeaturesResponse0\x01\x12\x46\n\tStopStudy\x12\x1b.steerd.v1.StopStudyRequest\x1a\x1c.steerd.v1.StopStudyResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\"steerd/pb/v1/feature_service.proto\x12\tsteerd.v1\x1a\x1asteerd/pb/v1/feature.proto\x1a%steerd/pb/v1/generation_service.proto\x1a\x1bsteerd/pb/v1/steering.proto\"\x84\x01\n\x04Text\x12\x18\n\x06prompt\x18\x01 \x01(\tH\x00R\x06prompt\x12%\n\x04\x63hat\x18\x02 \x01(\x0b\x32\x0f.steerd.v1.ChatH\x00R\x04\x63hat\x12\x32\n\ttoken_ids\x18\x03 \x01(\x0b\x32\x13.steerd.v1.TokenIdsH\x00R\x08tokenIdsB\x07\n\x05input\"M\n\rStudyProgress\x12\x12\n\x04\x64one\x18\x01 \x01(\x04R\x04\x64one\x12\x14\n\x05total\x18\x02 \x01(\x04R\x05total\x12\x12\n\x04unit\x18\x03 \x01(\tR\x04unit\"1\n\x10StopStudyRequest\x12\x1d\n\nrequest_id\x18\x01 \x01(\tR\trequestId\"\x13\n\x11StopStudyResponse\"\xeb\x01\n\rEncodeRequest\x12\x1d\n\nrequest_id\x18\x01 \x01(\tR\trequestId\x12\x1f\n\x0bmax_seconds\x18\x02 \x01(\x01R\nmaxSeconds\x12%\n\x05texts\x18\x03 \x03(\x0b\x32\x0f.steerd.v1.TextR\x05texts\x12+\n\x05watch\x18\x04 \x03(\x0b\x32\x15.steerd.v1.FeatureRefR\x05watch\x12\x13\n\x05top_k\x18\x05 \x01(\rR\x04topK\x12\x1d\n\nfull_codes\x18\x06 \x01(\x08R\tfullCodes\x12\x12\n\x04saes\x18\x07 \x03(\tR\x04saes\"\xb8\x01\n\x0e\x45ncodeResponse\x12\x36\n\x08progress\x18\x01 \x01(\x0b\x32\x18.steerd.v1.StudyProgressH\x00R\x08progress\x12\x32\n\x06tokens\x18\x02 \x01(\x0b\x32\x18.steerd.v1.EncodedTokensH\x00R\x06tokens\x12\x31\n\x06result\x18\x03 \x01(\x0b\x32\x17.steerd.v1.EncodeResultH\x00R\x06resultB\x07\n\x05\x65vent\"\xb3\x01\n\rEncodedTokens\x12\x12\n\x04text\x18\x01 \x01(\rR\x04text\x12%\n\x0e\x66irst_position\x18\x02 \x01(\rR\rfirstPosition\x12\x1b\n\ttoken_ids\x18\x03 \x03(\rR\x08tokenIds\x12\x1f\n\x0btoken_texts\x18\x04 \x03(\tR\ntokenTexts\x12)\n\x05\x63odes\x18\x05 \x03(\x0b\x32\x13.steerd.v1.SaeCodesR\x05\x63odes\"h\n\x08SaeCodes\x12\x10\n\x03sae\x18\x01 \x01(\tR\x03sae\x12\x16\n\x06\x63ounts\x18\x02 \x03(\rR\x06\x63ounts\x12\x1a\n\x08\x66\x65\x61tures\x18\x03 \x03(\rR\x08\x66\x65\x61tures\x12\x16\n\x06values\x18\x04 \x03(\x02R\x06values\"X\n\x0c\x45ncodeResult\x12\x1a\n\x08\x63omplete\x18\x01 \x01(\x08R\x08\x63omplete\x12\x14\n\x05texts\x18\x02 \x01(\rR\x05texts\x12\x16\n\x06tokens\x18\x03 \x01(\x04R\x06tokens\"\x99\x03\n\x17\x43ontrastFeaturesRequest\x12\x1d\n\nrequest_id\x18\x01 \x01(\tR\trequestId\x12\x1f\n\x0bmax_seconds\x18\x02 \x01(\x01R\nmaxSeconds\x12\x1d\n\x01\x61\x18\x03 \x03(\x0b\x32\x0f.steerd.v1.TextR\x01\x61\x12\x1d\n\x01\x62\x18\x04 \x03(\x0b\x32\x0f.steerd.v1.TextR\x01\x62\x12\x12\n\x04saes\x18\x05 \x03(\tR\x04saes\x12\x33\n\x08strength\x18\x06 \x01(\x0e\x32\x17.steerd.v1.TextStrengthR\x08strength\x12\x35\n\x14\x66\x61lse_discovery_rate\x18\x07 \x01(\x01H\x00R\x12\x66\x61lseDiscoveryRate\x88\x01\x01\x12\x15\n\x03top\x18\x08 \x01(\rH\x01R\x03top\x88\x01\x01\x12\x12\n\x04seed\x18\t \x01(\x04R\x04seed\x12\x34\n\x16include_special_tokens\x18\n \x01(\x08R\x14includeSpecialTokensB\x17\n\x15_false_discovery_rateB\x06\n\x04_top\"\x98\x01\n\x18\x43ontrastFeaturesResponse\x12\x36\n\x08progress\x18\x01 \x01(\x0b\x32\x18.steerd.v1.StudyProgressH\x00R\x08progress\x12;\n\x06result\x18\x02 \x01(\x0b\x32!.steerd.v1.ContrastFeaturesResultH\x00R\x06resultB\x07\n\x05\x65vent\"\x82\x02\n\x16\x43ontrastFeaturesResult\x12\x1a\n\x08\x63omplete\x18\x01 \x01(\x08R\x08\x63omplete\x12\"\n\x01\x61\x18\x02 \x01(\x0b\x32\x14.steerd.v1.TextCountR\x01\x61\x12\"\n\x01\x62\x18\x03 \x01(\x0b\x32\x14.steerd.v1.TextCountR\x01\x62\x12\x16\n\x06tested\x18\x04 \x01(\rR\x06tested\x12\x14\n\x05\x66ound\x18\x05 \x01(\rR\x05\x66ound\x12\x1c\n\tconfirmed\x18\x06 \x01(\rR\tconfirmed\x12\x38\n\x08\x66\x65\x61tures\x18\x07 \x03(\x0b\x32\x1c.steerd.v1.ContrastedFeatureR\x08\x66\x65\x61tures\"r\n\tTextCount\x12\'\n\x0f\x64iscovery_texts\x18\x01 \x01(\rR\x0e\x64iscoveryTexts\x12$\n\x0eheld_out_texts\x18\x02 \x01(\rR\x0cheldOutTexts\x12\x16\n\x06tokens\x18\x03 \x01(\x04R\x06tokens\"\xdc\x02\n\x11\x43ontrastedFeature\x12/\n\x07\x66\x65\x61ture\x18\x01 \x01(\x0b\x32\x15.steerd.v1.FeatureRefR\x07\x66\x65\x61ture\x12\x1a\n\tmore_in_a\x18\x02 \x01(\x08R\x07moreInA\x12\x36\n\tdiscovery\x18\x03 \x01(\x0b\x32\x18.steerd.v1.SetDifferenceR\tdiscovery\x12\x17\n\x07q_value\x18\x04 \x01(\x01R\x06qValue\x12\x33\n\x08held_out\x18\x05 \x01(\x0b\x32\x18.steerd.v1.SetDifferenceR\x07heldOut\x12\'\n\x10held_out_q_value\x18\x06 \x01(\x01R\rheldOutQValue\x12\x1c\n\tconfirmed\x18\x07 \x01(\x08R\tconfirmed\x12-\n\x05label\x18\x08 \x01(\x0b\x32\x17.steerd.v1.FeatureLabelR\x05label\"\xbe\x01\n\rSetDifference\x12*\n\x01\x61\x18\x01 \x01(\x0b\x32\x1c.steerd.v1.FeatureUseInTextsR\x01\x61\x12*\n\x01\x62\x18\x02 \x01(\x0b\x32\x1c.steerd.v1.FeatureUseInTextsR\x01\x62\x12\x19\n\x08\x63ohens_h\x18\x03 \x01(\x01R\x07\x63ohensH\x12!\n\x0c\x63liffs_delta\x18\x04 \x01(\x01R\x0b\x63liffsDelta\x12\x17\n\x07p_value\x18\x05 \x01(\x01R\x06pValue\"\x95\x01\n\x11\x46\x65\x61tureUseInTexts\x12\x1b\n\ttext_rate\x18\x01 \x01(\x01R\x08textRate\x12\x1d\n\ntoken_rate\x18\x02 \x01(\x01R\ttokenRate\x12\x1b\n\tmean_peak\x18\x03 \x01(\x01R\x08meanPeak\x12\'\n\x0fmean_activation\x18\x04 \x01(\x01R\x0emeanActivation\"\x82\x02\n\x0f\x41ppliedSteering\x12=\n\rinterventions\x18\x01 \x03(\x0b\x32\x17.steerd.v1.InterventionR\rinterventions\x12\x31\n\x07presets\x18\x02 \x03(\x0b\x32\x17.steerd.v1.NamedVersionR\x07presets\x12\x33\n\x08policies\x18\x03 \x03(\x0b\x32\x17.steerd.v1.NamedVersionR\x08policies\x12\x1a\n\x08warnings\x18\x04 \x03(\tR\x08warnings\x12,\n\x07receipt\x18\x05 \x01(\x0b\x32\x12.steerd.v1.ReceiptR\x07receipt\">\n\x0bTokenChoice\x12\x14\n\x04text\x18\x01 \x01(\tH\x00R\x04text\x12\x10\n\x02id\x18\x02 \x01(\rH\x00R\x02idB\x07\n\x05token\"\xb1\x03\n\x10LogitLensRequest\x12\x1d\n\nrequest_id\x18\x01 \x01(\tR\trequestId\x12\x1f\n\x0bmax_seconds\x18\x02 \x01(\x01R\nmaxSeconds\x12#\n\x04text\x18\x03 \x01(\x0b\x32\x0f.steerd.v1.TextR\x04text\x12;\n\x0c\x63ontinuation\x18\x04 \x01(\x0b\x32\x17.steerd.v1.ContinuationR\x0c\x63ontinuation\x12=\n\rinterventions\x18\x05 \x03(\x0b\x32\x17.steerd.v1.InterventionR\rinterventions\x12\x18\n\x07presets\x18\x06 \x03(\tR\x07presets\x12\x16\n\x06layers\x18\x07 \x03(\rR\x06layers\x12\x36\n\tpositions\x18\x08 \x03(\x0b\x32\x18.steerd.v1.PositionRangeR\tpositions\x12\x18\n\x05top_k\x18\t \x01(\rH\x00R\x04topK\x88\x01\x01\x12.\n\x06tokens\x18\n \x03(\x0b\x32\x16.steerd.v1.TokenChoiceR\x06tokensB\x08\n\x06_top_k\"\x8a\x01\n\x11LogitLensResponse\x12\x36\n\x08progress\x18\x01 \x01(\x0b\x32\x18.steerd.v1.StudyProgressH\x00R\x08progress\x12\x34\n\x06result\x18\x02 \x01(\x0b\x32\x1a.steerd.v1.LogitLensResultH\x00R\x06resultB\x07\n\x05\x65vent\"\x90\x02\n\x0fLogitLensResult\x12\x1a\n\x08\x63omplete\x18\x01 \x01(\x08R\x08\x63omplete\x12\x36\n\x08steering\x18\x02 \x01(\x0b\x32\x1a.steerd.v1.AppliedSteeringR\x08steering\x12\x1b\n\ttoken_ids\x18\x03 \x03(\rR\x08tokenIds\x12\x1f\n\x0btoken_texts\x18\x04 \x03(\tR\ntokenTexts\x12\x1d\n\nchosen_ids\x18\x05 \x03(\rR\tchosenIds\x12!\n\x0c\x63hosen_texts\x18\x06 \x03(\tR\x0b\x63hosenTexts\x12)\n\x05\x63\x65lls\x18\x07 \x03(\x0b\x32\x13.steerd.v1.LensCellR\x05\x63\x65lls\"\xe1\x01\n\x08LensCell\x12\x14\n\x05layer\x18\x01 \x01(\rR\x05layer\x12\x1a\n\x08position\x18\x02 \x01(\rR\x08position\x12\x17\n\x07top_ids\x18\x03 \x03(\rR\x06topIds\x12\x1b\n\ttop_texts\x18\x04 \x03(\tR\x08topTexts\x12!\n\x0ctop_logprobs\x18\x05 \x03(\x02R\x0btopLogprobs\x12\'\n\x0f\x63hosen_logprobs\x18\x06 \x03(\x02R\x0e\x63hosenLogprobs\x12!\n\x0c\x63hosen_ranks\x18\x07 \x03(\rR\x0b\x63hosenRanks\"\x98\x03\n\x0cTraceRequest\x12\x1d\n\nrequest_id\x18\x01 \x01(\tR\trequestId\x12\x1f\n\x0bmax_seconds\x18\x02 \x01(\x01R\nmaxSeconds\x12#\n\x04text\x18\x03 \x01(\x0b\x32\x0f.steerd.v1.TextR\x04text\x12;\n\x0c\x63ontinuation\x18\x04 \x01(\x0b\x32\x17.steerd.v1.ContinuationR\x0c\x63ontinuation\x12=\n\rinterventions\x18\x05 \x03(\x0b\x32\x17.steerd.v1.InterventionR\rinterventions\x12\x18\n\x07presets\x18\x06 \x03(\tR\x07presets\x12\x12\n\x04saes\x18\x07 \x03(\tR\x04saes\x12\x36\n\tpositions\x18\x08 \x03(\x0b\x32\x18.steerd.v1.PositionRangeR\tpositions\x12\x18\n\x05top_k\x18\t \x01(\rH\x00R\x04topK\x88\x01\x01\x12\x1d\n\nafter_edit\x18\n \x01(\x08R\tafterEditB\x08\n\x06_top_k\"\x82\x01\n\rTraceResponse\x12\x36\n\x08progress\x18\x01 \x01(\x0b\x32\x18.steerd.v1.StudyProgressH\x00R\x08progress\x12\x30\n\x06result\x18\x02 \x01(\x0b\x32\x16.steerd.v1.TraceResultH\x00R\x06resultB\x07\n\x05\x65vent\"\xc9\x01\n\x0bTraceResult\x12\x1a\n\x08\x63omplete\x18\x01 \x01(\x08R\x08\x63omplete\x12\x36\n\x08steering\x18\x02 \x01(\x0b\x32\x1a.steerd.v1.AppliedSteeringR\x08steering\x12\x1b\n\ttoken_ids\x18\x03 \x03(\rR\x08tokenIds\x12\x1f\n\x0btoken_texts\x18\x04 \x03(\tR\ntokenTexts\x12(\n\x04rows\x18\x05 \x03(\x0b\x32\x14.steerd.v1.TracedRowR\x04rows\"\x86\x02\n\tTracedRow\x12\x10\n\x03sae\x18\x01 \x01(\tR\x03sae\x12\x1d\n\nhook_point\x18\x02 \x01(\tR\thookPoint\x12\x1a\n\x08position\x18\x03 \x01(\rR\x08position\x12\x1d\n\nresid_norm\x18\x04 \x01(\x02R\tresidNorm\x12\x1d\n\nerror_norm\x18\x05 \x01(\x02R\terrorNorm\x12 \n\x0bunexplained\x18\x06 \x01(\x02R\x0bunexplained\x12\x16\n\x06\x61\x63tive\x18\x07 \x01(\rR\x06\x61\x63tive\x12\x34\n\x08\x66\x65\x61tures\x18\x08 \x03(\x0b\x32\x18.steerd.v1.TracedFeatureR\x08\x66\x65\x61tures\"\x8a\x01\n\rTracedFeature\x12\x14\n\x05index\x18\x01 \x01(\rR\x05index\x12\x1e\n\nactivation\x18\x02 \x01(\x02R\nactivation\x12\x14\n\x05share\x18\x03 \x01(\x02R\x05share\x12-\n\x05label\x18\x04 \x01(\x0b\x32\x17.steerd.v1.FeatureLabelR\x05label\"\xfb\x02\n\x15MeasureEffectsRequest\x12\x1d\n\nrequest_id\x18\x01 \x01(\tR\trequestId\x12\x1f\n\x0bmax_seconds\x18\x02 \x01(\x01R\nmaxSeconds\x12#\n\x04text\x18\x03 \x01(\x0b\x32\x0f.steerd.v1.TextR\x04text\x12;\n\x0c\x63ontinuation\x18\x04 \x01(\x0b\x32\x17.steerd.v1.ContinuationR\x0c\x63ontinuation\x12=\n\rinterventions\x18\x05 \x03(\x0b\x32\x17.steerd.v1.InterventionR\rinterventions\x12\x18\n\x07presets\x18\x06 \x03(\tR\x07presets\x12\x31\n\x08\x66\x65\x61tures\x18\x07 \x03(\x0b\x32\x15.steerd.v1.FeatureRefR\x08\x66\x65\x61tures\x12\x34\n\x16include_special_tokens\x18\x08 \x01(\x08R\x14includeSpecialTokens\"\x94\x01\n\x16MeasureEffectsResponse\x12\x36\n\x08progress\x18\x01 \x01(\x0b\x32\x18.steerd.v1.StudyProgressH\x00R\x08progress\x12\x39\n\x06result\x18\x02 \x01(\x0b\x32\x1f.steerd.v1.MeasureEffectsResultH\x00R\x06resultB\x07\n\x05\x65vent\"\xf8\x01\n\x14MeasureEffectsResult\x12\x1a\n\x08\x63omplete\x18\x01 \x01(\x08R\x08\x63omplete\x12\x36\n\x08steering\x18\x02 \x01(\x0b\x32\x1a.steerd.v1.AppliedSteeringR\x08steering\x12\x1b\n\ttoken_ids\x18\x03 \x03(\rR\x08tokenIds\x12\x1f\n\x0btoken_texts\x18\x04 \x03(\tR\ntokenTexts\x12\x1a\n\x08logprobs\x18\x05 \x03(\x02R\x08logprobs\x12\x32\n\x07\x65\x66\x66\x65\x63ts\x18\x06 \x03(\x0b\x32\x18.steerd.v1.FeatureEffectR\x07\x65\x66\x66\x65\x63ts\"\xce\x01\n\rFeatureEffect\x12/\n\x07\x66\x65\x61ture\x18\x01 \x01(\x0b\x32\x15.steerd.v1.FeatureRefR\x07\x66\x65\x61ture\x12-\n\x05label\x18\x02 \x01(\x0b\x32\x17.steerd.v1.FeatureLabelR\x05label\x12 \n\x0b\x61\x63tivations\x18\x03 \x03(\x02R\x0b\x61\x63tivations\x12\x18\n\x07\x63hanges\x18\x04 \x03(\x02R\x07\x63hanges\x12!\n\x0ctotal_change\x18\x05 \x01(\x01R\x0btotalChange*]\n\x0cTextStrength\x12\x1d\n\x19TEXT_STRENGTH_UNSPECIFIED\x10\x00\x12\x16\n\x12TEXT_STRENGTH_PEAK\x10\x01\x12\x16\n\x12TEXT_STRENGTH_MEAN\x10\x02\x32\xd9\x03\n\x0e\x46\x65\x61tureService\x12?\n\x06\x45ncode\x12\x18.steerd.v1.EncodeRequest\x1a\x19.steerd.v1.EncodeResponse0\x01\x12]\n\x10\x43ontrastFeatures\x12\".steerd.v1.ContrastFeaturesRequest\x1a#.steerd.v1.ContrastFeaturesResponse0\x01\x12H\n\tLogitLens\x12\x1b.steerd.v1.LogitLensRequest\x1a\x1c.steerd.v1.LogitLensResponse0\x01\x12<\n\x05Trace\x12\x17.steerd.v1.TraceRequest\x1a\x18.steerd.v1.TraceResponse0\x01\x12W\n\x0eMeasureEffects\x12 .steerd.v1.MeasureEffectsRequest\x1a!.steerd.v1.MeasureEffectsResponse0\x01\x12\x46\n\tStopStudy\x12\x1b.steerd.v1.StopStudyRequest\x1a\x1c.steerd.v1.StopStudyResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'steerd.pb.v1.feature_service_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_TEXTSTRENGTH']._serialized_start=2820
-  _globals['_TEXTSTRENGTH']._serialized_end=2913
-  _globals['_TEXT']._serialized_start=117
-  _globals['_TEXT']._serialized_end=249
-  _globals['_STUDYPROGRESS']._serialized_start=251
-  _globals['_STUDYPROGRESS']._serialized_end=328
-  _globals['_STOPSTUDYREQUEST']._serialized_start=330
-  _globals['_STOPSTUDYREQUEST']._serialized_end=379
-  _globals['_STOPSTUDYRESPONSE']._serialized_start=381
-  _globals['_STOPSTUDYRESPONSE']._serialized_end=400
-  _globals['_ENCODEREQUEST']._serialized_start=403
-  _globals['_ENCODEREQUEST']._serialized_end=638
-  _globals['_ENCODERESPONSE']._serialized_start=641
-  _globals['_ENCODERESPONSE']._serialized_end=825
-  _globals['_ENCODEDTOKENS']._serialized_start=828
-  _globals['_ENCODEDTOKENS']._serialized_end=1007
-  _globals['_SAECODES']._serialized_start=1009
-  _globals['_SAECODES']._serialized_end=1113
-  _globals['_ENCODERESULT']._serialized_start=1115
-  _globals['_ENCODERESULT']._serialized_end=1203
-  _globals['_CONTRASTFEATURESREQUEST']._serialized_start=1206
-  _globals['_CONTRASTFEATURESREQUEST']._serialized_end=1615
-  _globals['_CONTRASTFEATURESRESPONSE']._serialized_start=1618
-  _globals['_CONTRASTFEATURESRESPONSE']._serialized_end=1770
-  _globals['_CONTRASTFEATURESRESULT']._serialized_start=1773
-  _globals['_CONTRASTFEATURESRESULT']._serialized_end=2031
-  _globals['_TEXTCOUNT']._serialized_start=2033
-  _globals['_TEXTCOUNT']._serialized_end=2147
-  _globals['_CONTRASTEDFEATURE']._serialized_start=2150
-  _globals['_CONTRASTEDFEATURE']._serialized_end=2473
-  _globals['_SETDIFFERENCE']._serialized_start=2476
-  _globals['_SETDIFFERENCE']._serialized_end=2666
-  _globals['_FEATUREUSEINTEXTS']._serialized_start=2669
-  _globals['_FEATUREUSEINTEXTS']._serialized_end=2818
-  _globals['_FEATURESERVICE']._serialized_start=2916
-  _globals['_FEATURESERVICE']._serialized_end=3164
+  _globals['_TEXTSTRENGTH']._serialized_start=6426
+  _globals['_TEXTSTRENGTH']._serialized_end=6519
+  _globals['_TEXT']._serialized_start=146
+  _globals['_TEXT']._serialized_end=278
+  _globals['_STUDYPROGRESS']._serialized_start=280
+  _globals['_STUDYPROGRESS']._serialized_end=357
+  _globals['_STOPSTUDYREQUEST']._serialized_start=359
+  _globals['_STOPSTUDYREQUEST']._serialized_end=408
+  _globals['_STOPSTUDYRESPONSE']._serialized_start=410
+  _globals['_STOPSTUDYRESPONSE']._serialized_end=429
+  _globals['_ENCODEREQUEST']._serialized_start=432
+  _globals['_ENCODEREQUEST']._serialized_end=667
+  _globals['_ENCODERESPONSE']._serialized_start=670
+  _globals['_ENCODERESPONSE']._serialized_end=854
+  _globals['_ENCODEDTOKENS']._serialized_start=857
+  _globals['_ENCODEDTOKENS']._serialized_end=1036
+  _globals['_SAECODES']._serialized_start=1038
+  _globals['_SAECODES']._serialized_end=1142
+  _globals['_ENCODERESULT']._serialized_start=1144
+  _globals['_ENCODERESULT']._serialized_end=1232
+  _globals['_CONTRASTFEATURESREQUEST']._serialized_start=1235
+  _globals['_CONTRASTFEATURESREQUEST']._serialized_end=1644
+  _globals['_CONTRASTFEATURESRESPONSE']._serialized_start=1647
+  _globals['_CONTRASTFEATURESRESPONSE']._serialized_end=1799
+  _globals['_CONTRASTFEATURESRESULT']._serialized_start=1802
+  _globals['_CONTRASTFEATURESRESULT']._serialized_end=2060
+  _globals['_TEXTCOUNT']._serialized_start=2062
+  _globals['_TEXTCOUNT']._serialized_end=2176
+  _globals['_CONTRASTEDFEATURE']._serialized_start=2179
+  _globals['_CONTRASTEDFEATURE']._serialized_end=2527
+  _globals['_SETDIFFERENCE']._serialized_start=2530
+  _globals['_SETDIFFERENCE']._serialized_end=2720
+  _globals['_FEATUREUSEINTEXTS']._serialized_start=2723
+  _globals['_FEATUREUSEINTEXTS']._serialized_end=2872
+  _globals['_APPLIEDSTEERING']._serialized_start=2875
+  _globals['_APPLIEDSTEERING']._serialized_end=3133
+  _globals['_TOKENCHOICE']._serialized_start=3135
+  _globals['_TOKENCHOICE']._serialized_end=3197
+  _globals['_LOGITLENSREQUEST']._serialized_start=3200
+  _globals['_LOGITLENSREQUEST']._serialized_end=3633
+  _globals['_LOGITLENSRESPONSE']._serialized_start=3636
+  _globals['_LOGITLENSRESPONSE']._serialized_end=3774
+  _globals['_LOGITLENSRESULT']._serialized_start=3777
+  _globals['_LOGITLENSRESULT']._serialized_end=4049
+  _globals['_LENSCELL']._serialized_start=4052
+  _globals['_LENSCELL']._serialized_end=4277
+  _globals['_TRACEREQUEST']._serialized_start=4280
+  _globals['_TRACEREQUEST']._serialized_end=4688
+  _globals['_TRACERESPONSE']._serialized_start=4691
+  _globals['_TRACERESPONSE']._serialized_end=4821
+  _globals['_TRACERESULT']._serialized_start=4824
+  _globals['_TRACERESULT']._serialized_end=5025
+  _globals['_TRACEDROW']._serialized_start=5028
+  _globals['_TRACEDROW']._serialized_end=5290
+  _globals['_TRACEDFEATURE']._serialized_start=5293
+  _globals['_TRACEDFEATURE']._serialized_end=5431
+  _globals['_MEASUREEFFECTSREQUEST']._serialized_start=5434
+  _globals['_MEASUREEFFECTSREQUEST']._serialized_end=5813
+  _globals['_MEASUREEFFECTSRESPONSE']._serialized_start=5816
+  _globals['_MEASUREEFFECTSRESPONSE']._serialized_end=5964
+  _globals['_MEASUREEFFECTSRESULT']._serialized_start=5967
+  _globals['_MEASUREEFFECTSRESULT']._serialized_end=6215
+  _globals['_FEATUREEFFECT']._serialized_start=6218
+  _globals['_FEATUREEFFECT']._serialized_end=6424
+  _globals['_FEATURESERVICE']._serialized_start=6522
+  _globals['_FEATURESERVICE']._serialized_end=6995
 # @@protoc_insertion_point(module_scope)

@@ -10,6 +10,7 @@ from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from steerd.pb.v1 import feature_pb2 as _feature_pb2
 from steerd.pb.v1 import generation_service_pb2 as _generation_service_pb2
+from steerd.pb.v1 import steering_pb2 as _steering_pb2
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -567,8 +568,6 @@ class ContrastedFeature(_message.Message):
     """The p-value there, corrected for all features found."""
     confirmed: _builtins.bool
     """Whether it differs in the other half too, at the same rate and in the same direction."""
-    label: _builtins.str
-    """What its SAE's file calls it; empty when it does not."""
     @_builtins.property
     def feature(self) -> _feature_pb2.FeatureRef:
         """Which feature."""
@@ -581,6 +580,10 @@ class ContrastedFeature(_message.Message):
     def held_out(self) -> Global___SetDifference:
         """What it did in the other half."""
 
+    @_builtins.property
+    def label(self) -> _feature_pb2.FeatureLabel:
+        """What the SAE's file calls it. Absent when it has no labels."""
+
     def __init__(
         self,
         *,
@@ -591,9 +594,9 @@ class ContrastedFeature(_message.Message):
         held_out: Global___SetDifference | None = ...,
         held_out_q_value: _builtins.float = ...,
         confirmed: _builtins.bool = ...,
-        label: _builtins.str = ...,
+        label: _feature_pb2.FeatureLabel | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["discovery", b"discovery", "feature", b"feature", "held_out", b"held_out"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["discovery", b"discovery", "feature", b"feature", "held_out", b"held_out", "label", b"label"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
     _ClearFieldArgType: _TypeAlias = _typing.Literal["confirmed", b"confirmed", "discovery", b"discovery", "feature", b"feature", "held_out", b"held_out", "held_out_q_value", b"held_out_q_value", "label", b"label", "more_in_a", b"more_in_a", "q_value", b"q_value"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
@@ -678,3 +681,734 @@ class FeatureUseInTexts(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___FeatureUseInTexts: _TypeAlias = FeatureUseInTexts  # noqa: Y015
+
+@_typing.final
+class AppliedSteering(_message.Message):
+    """What steered a text while it was studied: what the request asked for, as the policies of the server leave it, and
+    what these demand of every text. Their triggers hold too: a text that one of them ends is refused, POLICY_STOPPED.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    INTERVENTIONS_FIELD_NUMBER: _builtins.int
+    PRESETS_FIELD_NUMBER: _builtins.int
+    POLICIES_FIELD_NUMBER: _builtins.int
+    WARNINGS_FIELD_NUMBER: _builtins.int
+    RECEIPT_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def interventions(self) -> _containers.RepeatedCompositeFieldContainer[_steering_pb2.Intervention]:
+        """As Started.interventions."""
+
+    @_builtins.property
+    def presets(self) -> _containers.RepeatedCompositeFieldContainer[_steering_pb2.NamedVersion]:
+        """As Started.presets."""
+
+    @_builtins.property
+    def policies(self) -> _containers.RepeatedCompositeFieldContainer[_steering_pb2.NamedVersion]:
+        """As Started.policies."""
+
+    @_builtins.property
+    def warnings(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """As Started.warnings; also interventions that were made on no token."""
+
+    @_builtins.property
+    def receipt(self) -> _generation_service_pb2.Receipt:
+        """What it really did."""
+
+    def __init__(
+        self,
+        *,
+        interventions: _abc.Iterable[_steering_pb2.Intervention] | None = ...,
+        presets: _abc.Iterable[_steering_pb2.NamedVersion] | None = ...,
+        policies: _abc.Iterable[_steering_pb2.NamedVersion] | None = ...,
+        warnings: _abc.Iterable[_builtins.str] | None = ...,
+        receipt: _generation_service_pb2.Receipt | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["receipt", b"receipt"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["interventions", b"interventions", "policies", b"policies", "presets", b"presets", "receipt", b"receipt", "warnings", b"warnings"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AppliedSteering: _TypeAlias = AppliedSteering  # noqa: Y015
+
+@_typing.final
+class TokenChoice(_message.Message):
+    """A token of the host."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TEXT_FIELD_NUMBER: _builtins.int
+    ID_FIELD_NUMBER: _builtins.int
+    text: _builtins.str
+    """Text that is one token, tokenized by itself, without special tokens."""
+    id: _builtins.int
+    """Its id, below the host's vocabulary size."""
+    def __init__(
+        self,
+        *,
+        text: _builtins.str = ...,
+        id: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["id", b"id", "text", b"text", "token", b"token"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["id", b"id", "text", b"text", "token", b"token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_token: _TypeAlias = _typing.Literal["text", "id"]  # noqa: Y015
+    _WhichOneofArgType_token: _TypeAlias = _typing.Literal["token", b"token"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_token) -> _WhichOneofReturnType_token | None: ...
+
+Global___TokenChoice: _TypeAlias = TokenChoice  # noqa: Y015
+
+@_typing.final
+class LogitLensRequest(_message.Message):
+    """What to look at through the logit lens. Layers times positions times tokens, the likeliest ones and those that are
+    chosen, are at most the server's limit.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    MAX_SECONDS_FIELD_NUMBER: _builtins.int
+    TEXT_FIELD_NUMBER: _builtins.int
+    CONTINUATION_FIELD_NUMBER: _builtins.int
+    INTERVENTIONS_FIELD_NUMBER: _builtins.int
+    PRESETS_FIELD_NUMBER: _builtins.int
+    LAYERS_FIELD_NUMBER: _builtins.int
+    POSITIONS_FIELD_NUMBER: _builtins.int
+    TOP_K_FIELD_NUMBER: _builtins.int
+    TOKENS_FIELD_NUMBER: _builtins.int
+    request_id: _builtins.str
+    """As GenerateRequest.request_id."""
+    max_seconds: _builtins.float
+    """As EncodeRequest.max_seconds."""
+    top_k: _builtins.int
+    """How many of the likeliest tokens to tell, at most the server's limit. Default: 5."""
+    @_builtins.property
+    def text(self) -> Global___Text:
+        """The text."""
+
+    @_builtins.property
+    def continuation(self) -> _generation_service_pb2.Continuation:
+        """What follows it; counts as generated, for the scopes of interventions. Default: nothing."""
+
+    @_builtins.property
+    def interventions(self) -> _containers.RepeatedCompositeFieldContainer[_steering_pb2.Intervention]:
+        """As GenerateRequest.interventions, made on all of the text in one forward. Default: none."""
+
+    @_builtins.property
+    def presets(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """As GenerateRequest.presets."""
+
+    @_builtins.property
+    def layers(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """The layers to look after, 0 the first. Each may be named once. Default: all."""
+
+    @_builtins.property
+    def positions(self) -> _containers.RepeatedCompositeFieldContainer[_steering_pb2.PositionRange]:
+        """The tokens to look at, counted over text and continuation together. Default: the last."""
+
+    @_builtins.property
+    def tokens(self) -> _containers.RepeatedCompositeFieldContainer[Global___TokenChoice]:
+        """Tokens whose probability and rank to tell everywhere, at most the server's limit for top_k. Default: none."""
+
+    def __init__(
+        self,
+        *,
+        request_id: _builtins.str = ...,
+        max_seconds: _builtins.float = ...,
+        text: Global___Text | None = ...,
+        continuation: _generation_service_pb2.Continuation | None = ...,
+        interventions: _abc.Iterable[_steering_pb2.Intervention] | None = ...,
+        presets: _abc.Iterable[_builtins.str] | None = ...,
+        layers: _abc.Iterable[_builtins.int] | None = ...,
+        positions: _abc.Iterable[_steering_pb2.PositionRange] | None = ...,
+        top_k: _builtins.int | None = ...,
+        tokens: _abc.Iterable[Global___TokenChoice] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_top_k", b"_top_k", "continuation", b"continuation", "text", b"text", "top_k", b"top_k"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_top_k", b"_top_k", "continuation", b"continuation", "interventions", b"interventions", "layers", b"layers", "max_seconds", b"max_seconds", "positions", b"positions", "presets", b"presets", "request_id", b"request_id", "text", b"text", "tokens", b"tokens", "top_k", b"top_k"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__top_k: _TypeAlias = _typing.Literal["top_k"]  # noqa: Y015
+    _WhichOneofArgType__top_k: _TypeAlias = _typing.Literal["_top_k", b"_top_k"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__top_k) -> _WhichOneofReturnType__top_k | None: ...
+
+Global___LogitLensRequest: _TypeAlias = LogitLensRequest  # noqa: Y015
+
+@_typing.final
+class LogitLensResponse(_message.Message):
+    """One message of the stream."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PROGRESS_FIELD_NUMBER: _builtins.int
+    RESULT_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def progress(self) -> Global___StudyProgress:
+        """How far it is, in rows of layers."""
+
+    @_builtins.property
+    def result(self) -> Global___LogitLensResult:
+        """Always the last message."""
+
+    def __init__(
+        self,
+        *,
+        progress: Global___StudyProgress | None = ...,
+        result: Global___LogitLensResult | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["event", b"event", "progress", b"progress", "result", b"result"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["event", b"event", "progress", b"progress", "result", b"result"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_event: _TypeAlias = _typing.Literal["progress", "result"]  # noqa: Y015
+    _WhichOneofArgType_event: _TypeAlias = _typing.Literal["event", b"event"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_event) -> _WhichOneofReturnType_event | None: ...
+
+Global___LogitLensResponse: _TypeAlias = LogitLensResponse  # noqa: Y015
+
+@_typing.final
+class LogitLensResult(_message.Message):
+    """What was seen. `token_ids` and `token_texts` run in parallel, and `chosen_ids` and `chosen_texts`."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    COMPLETE_FIELD_NUMBER: _builtins.int
+    STEERING_FIELD_NUMBER: _builtins.int
+    TOKEN_IDS_FIELD_NUMBER: _builtins.int
+    TOKEN_TEXTS_FIELD_NUMBER: _builtins.int
+    CHOSEN_IDS_FIELD_NUMBER: _builtins.int
+    CHOSEN_TEXTS_FIELD_NUMBER: _builtins.int
+    CELLS_FIELD_NUMBER: _builtins.int
+    complete: _builtins.bool
+    """Whether all layers and positions are there; false when max_seconds or StopStudy ended it."""
+    @_builtins.property
+    def steering(self) -> Global___AppliedSteering:
+        """What steered the text."""
+
+    @_builtins.property
+    def token_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Ids of text and continuation."""
+
+    @_builtins.property
+    def token_texts(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Each token as text by itself."""
+
+    @_builtins.property
+    def chosen_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Ids of the tokens that were chosen."""
+
+    @_builtins.property
+    def chosen_texts(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Each of them as text."""
+
+    @_builtins.property
+    def cells(self) -> _containers.RepeatedCompositeFieldContainer[Global___LensCell]:
+        """Layer by layer, the positions of each in rising order."""
+
+    def __init__(
+        self,
+        *,
+        complete: _builtins.bool = ...,
+        steering: Global___AppliedSteering | None = ...,
+        token_ids: _abc.Iterable[_builtins.int] | None = ...,
+        token_texts: _abc.Iterable[_builtins.str] | None = ...,
+        chosen_ids: _abc.Iterable[_builtins.int] | None = ...,
+        chosen_texts: _abc.Iterable[_builtins.str] | None = ...,
+        cells: _abc.Iterable[Global___LensCell] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["steering", b"steering"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cells", b"cells", "chosen_ids", b"chosen_ids", "chosen_texts", b"chosen_texts", "complete", b"complete", "steering", b"steering", "token_ids", b"token_ids", "token_texts", b"token_texts"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___LogitLensResult: _TypeAlias = LogitLensResult  # noqa: Y015
+
+@_typing.final
+class LensCell(_message.Message):
+    """What the host would predict to follow a token if a layer were its last: the residual stream after that layer, all
+    edits there included, through the host's final norm and head. After the last layer it is the host's own prediction.
+    The fields that begin alike run in parallel.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    LAYER_FIELD_NUMBER: _builtins.int
+    POSITION_FIELD_NUMBER: _builtins.int
+    TOP_IDS_FIELD_NUMBER: _builtins.int
+    TOP_TEXTS_FIELD_NUMBER: _builtins.int
+    TOP_LOGPROBS_FIELD_NUMBER: _builtins.int
+    CHOSEN_LOGPROBS_FIELD_NUMBER: _builtins.int
+    CHOSEN_RANKS_FIELD_NUMBER: _builtins.int
+    layer: _builtins.int
+    """The layer."""
+    position: _builtins.int
+    """Position of the token, from the beginning of the text."""
+    @_builtins.property
+    def top_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """The likeliest tokens, in falling order."""
+
+    @_builtins.property
+    def top_texts(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Each of them as text by itself."""
+
+    @_builtins.property
+    def top_logprobs(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
+        """Natural logs of their probabilities."""
+
+    @_builtins.property
+    def chosen_logprobs(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
+        """Natural logs of the probabilities of the chosen tokens, in their order."""
+
+    @_builtins.property
+    def chosen_ranks(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Their ranks; 1 is the likeliest of all tokens."""
+
+    def __init__(
+        self,
+        *,
+        layer: _builtins.int = ...,
+        position: _builtins.int = ...,
+        top_ids: _abc.Iterable[_builtins.int] | None = ...,
+        top_texts: _abc.Iterable[_builtins.str] | None = ...,
+        top_logprobs: _abc.Iterable[_builtins.float] | None = ...,
+        chosen_logprobs: _abc.Iterable[_builtins.float] | None = ...,
+        chosen_ranks: _abc.Iterable[_builtins.int] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["chosen_logprobs", b"chosen_logprobs", "chosen_ranks", b"chosen_ranks", "layer", b"layer", "position", b"position", "top_ids", b"top_ids", "top_logprobs", b"top_logprobs", "top_texts", b"top_texts"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___LensCell: _TypeAlias = LensCell  # noqa: Y015
+
+@_typing.final
+class TraceRequest(_message.Message):
+    """What to trace. SAEs times positions times top_k is at most the server's limit."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    MAX_SECONDS_FIELD_NUMBER: _builtins.int
+    TEXT_FIELD_NUMBER: _builtins.int
+    CONTINUATION_FIELD_NUMBER: _builtins.int
+    INTERVENTIONS_FIELD_NUMBER: _builtins.int
+    PRESETS_FIELD_NUMBER: _builtins.int
+    SAES_FIELD_NUMBER: _builtins.int
+    POSITIONS_FIELD_NUMBER: _builtins.int
+    TOP_K_FIELD_NUMBER: _builtins.int
+    AFTER_EDIT_FIELD_NUMBER: _builtins.int
+    request_id: _builtins.str
+    """As GenerateRequest.request_id."""
+    max_seconds: _builtins.float
+    """As EncodeRequest.max_seconds."""
+    top_k: _builtins.int
+    """How many of the most active features to tell, per token and SAE, at most the server's limit. Default: 10."""
+    after_edit: _builtins.bool
+    """Read the rows as all edits of their hook point leave them. Default: false, before any edit, as Generate's readings."""
+    @_builtins.property
+    def text(self) -> Global___Text:
+        """As LogitLensRequest.text."""
+
+    @_builtins.property
+    def continuation(self) -> _generation_service_pb2.Continuation:
+        """As LogitLensRequest.continuation."""
+
+    @_builtins.property
+    def interventions(self) -> _containers.RepeatedCompositeFieldContainer[_steering_pb2.Intervention]:
+        """As LogitLensRequest.interventions."""
+
+    @_builtins.property
+    def presets(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """As GenerateRequest.presets."""
+
+    @_builtins.property
+    def saes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The SAEs to read. Each may be named once. Default: all that are served."""
+
+    @_builtins.property
+    def positions(self) -> _containers.RepeatedCompositeFieldContainer[_steering_pb2.PositionRange]:
+        """As LogitLensRequest.positions."""
+
+    def __init__(
+        self,
+        *,
+        request_id: _builtins.str = ...,
+        max_seconds: _builtins.float = ...,
+        text: Global___Text | None = ...,
+        continuation: _generation_service_pb2.Continuation | None = ...,
+        interventions: _abc.Iterable[_steering_pb2.Intervention] | None = ...,
+        presets: _abc.Iterable[_builtins.str] | None = ...,
+        saes: _abc.Iterable[_builtins.str] | None = ...,
+        positions: _abc.Iterable[_steering_pb2.PositionRange] | None = ...,
+        top_k: _builtins.int | None = ...,
+        after_edit: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_top_k", b"_top_k", "continuation", b"continuation", "text", b"text", "top_k", b"top_k"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_top_k", b"_top_k", "after_edit", b"after_edit", "continuation", b"continuation", "interventions", b"interventions", "max_seconds", b"max_seconds", "positions", b"positions", "presets", b"presets", "request_id", b"request_id", "saes", b"saes", "text", b"text", "top_k", b"top_k"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__top_k: _TypeAlias = _typing.Literal["top_k"]  # noqa: Y015
+    _WhichOneofArgType__top_k: _TypeAlias = _typing.Literal["_top_k", b"_top_k"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__top_k) -> _WhichOneofReturnType__top_k | None: ...
+
+Global___TraceRequest: _TypeAlias = TraceRequest  # noqa: Y015
+
+@_typing.final
+class TraceResponse(_message.Message):
+    """One message of the stream."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PROGRESS_FIELD_NUMBER: _builtins.int
+    RESULT_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def progress(self) -> Global___StudyProgress:
+        """How far it is, in SAEs."""
+
+    @_builtins.property
+    def result(self) -> Global___TraceResult:
+        """Always the last message."""
+
+    def __init__(
+        self,
+        *,
+        progress: Global___StudyProgress | None = ...,
+        result: Global___TraceResult | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["event", b"event", "progress", b"progress", "result", b"result"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["event", b"event", "progress", b"progress", "result", b"result"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_event: _TypeAlias = _typing.Literal["progress", "result"]  # noqa: Y015
+    _WhichOneofArgType_event: _TypeAlias = _typing.Literal["event", b"event"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_event) -> _WhichOneofReturnType_event | None: ...
+
+Global___TraceResponse: _TypeAlias = TraceResponse  # noqa: Y015
+
+@_typing.final
+class TraceResult(_message.Message):
+    """What is active. `token_ids` and `token_texts` run in parallel."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    COMPLETE_FIELD_NUMBER: _builtins.int
+    STEERING_FIELD_NUMBER: _builtins.int
+    TOKEN_IDS_FIELD_NUMBER: _builtins.int
+    TOKEN_TEXTS_FIELD_NUMBER: _builtins.int
+    ROWS_FIELD_NUMBER: _builtins.int
+    complete: _builtins.bool
+    """Whether all SAEs are there; false when max_seconds or StopStudy ended it."""
+    @_builtins.property
+    def steering(self) -> Global___AppliedSteering:
+        """What steered the text."""
+
+    @_builtins.property
+    def token_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Ids of text and continuation."""
+
+    @_builtins.property
+    def token_texts(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Each token as text by itself."""
+
+    @_builtins.property
+    def rows(self) -> _containers.RepeatedCompositeFieldContainer[Global___TracedRow]:
+        """SAE by SAE in the order of the forward, the positions of each in rising order."""
+
+    def __init__(
+        self,
+        *,
+        complete: _builtins.bool = ...,
+        steering: Global___AppliedSteering | None = ...,
+        token_ids: _abc.Iterable[_builtins.int] | None = ...,
+        token_texts: _abc.Iterable[_builtins.str] | None = ...,
+        rows: _abc.Iterable[Global___TracedRow] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["steering", b"steering"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["complete", b"complete", "rows", b"rows", "steering", b"steering", "token_ids", b"token_ids", "token_texts", b"token_texts"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TraceResult: _TypeAlias = TraceResult  # noqa: Y015
+
+@_typing.final
+class TracedRow(_message.Message):
+    """One SAE's view of one token."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SAE_FIELD_NUMBER: _builtins.int
+    HOOK_POINT_FIELD_NUMBER: _builtins.int
+    POSITION_FIELD_NUMBER: _builtins.int
+    RESID_NORM_FIELD_NUMBER: _builtins.int
+    ERROR_NORM_FIELD_NUMBER: _builtins.int
+    UNEXPLAINED_FIELD_NUMBER: _builtins.int
+    ACTIVE_FIELD_NUMBER: _builtins.int
+    FEATURES_FIELD_NUMBER: _builtins.int
+    sae: _builtins.str
+    """Name of the SAE."""
+    hook_point: _builtins.str
+    """Where it reads, for example blocks.14.hook_resid_post."""
+    position: _builtins.int
+    """Position of the token, from the beginning of the text."""
+    resid_norm: _builtins.float
+    """Length of the row."""
+    error_norm: _builtins.float
+    """Length of what the SAE does not explain of it."""
+    unexplained: _builtins.float
+    """The square of their quotient: the share of the row's square that is not explained."""
+    active: _builtins.int
+    """How many features are active (above 0)."""
+    @_builtins.property
+    def features(self) -> _containers.RepeatedCompositeFieldContainer[Global___TracedFeature]:
+        """The most active of them, in falling order."""
+
+    def __init__(
+        self,
+        *,
+        sae: _builtins.str = ...,
+        hook_point: _builtins.str = ...,
+        position: _builtins.int = ...,
+        resid_norm: _builtins.float = ...,
+        error_norm: _builtins.float = ...,
+        unexplained: _builtins.float = ...,
+        active: _builtins.int = ...,
+        features: _abc.Iterable[Global___TracedFeature] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["active", b"active", "error_norm", b"error_norm", "features", b"features", "hook_point", b"hook_point", "position", b"position", "resid_norm", b"resid_norm", "sae", b"sae", "unexplained", b"unexplained"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TracedRow: _TypeAlias = TracedRow  # noqa: Y015
+
+@_typing.final
+class TracedFeature(_message.Message):
+    """A feature that is active at a token."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    INDEX_FIELD_NUMBER: _builtins.int
+    ACTIVATION_FIELD_NUMBER: _builtins.int
+    SHARE_FIELD_NUMBER: _builtins.int
+    LABEL_FIELD_NUMBER: _builtins.int
+    index: _builtins.int
+    """Index of the feature in its SAE."""
+    activation: _builtins.float
+    """Its activation, in the SAE's own units."""
+    share: _builtins.float
+    """Length of what it contributes to the row, by the length of the row."""
+    @_builtins.property
+    def label(self) -> _feature_pb2.FeatureLabel:
+        """What the SAE's file calls it. Absent when it has no labels."""
+
+    def __init__(
+        self,
+        *,
+        index: _builtins.int = ...,
+        activation: _builtins.float = ...,
+        share: _builtins.float = ...,
+        label: _feature_pb2.FeatureLabel | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["label", b"label"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["activation", b"activation", "index", b"index", "label", b"label", "share", b"share"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TracedFeature: _TypeAlias = TracedFeature  # noqa: Y015
+
+@_typing.final
+class MeasureEffectsRequest(_message.Message):
+    """Which features to ablate in which text. Features times tokens is at most half of the server's limit."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    MAX_SECONDS_FIELD_NUMBER: _builtins.int
+    TEXT_FIELD_NUMBER: _builtins.int
+    CONTINUATION_FIELD_NUMBER: _builtins.int
+    INTERVENTIONS_FIELD_NUMBER: _builtins.int
+    PRESETS_FIELD_NUMBER: _builtins.int
+    FEATURES_FIELD_NUMBER: _builtins.int
+    INCLUDE_SPECIAL_TOKENS_FIELD_NUMBER: _builtins.int
+    request_id: _builtins.str
+    """As GenerateRequest.request_id."""
+    max_seconds: _builtins.float
+    """As EncodeRequest.max_seconds."""
+    include_special_tokens: _builtins.bool
+    """Ablate on special tokens too. Default: false."""
+    @_builtins.property
+    def text(self) -> Global___Text:
+        """The text, with the continuation at least two tokens long."""
+
+    @_builtins.property
+    def continuation(self) -> _generation_service_pb2.Continuation:
+        """As LogitLensRequest.continuation."""
+
+    @_builtins.property
+    def interventions(self) -> _containers.RepeatedCompositeFieldContainer[_steering_pb2.Intervention]:
+        """As LogitLensRequest.interventions, in force with and without the ablations; of other features than these."""
+
+    @_builtins.property
+    def presets(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """As GenerateRequest.presets."""
+
+    @_builtins.property
+    def features(self) -> _containers.RepeatedCompositeFieldContainer[_feature_pb2.FeatureRef]:
+        """The features, at least one, each ablated by itself on every token. Policies judge that as an intervention."""
+
+    def __init__(
+        self,
+        *,
+        request_id: _builtins.str = ...,
+        max_seconds: _builtins.float = ...,
+        text: Global___Text | None = ...,
+        continuation: _generation_service_pb2.Continuation | None = ...,
+        interventions: _abc.Iterable[_steering_pb2.Intervention] | None = ...,
+        presets: _abc.Iterable[_builtins.str] | None = ...,
+        features: _abc.Iterable[_feature_pb2.FeatureRef] | None = ...,
+        include_special_tokens: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["continuation", b"continuation", "text", b"text"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["continuation", b"continuation", "features", b"features", "include_special_tokens", b"include_special_tokens", "interventions", b"interventions", "max_seconds", b"max_seconds", "presets", b"presets", "request_id", b"request_id", "text", b"text"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___MeasureEffectsRequest: _TypeAlias = MeasureEffectsRequest  # noqa: Y015
+
+@_typing.final
+class MeasureEffectsResponse(_message.Message):
+    """One message of the stream."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PROGRESS_FIELD_NUMBER: _builtins.int
+    RESULT_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def progress(self) -> Global___StudyProgress:
+        """How far it is, in tokens, those of every ablation counted."""
+
+    @_builtins.property
+    def result(self) -> Global___MeasureEffectsResult:
+        """Always the last message."""
+
+    def __init__(
+        self,
+        *,
+        progress: Global___StudyProgress | None = ...,
+        result: Global___MeasureEffectsResult | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["event", b"event", "progress", b"progress", "result", b"result"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["event", b"event", "progress", b"progress", "result", b"result"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_event: _TypeAlias = _typing.Literal["progress", "result"]  # noqa: Y015
+    _WhichOneofArgType_event: _TypeAlias = _typing.Literal["event", b"event"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_event) -> _WhichOneofReturnType_event | None: ...
+
+Global___MeasureEffectsResponse: _TypeAlias = MeasureEffectsResponse  # noqa: Y015
+
+@_typing.final
+class MeasureEffectsResult(_message.Message):
+    """What the features do for the tokens. The repeated fields run in parallel, save `effects`."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    COMPLETE_FIELD_NUMBER: _builtins.int
+    STEERING_FIELD_NUMBER: _builtins.int
+    TOKEN_IDS_FIELD_NUMBER: _builtins.int
+    TOKEN_TEXTS_FIELD_NUMBER: _builtins.int
+    LOGPROBS_FIELD_NUMBER: _builtins.int
+    EFFECTS_FIELD_NUMBER: _builtins.int
+    complete: _builtins.bool
+    """Whether all features are there; false when max_seconds or StopStudy ended it."""
+    @_builtins.property
+    def steering(self) -> Global___AppliedSteering:
+        """What steered the text apart from the ablations."""
+
+    @_builtins.property
+    def token_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Ids of text and continuation."""
+
+    @_builtins.property
+    def token_texts(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Each token as text by itself."""
+
+    @_builtins.property
+    def logprobs(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
+        """Natural log of the probability of each, given all before it, without any ablation; 0 for the first."""
+
+    @_builtins.property
+    def effects(self) -> _containers.RepeatedCompositeFieldContainer[Global___FeatureEffect]:
+        """In the order of the request."""
+
+    def __init__(
+        self,
+        *,
+        complete: _builtins.bool = ...,
+        steering: Global___AppliedSteering | None = ...,
+        token_ids: _abc.Iterable[_builtins.int] | None = ...,
+        token_texts: _abc.Iterable[_builtins.str] | None = ...,
+        logprobs: _abc.Iterable[_builtins.float] | None = ...,
+        effects: _abc.Iterable[Global___FeatureEffect] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["steering", b"steering"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["complete", b"complete", "effects", b"effects", "logprobs", b"logprobs", "steering", b"steering", "token_ids", b"token_ids", "token_texts", b"token_texts"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___MeasureEffectsResult: _TypeAlias = MeasureEffectsResult  # noqa: Y015
+
+@_typing.final
+class FeatureEffect(_message.Message):
+    """What one feature does for the tokens. The repeated fields run in parallel with the tokens."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FEATURE_FIELD_NUMBER: _builtins.int
+    LABEL_FIELD_NUMBER: _builtins.int
+    ACTIVATIONS_FIELD_NUMBER: _builtins.int
+    CHANGES_FIELD_NUMBER: _builtins.int
+    TOTAL_CHANGE_FIELD_NUMBER: _builtins.int
+    total_change: _builtins.float
+    """Their sum: what the ablation adds to the natural log of the probability of the whole text."""
+    @_builtins.property
+    def feature(self) -> _feature_pb2.FeatureRef:
+        """The feature."""
+
+    @_builtins.property
+    def label(self) -> _feature_pb2.FeatureLabel:
+        """What the SAE's file calls it. Absent when it has no labels."""
+
+    @_builtins.property
+    def activations(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
+        """Its activations before all edits, in the SAE's own units."""
+
+    @_builtins.property
+    def changes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
+        """What its ablation adds to logprobs. Below 0 the feature speaks for the token."""
+
+    def __init__(
+        self,
+        *,
+        feature: _feature_pb2.FeatureRef | None = ...,
+        label: _feature_pb2.FeatureLabel | None = ...,
+        activations: _abc.Iterable[_builtins.float] | None = ...,
+        changes: _abc.Iterable[_builtins.float] | None = ...,
+        total_change: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["feature", b"feature", "label", b"label"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["activations", b"activations", "changes", b"changes", "feature", b"feature", "label", b"label", "total_change", b"total_change"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___FeatureEffect: _TypeAlias = FeatureEffect  # noqa: Y015

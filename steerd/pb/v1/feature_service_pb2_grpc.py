@@ -49,6 +49,21 @@ class FeatureServiceStub:
                 request_serializer=steerd_dot_pb_dot_v1_dot_feature__service__pb2.ContrastFeaturesRequest.SerializeToString,
                 response_deserializer=steerd_dot_pb_dot_v1_dot_feature__service__pb2.ContrastFeaturesResponse.FromString,
                 _registered_method=True)
+        self.LogitLens = channel.unary_stream(
+                '/steerd.v1.FeatureService/LogitLens',
+                request_serializer=steerd_dot_pb_dot_v1_dot_feature__service__pb2.LogitLensRequest.SerializeToString,
+                response_deserializer=steerd_dot_pb_dot_v1_dot_feature__service__pb2.LogitLensResponse.FromString,
+                _registered_method=True)
+        self.Trace = channel.unary_stream(
+                '/steerd.v1.FeatureService/Trace',
+                request_serializer=steerd_dot_pb_dot_v1_dot_feature__service__pb2.TraceRequest.SerializeToString,
+                response_deserializer=steerd_dot_pb_dot_v1_dot_feature__service__pb2.TraceResponse.FromString,
+                _registered_method=True)
+        self.MeasureEffects = channel.unary_stream(
+                '/steerd.v1.FeatureService/MeasureEffects',
+                request_serializer=steerd_dot_pb_dot_v1_dot_feature__service__pb2.MeasureEffectsRequest.SerializeToString,
+                response_deserializer=steerd_dot_pb_dot_v1_dot_feature__service__pb2.MeasureEffectsResponse.FromString,
+                _registered_method=True)
         self.StopStudy = channel.unary_unary(
                 '/steerd.v1.FeatureService/StopStudy',
                 request_serializer=steerd_dot_pb_dot_v1_dot_feature__service__pb2.StopStudyRequest.SerializeToString,
@@ -78,6 +93,27 @@ class FeatureServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def LogitLens(self, request, context):
+        """Tells what the host would predict after each of its layers.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Trace(self, request, context):
+        """Tells which features are active at some tokens of a text, in the SAEs of all layers.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def MeasureEffects(self, request, context):
+        """Tells how likely each token of a text is without a feature, next to how active that is.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def StopStudy(self, request, context):
         """Has a study that is under way end with what it has done so far, which its own stream then tells.
         """
@@ -97,6 +133,21 @@ def add_FeatureServiceServicer_to_server(servicer, server):
                     servicer.ContrastFeatures,
                     request_deserializer=steerd_dot_pb_dot_v1_dot_feature__service__pb2.ContrastFeaturesRequest.FromString,
                     response_serializer=steerd_dot_pb_dot_v1_dot_feature__service__pb2.ContrastFeaturesResponse.SerializeToString,
+            ),
+            'LogitLens': grpc.unary_stream_rpc_method_handler(
+                    servicer.LogitLens,
+                    request_deserializer=steerd_dot_pb_dot_v1_dot_feature__service__pb2.LogitLensRequest.FromString,
+                    response_serializer=steerd_dot_pb_dot_v1_dot_feature__service__pb2.LogitLensResponse.SerializeToString,
+            ),
+            'Trace': grpc.unary_stream_rpc_method_handler(
+                    servicer.Trace,
+                    request_deserializer=steerd_dot_pb_dot_v1_dot_feature__service__pb2.TraceRequest.FromString,
+                    response_serializer=steerd_dot_pb_dot_v1_dot_feature__service__pb2.TraceResponse.SerializeToString,
+            ),
+            'MeasureEffects': grpc.unary_stream_rpc_method_handler(
+                    servicer.MeasureEffects,
+                    request_deserializer=steerd_dot_pb_dot_v1_dot_feature__service__pb2.MeasureEffectsRequest.FromString,
+                    response_serializer=steerd_dot_pb_dot_v1_dot_feature__service__pb2.MeasureEffectsResponse.SerializeToString,
             ),
             'StopStudy': grpc.unary_unary_rpc_method_handler(
                     servicer.StopStudy,
@@ -163,6 +214,87 @@ class FeatureService:
             '/steerd.v1.FeatureService/ContrastFeatures',
             steerd_dot_pb_dot_v1_dot_feature__service__pb2.ContrastFeaturesRequest.SerializeToString,
             steerd_dot_pb_dot_v1_dot_feature__service__pb2.ContrastFeaturesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def LogitLens(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/steerd.v1.FeatureService/LogitLens',
+            steerd_dot_pb_dot_v1_dot_feature__service__pb2.LogitLensRequest.SerializeToString,
+            steerd_dot_pb_dot_v1_dot_feature__service__pb2.LogitLensResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Trace(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/steerd.v1.FeatureService/Trace',
+            steerd_dot_pb_dot_v1_dot_feature__service__pb2.TraceRequest.SerializeToString,
+            steerd_dot_pb_dot_v1_dot_feature__service__pb2.TraceResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def MeasureEffects(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/steerd.v1.FeatureService/MeasureEffects',
+            steerd_dot_pb_dot_v1_dot_feature__service__pb2.MeasureEffectsRequest.SerializeToString,
+            steerd_dot_pb_dot_v1_dot_feature__service__pb2.MeasureEffectsResponse.FromString,
             options,
             channel_credentials,
             insecure,

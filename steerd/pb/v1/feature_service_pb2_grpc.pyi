@@ -42,6 +42,12 @@ class FeatureServiceStub:
     """Tells what the features of SAEs do on given texts."""
     ContrastFeatures: _grpc.UnaryStreamMultiCallable[_feature_service_pb2.ContrastFeaturesRequest, _feature_service_pb2.ContrastFeaturesResponse]
     """Finds the features that tell two sets of texts apart."""
+    LogitLens: _grpc.UnaryStreamMultiCallable[_feature_service_pb2.LogitLensRequest, _feature_service_pb2.LogitLensResponse]
+    """Tells what the host would predict after each of its layers."""
+    Trace: _grpc.UnaryStreamMultiCallable[_feature_service_pb2.TraceRequest, _feature_service_pb2.TraceResponse]
+    """Tells which features are active at some tokens of a text, in the SAEs of all layers."""
+    MeasureEffects: _grpc.UnaryStreamMultiCallable[_feature_service_pb2.MeasureEffectsRequest, _feature_service_pb2.MeasureEffectsResponse]
+    """Tells how likely each token of a text is without a feature, next to how active that is."""
     StopStudy: _grpc.UnaryUnaryMultiCallable[_feature_service_pb2.StopStudyRequest, _feature_service_pb2.StopStudyResponse]
     """Has a study that is under way end with what it has done so far, which its own stream then tells."""
 
@@ -59,6 +65,12 @@ class FeatureServiceAsyncStub(FeatureServiceStub):
     """Tells what the features of SAEs do on given texts."""
     ContrastFeatures: _aio.UnaryStreamMultiCallable[_feature_service_pb2.ContrastFeaturesRequest, _feature_service_pb2.ContrastFeaturesResponse]  # type: ignore[assignment]
     """Finds the features that tell two sets of texts apart."""
+    LogitLens: _aio.UnaryStreamMultiCallable[_feature_service_pb2.LogitLensRequest, _feature_service_pb2.LogitLensResponse]  # type: ignore[assignment]
+    """Tells what the host would predict after each of its layers."""
+    Trace: _aio.UnaryStreamMultiCallable[_feature_service_pb2.TraceRequest, _feature_service_pb2.TraceResponse]  # type: ignore[assignment]
+    """Tells which features are active at some tokens of a text, in the SAEs of all layers."""
+    MeasureEffects: _aio.UnaryStreamMultiCallable[_feature_service_pb2.MeasureEffectsRequest, _feature_service_pb2.MeasureEffectsResponse]  # type: ignore[assignment]
+    """Tells how likely each token of a text is without a feature, next to how active that is."""
     StopStudy: _aio.UnaryUnaryMultiCallable[_feature_service_pb2.StopStudyRequest, _feature_service_pb2.StopStudyResponse]  # type: ignore[assignment]
     """Has a study that is under way end with what it has done so far, which its own stream then tells."""
 
@@ -85,6 +97,30 @@ class FeatureServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_feature_service_pb2.ContrastFeaturesResponse], _abc.AsyncIterator[_feature_service_pb2.ContrastFeaturesResponse]]:
         """Finds the features that tell two sets of texts apart."""
+
+    @_abc_1.abstractmethod
+    def LogitLens(
+        self,
+        request: _feature_service_pb2.LogitLensRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_feature_service_pb2.LogitLensResponse], _abc.AsyncIterator[_feature_service_pb2.LogitLensResponse]]:
+        """Tells what the host would predict after each of its layers."""
+
+    @_abc_1.abstractmethod
+    def Trace(
+        self,
+        request: _feature_service_pb2.TraceRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_feature_service_pb2.TraceResponse], _abc.AsyncIterator[_feature_service_pb2.TraceResponse]]:
+        """Tells which features are active at some tokens of a text, in the SAEs of all layers."""
+
+    @_abc_1.abstractmethod
+    def MeasureEffects(
+        self,
+        request: _feature_service_pb2.MeasureEffectsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_feature_service_pb2.MeasureEffectsResponse], _abc.AsyncIterator[_feature_service_pb2.MeasureEffectsResponse]]:
+        """Tells how likely each token of a text is without a feature, next to how active that is."""
 
     @_abc_1.abstractmethod
     def StopStudy(
