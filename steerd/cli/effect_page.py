@@ -48,7 +48,7 @@ def _visible(character: str) -> str:
 
 
 def _feature(table: EffectTable, effect: FeatureEffect) -> dict[str, object]:
-    highest = max(effect.activations, default=0.0)
+    highest = table.strongest(effect)
     largest = max(map(abs, effect.changes), default=0.0)
     tokens = [
         {
@@ -94,4 +94,4 @@ def _told(table: EffectTable, effect: FeatureEffect, position: int) -> str:
 
 def _share(value: float, largest: float) -> str:
     """How deep a shade is, as CSS takes it."""
-    return f"{value / largest:.2f}" if largest > 0 and value > 0 else "0"
+    return f"{min(value / largest, 1.0):.2f}" if largest > 0 and value > 0 else "0"

@@ -79,8 +79,14 @@ def _show(table: EffectTable, effect: FeatureEffect, console: Console) -> None:
     label = label_text(effect.label) if effect.label else ""
     console.rule(f"{named(effect.feature)} {label}", align="left")
     active = sum(value > 0 for value in effect.activations)
-    console.print(f"active at {active} tokens, at most {max(effect.activations):.2f}", style="dim")
-    console.print(painted(table.token_texts, effect.activations), soft_wrap=True)
+    if not active:
+        console.print("nowhere active, so its ablation changes nothing", style="dim")
+        return
+    highest = table.strongest(effect)
+    console.print(f"active at {active} tokens, on ordinary ones at most {highest:.2f}", style="dim")
+    console.print(
+        painted(table.token_texts, [min(value, highest) for value in effect.activations]), soft_wrap=True
+    )
     largest = max(map(abs, effect.changes))
     console.print(
         f"log-probability without it: {effect.total_change:+.3f}, of one token at most {largest:.3f}",

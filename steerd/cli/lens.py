@@ -16,6 +16,8 @@ from steerd.feature_client import FeatureClient
 from steerd.studies.lens_table import ChosenToken, LensCell, LensTable
 from steerd.study_wire.logit_lens import LensCall
 
+_SMALL = 0.001  # below it per cent say nothing
+
 
 def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Register the subcommand."""
@@ -84,4 +86,10 @@ def _likeliest(cell: LensCell) -> list[str]:
 
 
 def _chosen(chosen: Sequence[ChosenToken]) -> list[str]:
-    return [f"{math.exp(token.logprob):.2%} (#{token.rank})" for token in chosen]
+    return [f"{_chance(token.logprob)} (#{token.rank})" for token in chosen]
+
+
+def _chance(logprob: float) -> str:
+    """A probability, however small."""
+    chance = math.exp(logprob)
+    return f"{chance:.1%}" if chance >= _SMALL else f"{chance:.0e}"

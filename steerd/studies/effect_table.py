@@ -34,11 +34,19 @@ class EffectTable:
     """A text and the effects of features on it; all that were asked for where `complete`.
 
     `logprobs` are the natural logs of the tokens' probabilities without any ablation, 0 for the first.
+    `ordinary` tokens are neither special nor the very first, whose rows are unlike all others.
     """
 
     token_ids: tuple[int, ...]
     token_texts: tuple[str, ...]
     logprobs: tuple[float, ...]
+    ordinary: tuple[bool, ...]
     effects: tuple[FeatureEffect, ...]
     steering: AppliedSteering
     complete: bool
+
+    def strongest(self, effect: FeatureEffect) -> float:
+        """The feature's largest activation on ordinary tokens, or on others where those have none."""
+        pairs = list(zip(effect.activations, self.ordinary, strict=True))
+        highest = max((value for value, is_ordinary in pairs if is_ordinary), default=0.0)
+        return highest or max(effect.activations, default=0.0)

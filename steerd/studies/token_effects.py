@@ -102,6 +102,10 @@ class TokenEffects:
             token_ids=text.token_ids,
             token_texts=tuple(TokenTexts(self._host.tokenizer).run(text.token_ids)),
             logprobs=tuple(logprobs.tolist()),
+            ordinary=tuple(
+                position > 0 and token_id not in self._host.special_token_ids
+                for position, token_id in enumerate(text.token_ids)
+            ),
             effects=tuple(self._effect(ablation.feature) for ablation in measured),
             steering=applied(text.steering, self._wish.plan_hash, self._receipt),
             complete=len(measured) == len(self._wish.ablations),

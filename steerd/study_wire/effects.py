@@ -49,6 +49,7 @@ def effects_message(table: EffectTable) -> pb.MeasureEffectsResult:
         token_ids=table.token_ids,
         token_texts=table.token_texts,
         logprobs=table.logprobs,
+        ordinary=table.ordinary,
         effects=[
             pb.FeatureEffect(
                 feature=feature_message(effect.feature),
@@ -71,6 +72,7 @@ def effects_event(message: pb.MeasureEffectsResponse) -> Progress | EffectTable:
         token_ids=tuple(result.token_ids),
         token_texts=tuple(result.token_texts),
         logprobs=tuple(result.logprobs),
+        ordinary=tuple(result.ordinary),
         effects=tuple(
             FeatureEffect(
                 feature=FeatureRef(effect.feature.sae, effect.feature.index),

@@ -62,6 +62,7 @@ def page_of(*effects: FeatureEffect, complete: bool = True, warnings: tuple[str,
         token_ids=tuple(range(len(TEXTS))),
         token_texts=TEXTS,
         logprobs=(0.0, *(-1.5 * n for n in range(1, len(TEXTS)))),
+        ordinary=(False, *[True] * (len(TEXTS) - 1)),
         effects=effects,
         steering=AppliedSteering(warnings=warnings),
         complete=complete,
@@ -69,7 +70,7 @@ def page_of(*effects: FeatureEffect, complete: bool = True, warnings: tuple[str,
     return Page(render_effects(table, title=f"Effects {HOSTILE}"))
 
 
-FIRST = effect((0, 2, 0, 0, 0, 1, 0), (0, 0, 0, -4.0, 1.0, 0, 0.004))
+FIRST = effect((40, 2, 0, 0, 0, 1, 0), (0, 0, 0, -4.0, 1.0, 0, 0.004))
 
 
 def test_every_token_has_both_shades_and_its_numbers() -> None:
@@ -78,7 +79,7 @@ def test_every_token_has_both_shades_and_its_numbers() -> None:
     fires, changes = page.spans[: len(TEXTS)], page.spans[len(TEXTS) :]
     assert [text for _, text in fires] == [text for _, text in changes] == list(map(visible, TEXTS))
     assert [each["style"] for each, _ in fires] == [
-        f"--depth:{depth}" for depth in ("0", "1.00", "0", "0", "0", "0.50", "0")
+        f"--depth:{depth}" for depth in ("1.00", "1.00", "0", "0", "0", "0.50", "0")
     ]
     assert [(each["class"], each["style"]) for each, _ in changes[3:5]] == [
         ("lost", "--depth:1.00"),
@@ -92,8 +93,15 @@ def test_every_token_has_both_shades_and_its_numbers() -> None:
     assert "sky [0.55 fails]" in page.text
 
 
+def test_a_feature_that_is_nowhere_active_is_a_line() -> None:
+    page = page_of(effect((0,) * 7, (0,) * 7))
+
+    assert page.spans == []
+    assert "nowhere active" in page.text
+
+
 def test_the_text_of_tokens_and_labels_is_text() -> None:
-    page = page_of(effect((0,) * 7, (0,) * 7, label=HOSTILE), warnings=(HOSTILE,))
+    page = page_of(effect((0, 1, *(0,) * 5), (0,) * 7, label=HOSTILE), warnings=(HOSTILE,))
 
     assert {tag for tag, _ in page.tags}.isdisjoint({"script", "img"})
     assert page.text.count(HOSTILE) >= 4
@@ -129,6 +137,7 @@ def test_a_browser_shades_it(tmp_path: Path) -> None:
         token_ids=(1, 2),
         token_texts=("one", "two"),
         logprobs=(0.0, -1.0),
+        ordinary=(False, True),
         effects=(effect((3.0, 0.0), (0.0, -2.0)),),
         steering=AppliedSteering(),
         complete=True,

@@ -71,6 +71,7 @@ def test_changes_are_those_of_two_plain_forwards(architecture: str, size: int) -
 
     plain = logprobs(host, saes, BASE)
     assert table.complete
+    assert table.ordinary == (False, *[True] * 53)
     assert table.logprobs == pytest.approx(plain.tolist(), abs=TOLERANCE)
     assert [effect.feature for effect in table.effects] == features
     for effect in table.effects:

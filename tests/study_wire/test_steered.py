@@ -111,6 +111,7 @@ def test_effects_come_back_as_they_were() -> None:
         token_ids=(3, 4),
         token_texts=("a", "b"),
         logprobs=(0.0, some()),
+        ordinary=(False, True),
         effects=effects,
         steering=STEERING,
         complete=True,

@@ -1327,6 +1327,7 @@ class MeasureEffectsResult(_message.Message):
     TOKEN_TEXTS_FIELD_NUMBER: _builtins.int
     LOGPROBS_FIELD_NUMBER: _builtins.int
     EFFECTS_FIELD_NUMBER: _builtins.int
+    ORDINARY_FIELD_NUMBER: _builtins.int
     complete: _builtins.bool
     """Whether all features are there; false when max_seconds or StopStudy ended it."""
     @_builtins.property
@@ -1349,6 +1350,10 @@ class MeasureEffectsResult(_message.Message):
     def effects(self) -> _containers.RepeatedCompositeFieldContainer[Global___FeatureEffect]:
         """In the order of the request."""
 
+    @_builtins.property
+    def ordinary(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bool]:
+        """Whether each token is neither a special token nor the very first, whose rows are unlike all others."""
+
     def __init__(
         self,
         *,
@@ -1358,10 +1363,11 @@ class MeasureEffectsResult(_message.Message):
         token_texts: _abc.Iterable[_builtins.str] | None = ...,
         logprobs: _abc.Iterable[_builtins.float] | None = ...,
         effects: _abc.Iterable[Global___FeatureEffect] | None = ...,
+        ordinary: _abc.Iterable[_builtins.bool] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["steering", b"steering"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["complete", b"complete", "effects", b"effects", "logprobs", b"logprobs", "steering", b"steering", "token_ids", b"token_ids", "token_texts", b"token_texts"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["complete", b"complete", "effects", b"effects", "logprobs", b"logprobs", "ordinary", b"ordinary", "steering", b"steering", "token_ids", b"token_ids", "token_texts", b"token_texts"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
