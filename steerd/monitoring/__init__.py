@@ -13,6 +13,7 @@
 - `exemplars`: from a count to the request behind it
 - `memory_limit`: how much memory the process may take
 - `buckets`: the histograms' bounds
+- `openmetrics_text`: the series as Prometheus reads them, fast
 - `scrape_endpoint`: /metrics over HTTP, and the live page
 - `live_page`: the page at / and its JSON; `recent_samples`: the last minutes that it shows
 - `last_request`: the tokens of the last request, for the page where it may show text

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
 import json
+import math
 from collections.abc import Iterator
 from dataclasses import replace
+from email.message import Message
 from typing import Any
 from urllib.parse import quote
-from urllib.request import urlopen
+from urllib.request import Request, urlopen
 
 import grpc
 import pytest
 import torch
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info
+from prometheus_client.openmetrics.exposition import generate_latest as openmetrics_text
 from prometheus_client.openmetrics.parser import (
     text_string_to_metric_families as openmetrics_families,
 )
@@ -30,6 +35,7 @@ from steerd.config import (
     WatchedFeature,
 )
 from steerd.host.host_model import HostModel
+from steerd.monitoring.openmetrics_text import OpenMetricsText
 from steerd.monitoring.series_budget import MAX_SERIES
 from steerd.pb.v1 import generation_service_pb2 as pb
 from steerd.pb.v1 import steering_pb2 as steering
@@ -137,6 +143,53 @@ def test_exemplars_name_requests_to_those_who_ask_for_them(used_server: RunningS
 
     named = {name for name, labels in samples if labels == {"request_id": "tell-tale-too"}}
     assert {"steerd_request_feature_activation_max_bucket", "steerd_request_duration_seconds_bucket"} <= named
+
+
+PROMETHEUS_ACCEPTS = "application/openmetrics-text;version=1.0.0,text/plain;version=0.0.4;q=0.5,*/*;q=0.1"
+
+
+def read(url: str, **headers: str) -> tuple[Message, bytes]:
+    names = {name.replace("_", "-"): value for name, value in headers.items()}
+    with urlopen(Request(url, headers=names), timeout=60) as reply:
+        return reply.headers, reply.read()
+
+
+def test_openmetrics_is_what_the_library_writes() -> None:
+    registry = CollectorRegistry()
+    odd = 'a "quoted"\\text\nin two lines with ü'
+    counter = Counter("seen", odd, ("what", "other"), registry=registry)
+    counter.labels(odd, "x").inc(3, {"request_id": odd})
+    counter.labels("y", "").inc(1234567.5)
+    histogram = Histogram("long", "Long.", ("what",), buckets=(0.5, 1e7), registry=registry)
+    for value in (0.1, 2.0, math.inf, math.nan, 1e-9):
+        histogram.labels("z").observe(value, {"request_id": "r"})
+    Gauge("plain", "Plain.", registry=registry).set(-math.inf)
+    Info("build", "Built.", registry=registry).info({"version": "1"})
+    text = OpenMetricsText(registry)
+
+    for _ in range(3):  # from the second time on most of it is kept
+        assert text() == openmetrics_text(registry)
+        counter.labels("y", "").inc()
+        counter.labels("new", str(counter)).inc()
+
+
+def test_a_running_server_writes_as_the_library_does(used_server: RunningServer) -> None:
+    """What Prometheus asks for is what others get, packed or not."""
+    url = f"http://127.0.0.1:{used_server.app.scrape_endpoint.port}/metrics"
+    plain_headers, plain = read(url, Accept=PROMETHEUS_ACCEPTS)
+    packed_headers, packed = read(url, Accept=PROMETHEUS_ACCEPTS, Accept_Encoding="gzip")
+    _, filtered = read(f"{url}?name[]=steerd_queue_limit", Accept=PROMETHEUS_ACCEPTS)
+    older, _ = read(url, Accept="text/plain;version=0.0.4")
+
+    def series(text: bytes) -> list[str]:
+        found = openmetrics_families(text.decode())
+        return [str((sample.name, sample.labels)) for family in found for sample in family.samples]
+
+    assert plain_headers["Content-Type"].startswith("application/openmetrics-text; version=1.0.0")
+    assert packed_headers["Content-Encoding"] == "gzip"
+    assert series(gzip.decompress(packed)) == series(plain)
+    assert len(series(filtered)) == 1
+    assert older["Content-Type"].startswith("text/plain")
 
 
 def largest_config() -> Config:
