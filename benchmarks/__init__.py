@@ -14,6 +14,7 @@
 - `format_agreement`: imported SAEs next to the code of the tools that wrote them
 - `metric_agreement`: the evaluation's numbers next to SAELens's and SAEBench's
 - `contrast_texts`: how long two sets of texts take to be contrasted, next to SAELens
+- `monitoring_overhead`: what all of the monitoring costs a server, and how long its scrapes take
 - `alert_story`: how long it takes until an operator is told of a shift in topics, and of faults
 
 What they are made of:
@@ -27,6 +28,7 @@ What they are made of:
 - `layer_saes`, `whole_encoding`: what k_sweep asks of them, and the arithmetic alone
 - `many_wishes`: the steering and watching that it is put under
 - `alert_watch`, `topic_traffic`, `mortal_server`: who asks Prometheus, who chats, and the server to break
+- `scrapes`: /metrics read as Prometheus does it
 - `serving_process`: a `steerd serve` process: its start, its memory under load
 - `steered_requests`, `steerd_serving`: what peers asks for, and steerd's two ways to serve it
 - `scaling_process`: one system of scaling, in a process of its own
