@@ -7,6 +7,7 @@ import sys
 from collections.abc import Sequence
 
 from steerd.cli import (
+    compare,
     contrast,
     demo,
     effects,
@@ -36,6 +37,7 @@ _COMMANDS = (
     top,
     features,
     contrast,
+    compare,
     lens,
     trace,
     effects,

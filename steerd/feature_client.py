@@ -14,12 +14,13 @@ from steerd.client_channel import DEFAULT_ADDRESS, failures, open_channel
 from steerd.engine.study import Progress
 from steerd.pb.v1 import feature_service_pb2 as pb
 from steerd.pb.v1 import feature_service_pb2_grpc
+from steerd.studies.answers.result import AnswerComparison
 from steerd.studies.contrast_table import Contrast
 from steerd.studies.effect_table import EffectTable
 from steerd.studies.encoded_tokens import EncodedTokens, EncodeSummary
 from steerd.studies.lens_table import LensTable
 from steerd.studies.trace_table import TraceTable
-from steerd.study_wire import contrast, effects, encode, logit_lens, trace
+from steerd.study_wire import answers, contrast, effects, encode, logit_lens, trace
 
 Event = TypeVar("Event")
 
@@ -92,6 +93,16 @@ class FeatureClient:
         with failures(self.address):
             replies = self._features.MeasureEffects(effects.effects_request(call), timeout=self._timeout)
             result: EffectTable = _result(_events(replies, effects.effects_event), told)
+        return result
+
+    def answers(
+        self, call: answers.AnswersCall, told: Callable[[Progress], None] | None = None
+    ) -> AnswerComparison:
+        """What pushes two answers, and what makes the right one win; `told` hears how far it is. Raises
+        RemoteError."""
+        with failures(self.address):
+            replies = self._features.CompareAnswers(answers.answers_request(call), timeout=self._timeout)
+            result: AnswerComparison = _result(_events(replies, answers.answers_event), told)
         return result
 
 

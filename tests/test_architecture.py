@@ -182,6 +182,8 @@ TORCH_FREE = (
     "steerd.sae.feature_label",
     "steerd.sae.feature_note",
     "steerd.engine.study",
+    "steerd.studies.answers.result",
+    "steerd.studies.answers.wish",
     "steerd.studies.contrast_table",
     "steerd.studies.attribution.metric",
     "steerd.studies.attribution.result",

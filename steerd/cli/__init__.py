@@ -13,6 +13,7 @@
 - `trace`: the features that are active at some tokens, in the SAEs of all layers
 - `effects`: what ablating features changes for each token of a text, also as a page (`effect_page`)
 - `contrast`: the features that tell two sets of texts apart
+- `compare`: what pushes a right and a wrong answer, and what makes the right one win
 - `health`: exit status 0 if a server serves
 - `demo`: all of it, by itself
 
@@ -24,6 +25,7 @@ What they share:
 - `stream`: one generation, printed while it comes
 - `token_painter`: text coloured by a feature's activation
 - `text_files`: texts and chats from files
+- `answer_tables`: what compare prints
 - `steered_text`: one text with what steers it
 - `terminal`: the consoles they print to
 - `tables`: readings and summaries as tables

@@ -25,7 +25,8 @@ A study passes `feature_service`, then:
 - `parse_study`: what the requests of all studies share; `parse_encode` and `parse_contrast`, what
   each has of its own
 - `steered_studies`: those of one text under steering; `parse_steered` is what their requests share,
-  `parse_lens`, `parse_trace` and `parse_effects` what each has of its own; `parse_token`, a token by its name
+  `parse_lens`, `parse_trace`, `parse_effects` and `parse_answers` what each has of its own; `parse_token`, a
+  token by its name
 - `studying`: one study's life: begin, progress, stop, result
 - `study_stream`: from the engine's thread to this study's coroutine
 - `study_cache`: results by what they depend on

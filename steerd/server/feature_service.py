@@ -32,6 +32,7 @@ EncodeContext = grpc.aio.ServicerContext[pb.EncodeRequest, pb.EncodeResponse]
 LensContext = grpc.aio.ServicerContext[pb.LogitLensRequest, pb.LogitLensResponse]
 TraceContext = grpc.aio.ServicerContext[pb.TraceRequest, pb.TraceResponse]
 EffectsContext = grpc.aio.ServicerContext[pb.MeasureEffectsRequest, pb.MeasureEffectsResponse]
+AnswersContext = grpc.aio.ServicerContext[pb.CompareAnswersRequest, pb.CompareAnswersResponse]
 ContrastContext = grpc.aio.ServicerContext[pb.ContrastFeaturesRequest, pb.ContrastFeaturesResponse]
 
 
@@ -73,6 +74,11 @@ class FeatureService(FeatureServiceServicer):
             result_message=encode.summary_message,
             part_messages=self._encoded,
         )
+
+    async def CompareAnswers(  # type: ignore[override]
+        self, message: pb.CompareAnswersRequest, context: AnswersContext
+    ) -> None:
+        await self._studying.run(message, context, self._steered.answers)
 
     async def ContrastFeatures(  # type: ignore[override]
         self, message: pb.ContrastFeaturesRequest, context: ContrastContext

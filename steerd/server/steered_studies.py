@@ -1,4 +1,4 @@
-"""Studies of one text under steering: each request to the study that answers it."""
+"""Studies that steer a text: each request to the study that answers it."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from steerd.config import Config
 from steerd.engine.steered_forward import SteeredForward
 from steerd.pb.v1 import feature_service_pb2 as pb
 from steerd.server.parse import RequestParser
+from steerd.server.parse_answers import parse_answers
 from steerd.server.parse_effects import parse_effects
 from steerd.server.parse_lens import parse_lens
 from steerd.server.parse_steered import SteeredMessage, SteeredParser
@@ -17,12 +18,16 @@ from steerd.server.study_cache import study_key
 from steerd.server.studying import AskedStudy
 from steerd.server.violations import Violations
 from steerd.steering.plan_hash import identities
+from steerd.steering.steering import Steering
+from steerd.studies.answers.result import AnswerComparison
+from steerd.studies.answers.study import ComparingAnswers
 from steerd.studies.effect_table import EffectTable
 from steerd.studies.lens_table import LensTable
 from steerd.studies.logit_lens import LogitLens
 from steerd.studies.token_effects import TokenEffects
 from steerd.studies.trace import Trace
 from steerd.studies.trace_table import TraceTable
+from steerd.study_wire.answers import answers_message
 from steerd.study_wire.effects import effects_message
 from steerd.study_wire.logit_lens import lens_message
 from steerd.study_wire.trace import trace_message
@@ -66,6 +71,20 @@ class SteeredStudies:
             study=TokenEffects(self._forward, self._host, self._saes, wish, slice_tokens=slice_tokens),
             response=pb.MeasureEffectsResponse,
             result_message=effects_message,
+            key=self._key(wish),
+        )
+
+    def answers(self, message: pb.CompareAnswersRequest) -> AskedStudy[AnswerComparison]:
+        """CompareAnswers; what policies demand holds in all that is tried."""
+        study = StudyParser(self._host, self._saes, self._config, Violations())
+        demanded = self._requests.steering.policies.govern(Steering(), (), (), study.violations)
+        wish = parse_answers(message, study, demanded)
+        study.violations.raise_if_any()
+        slice_tokens = self._config.engine.study_tokens
+        return AskedStudy(
+            study=ComparingAnswers(self._forward, self._host, self._saes, wish, slice_tokens=slice_tokens),
+            response=pb.CompareAnswersResponse,
+            result_message=answers_message,
             key=self._key(wish),
         )
 

@@ -17,4 +17,5 @@ torch, which the client and the command line read too.
 - `trace`: which features are active at some tokens, in every SAE; `trace_table` is what it tells
 - `token_effects`: how likely each token is when a feature is ablated; `effect_table` is what it tells
 - `applied_steering`: what steered the text of a study
+- the package `answers`: what pushes two answers to a prompt, and what makes the right one win
 """

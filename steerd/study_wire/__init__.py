@@ -3,6 +3,7 @@
 - `study_text`: texts, and how far a study is
 - `encode`: Encode
 - `contrast`: ContrastFeatures
+- `answers`: CompareAnswers
 - `steered_text`: a text with all that steers it
 - `logit_lens`, `trace`, `effects`: LogitLens, Trace and MeasureEffects
 - `label`: labels of features with their score

@@ -8,12 +8,12 @@ from typing import Any
 from steerd.client_messages import Unit
 from steerd.intervention_wire import applied_message, asked_message, intervention_of, named_message
 from steerd.pb.v1 import feature_service_pb2 as pb
-from steerd.pb.v1 import generation_service_pb2, steering_pb2
+from steerd.pb.v1 import steering_pb2
 from steerd.receipt_wire import receipt, receipt_message
 from steerd.steering.intervention import Intervention
 from steerd.steering.steering import NamedVersion
 from steerd.studies.applied_steering import AppliedSteering
-from steerd.study_wire.study_text import StudyText, text_messages
+from steerd.study_wire.study_text import StudyText, continuation_message, text_messages
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -36,7 +36,7 @@ def steered_fields(steered: SteeredStudyText) -> dict[str, Any]:
     unit = steering_pb2.Unit.Value(f"UNIT_{steered.unit.name}")
     return {
         "text": text,
-        "continuation": _continuation(steered.continuation),
+        "continuation": None if steered.continuation is None else continuation_message(steered.continuation),
         "interventions": [asked_message(intervention, unit) for intervention in steered.interventions],
         "presets": steered.presets,
     }
@@ -63,15 +63,3 @@ def applied_steering(message: pb.AppliedSteering) -> AppliedSteering:
         plan_hash=message.receipt.plan_hash,
         receipt=receipt(message.receipt),
     )
-
-
-def _continuation(
-    continuation: str | tuple[int, ...] | None,
-) -> generation_service_pb2.Continuation | None:
-    match continuation:
-        case None:
-            return None
-        case str():
-            return generation_service_pb2.Continuation(text=continuation)
-    token_ids = generation_service_pb2.TokenIds(ids=continuation)
-    return generation_service_pb2.Continuation(token_ids=token_ids)

@@ -25,6 +25,14 @@ def text_messages(texts: Iterable[StudyText]) -> list[pb.Text]:
     return [_text_message(text) for text in texts]
 
 
+def continuation_message(continuation: str | tuple[int, ...]) -> generation_service_pb2.Continuation:
+    """The message of what follows a text: text, or token ids."""
+    if isinstance(continuation, str):
+        return generation_service_pb2.Continuation(text=continuation)
+    token_ids = generation_service_pb2.TokenIds(ids=continuation)
+    return generation_service_pb2.Continuation(token_ids=token_ids)
+
+
 def progress_message(progress: Progress) -> pb.StudyProgress:
     """How far a study is."""
     return pb.StudyProgress(done=progress.done, total=progress.total, unit=progress.unit)

@@ -46,6 +46,38 @@ TEXT_STRENGTH_MEAN: TextStrength.ValueType  # 2
 """Its mean activation over all tokens that count."""
 Global___TextStrength: _TypeAlias = TextStrength  # noqa: Y015
 
+class _AnswerSide:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _AnswerSideEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_AnswerSide.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    ANSWER_SIDE_UNSPECIFIED: _AnswerSide.ValueType  # 0
+    """Never sent."""
+    ANSWER_SIDE_RIGHT: _AnswerSide.ValueType  # 1
+    """The right one alone."""
+    ANSWER_SIDE_WRONG: _AnswerSide.ValueType  # 2
+    """The wrong one alone."""
+    ANSWER_SIDE_BOTH: _AnswerSide.ValueType  # 3
+    """Both."""
+    ANSWER_SIDE_NEITHER: _AnswerSide.ValueType  # 4
+    """None of them."""
+
+class AnswerSide(_AnswerSide, metaclass=_AnswerSideEnumTypeWrapper):
+    """Which of two answers."""
+
+ANSWER_SIDE_UNSPECIFIED: AnswerSide.ValueType  # 0
+"""Never sent."""
+ANSWER_SIDE_RIGHT: AnswerSide.ValueType  # 1
+"""The right one alone."""
+ANSWER_SIDE_WRONG: AnswerSide.ValueType  # 2
+"""The wrong one alone."""
+ANSWER_SIDE_BOTH: AnswerSide.ValueType  # 3
+"""Both."""
+ANSWER_SIDE_NEITHER: AnswerSide.ValueType  # 4
+"""None of them."""
+Global___AnswerSide: _TypeAlias = AnswerSide  # noqa: Y015
+
 @_typing.final
 class Text(_message.Message):
     """A text to be studied."""
@@ -1418,3 +1450,403 @@ class FeatureEffect(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___FeatureEffect: _TypeAlias = FeatureEffect  # noqa: Y015
+
+@_typing.final
+class CompareAnswersRequest(_message.Message):
+    """A prompt with a right and a wrong answer. What the server's policies demand is done to every text."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    MAX_SECONDS_FIELD_NUMBER: _builtins.int
+    TEXT_FIELD_NUMBER: _builtins.int
+    RIGHT_FIELD_NUMBER: _builtins.int
+    WRONG_FIELD_NUMBER: _builtins.int
+    SAES_FIELD_NUMBER: _builtins.int
+    MAX_FEATURES_FIELD_NUMBER: _builtins.int
+    ADDITIONS_FIELD_NUMBER: _builtins.int
+    DOSE_FIELD_NUMBER: _builtins.int
+    MAX_MOVES_FIELD_NUMBER: _builtins.int
+    MIN_EFFECT_FIELD_NUMBER: _builtins.int
+    CONTROLS_FIELD_NUMBER: _builtins.int
+    request_id: _builtins.str
+    """As GenerateRequest.request_id."""
+    max_seconds: _builtins.float
+    """As EncodeRequest.max_seconds."""
+    max_features: _builtins.int
+    """How many features that are active in the text are ablated, those first that gradients say matter most; at most the
+    server's limit. Default: 24.
+    """
+    additions: _builtins.int
+    """How many features may be added besides, those first that gradients say help most; at most the server's limit.
+    Default: 8; 0: none, the search only ablates.
+    """
+    dose: _builtins.float
+    """How much of a feature is added on every row but the first: a multiple of its recorded maximum, above 0 and at most
+    10. Default: 0.5.
+    """
+    max_moves: _builtins.int
+    """How many interventions the search adds up one by one, from 1 to 32. Default: 6."""
+    min_effect: _builtins.float
+    """How much ablating a feature must lower an answer's logit for the feature to push that answer, from 0 to 1000.
+    Default: 0.1.
+    """
+    @_builtins.property
+    def text(self) -> Global___Text:
+        """What both answer."""
+
+    @_builtins.property
+    def right(self) -> _generation_service_pb2.Continuation:
+        """The right answer. Required, and not the same as the wrong one."""
+
+    @_builtins.property
+    def wrong(self) -> _generation_service_pb2.Continuation:
+        """The wrong answer. Required."""
+
+    @_builtins.property
+    def saes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The SAEs whose features are looked at. Default: all that are served."""
+
+    @_builtins.property
+    def controls(self) -> _containers.RepeatedCompositeFieldContainer[Global___Text]:
+        """Texts on which the side effects of a flip are measured. Default: none."""
+
+    def __init__(
+        self,
+        *,
+        request_id: _builtins.str = ...,
+        max_seconds: _builtins.float = ...,
+        text: Global___Text | None = ...,
+        right: _generation_service_pb2.Continuation | None = ...,
+        wrong: _generation_service_pb2.Continuation | None = ...,
+        saes: _abc.Iterable[_builtins.str] | None = ...,
+        max_features: _builtins.int | None = ...,
+        additions: _builtins.int | None = ...,
+        dose: _builtins.float | None = ...,
+        max_moves: _builtins.int | None = ...,
+        min_effect: _builtins.float | None = ...,
+        controls: _abc.Iterable[Global___Text] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_additions", b"_additions", "_dose", b"_dose", "_max_features", b"_max_features", "_max_moves", b"_max_moves", "_min_effect", b"_min_effect", "additions", b"additions", "dose", b"dose", "max_features", b"max_features", "max_moves", b"max_moves", "min_effect", b"min_effect", "right", b"right", "text", b"text", "wrong", b"wrong"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_additions", b"_additions", "_dose", b"_dose", "_max_features", b"_max_features", "_max_moves", b"_max_moves", "_min_effect", b"_min_effect", "additions", b"additions", "controls", b"controls", "dose", b"dose", "max_features", b"max_features", "max_moves", b"max_moves", "max_seconds", b"max_seconds", "min_effect", b"min_effect", "request_id", b"request_id", "right", b"right", "saes", b"saes", "text", b"text", "wrong", b"wrong"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__additions: _TypeAlias = _typing.Literal["additions"]  # noqa: Y015
+    _WhichOneofArgType__additions: _TypeAlias = _typing.Literal["_additions", b"_additions"]  # noqa: Y015
+    _WhichOneofReturnType__dose: _TypeAlias = _typing.Literal["dose"]  # noqa: Y015
+    _WhichOneofArgType__dose: _TypeAlias = _typing.Literal["_dose", b"_dose"]  # noqa: Y015
+    _WhichOneofReturnType__max_features: _TypeAlias = _typing.Literal["max_features"]  # noqa: Y015
+    _WhichOneofArgType__max_features: _TypeAlias = _typing.Literal["_max_features", b"_max_features"]  # noqa: Y015
+    _WhichOneofReturnType__max_moves: _TypeAlias = _typing.Literal["max_moves"]  # noqa: Y015
+    _WhichOneofArgType__max_moves: _TypeAlias = _typing.Literal["_max_moves", b"_max_moves"]  # noqa: Y015
+    _WhichOneofReturnType__min_effect: _TypeAlias = _typing.Literal["min_effect"]  # noqa: Y015
+    _WhichOneofArgType__min_effect: _TypeAlias = _typing.Literal["_min_effect", b"_min_effect"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__additions) -> _WhichOneofReturnType__additions | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__dose) -> _WhichOneofReturnType__dose | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__max_features) -> _WhichOneofReturnType__max_features | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__max_moves) -> _WhichOneofReturnType__max_moves | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__min_effect) -> _WhichOneofReturnType__min_effect | None: ...
+
+Global___CompareAnswersRequest: _TypeAlias = CompareAnswersRequest  # noqa: Y015
+
+@_typing.final
+class CompareAnswersResponse(_message.Message):
+    """One message of the stream."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PROGRESS_FIELD_NUMBER: _builtins.int
+    RESULT_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def progress(self) -> Global___StudyProgress:
+        """How far it is, in passes through the host; how long the search takes cannot be known before."""
+
+    @_builtins.property
+    def result(self) -> Global___CompareAnswersResult:
+        """Always the last message."""
+
+    def __init__(
+        self,
+        *,
+        progress: Global___StudyProgress | None = ...,
+        result: Global___CompareAnswersResult | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["event", b"event", "progress", b"progress", "result", b"result"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["event", b"event", "progress", b"progress", "result", b"result"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_event: _TypeAlias = _typing.Literal["progress", "result"]  # noqa: Y015
+    _WhichOneofArgType_event: _TypeAlias = _typing.Literal["event", b"event"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_event) -> _WhichOneofReturnType_event | None: ...
+
+Global___CompareAnswersResponse: _TypeAlias = CompareAnswersResponse  # noqa: Y015
+
+@_typing.final
+class CompareAnswersResult(_message.Message):
+    """What pushes either answer, and what makes the right one win. All effects are measured, by interventions that were
+    really made, each on all rows but those of special tokens and the first.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    COMPLETE_FIELD_NUMBER: _builtins.int
+    TOKEN_TEXTS_FIELD_NUMBER: _builtins.int
+    RIGHT_FIELD_NUMBER: _builtins.int
+    WRONG_FIELD_NUMBER: _builtins.int
+    FEATURES_FIELD_NUMBER: _builtins.int
+    FLIP_FIELD_NUMBER: _builtins.int
+    TRIED_FIELD_NUMBER: _builtins.int
+    complete: _builtins.bool
+    """Whether all was done; false when max_seconds or StopStudy ended it."""
+    tried: _builtins.int
+    """How many sets of interventions were tried to that end."""
+    @_builtins.property
+    def token_texts(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Each token of the text by itself, as text."""
+
+    @_builtins.property
+    def right(self) -> Global___AnswerScore:
+        """The right answer as it is. Absent when the study was ended before that was known."""
+
+    @_builtins.property
+    def wrong(self) -> Global___AnswerScore:
+        """The wrong answer as it is."""
+
+    @_builtins.property
+    def features(self) -> _containers.RepeatedCompositeFieldContainer[Global___AnswerFeature]:
+        """The features that were ablated, one at a time, those with the largest effect on either answer first."""
+
+    @_builtins.property
+    def flip(self) -> Global___AnswerFlip:
+        """What makes the right answer win. Absent when nothing was found that does, or when it wins as it is."""
+
+    def __init__(
+        self,
+        *,
+        complete: _builtins.bool = ...,
+        token_texts: _abc.Iterable[_builtins.str] | None = ...,
+        right: Global___AnswerScore | None = ...,
+        wrong: Global___AnswerScore | None = ...,
+        features: _abc.Iterable[Global___AnswerFeature] | None = ...,
+        flip: Global___AnswerFlip | None = ...,
+        tried: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["flip", b"flip", "right", b"right", "wrong", b"wrong"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["complete", b"complete", "features", b"features", "flip", b"flip", "right", b"right", "token_texts", b"token_texts", "tried", b"tried", "wrong", b"wrong"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CompareAnswersResult: _TypeAlias = CompareAnswersResult  # noqa: Y015
+
+@_typing.final
+class AnswerScore(_message.Message):
+    """How likely an answer is."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    LOGPROB_FIELD_NUMBER: _builtins.int
+    LOGIT_FIELD_NUMBER: _builtins.int
+    logprob: _builtins.float
+    """Natural log of its probability, given the text."""
+    logit: _builtins.float
+    """By how much the logits of its tokens are above the mean of all, summed over its tokens."""
+    def __init__(
+        self,
+        *,
+        logprob: _builtins.float = ...,
+        logit: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["logit", b"logit", "logprob", b"logprob"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AnswerScore: _TypeAlias = AnswerScore  # noqa: Y015
+
+@_typing.final
+class AnswerFeature(_message.Message):
+    """A feature of the text and what it does to both answers."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FEATURE_FIELD_NUMBER: _builtins.int
+    LABEL_FIELD_NUMBER: _builtins.int
+    ACTIVATION_FIELD_NUMBER: _builtins.int
+    POSITION_FIELD_NUMBER: _builtins.int
+    PREDICTED_RIGHT_FIELD_NUMBER: _builtins.int
+    PREDICTED_WRONG_FIELD_NUMBER: _builtins.int
+    RIGHT_FIELD_NUMBER: _builtins.int
+    WRONG_FIELD_NUMBER: _builtins.int
+    PUSHES_FIELD_NUMBER: _builtins.int
+    activation: _builtins.float
+    """Its largest activation in the text, in the SAE's own units."""
+    position: _builtins.int
+    """Position of the token where that is."""
+    predicted_right: _builtins.float
+    """By how much gradients predict the right answer's logit to fall without it."""
+    predicted_wrong: _builtins.float
+    """By how much gradients predict the wrong answer's logit to fall without it."""
+    right: _builtins.float
+    """By how much the right answer's logit fell when it was ablated."""
+    wrong: _builtins.float
+    """By how much the wrong answer's logit fell when it was ablated."""
+    pushes: Global___AnswerSide.ValueType
+    """Which answers it pushes, by min_effect."""
+    @_builtins.property
+    def feature(self) -> _feature_pb2.FeatureRef:
+        """Which feature."""
+
+    @_builtins.property
+    def label(self) -> _feature_pb2.FeatureLabel:
+        """What the SAE's file calls it. Absent when it has no labels."""
+
+    def __init__(
+        self,
+        *,
+        feature: _feature_pb2.FeatureRef | None = ...,
+        label: _feature_pb2.FeatureLabel | None = ...,
+        activation: _builtins.float = ...,
+        position: _builtins.int = ...,
+        predicted_right: _builtins.float = ...,
+        predicted_wrong: _builtins.float = ...,
+        right: _builtins.float = ...,
+        wrong: _builtins.float = ...,
+        pushes: Global___AnswerSide.ValueType = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["feature", b"feature", "label", b"label"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["activation", b"activation", "feature", b"feature", "label", b"label", "position", b"position", "predicted_right", b"predicted_right", "predicted_wrong", b"predicted_wrong", "pushes", b"pushes", "right", b"right", "wrong", b"wrong"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AnswerFeature: _TypeAlias = AnswerFeature  # noqa: Y015
+
+@_typing.final
+class AnswerFlip(_message.Message):
+    """The smallest set of interventions, of those tried, under which the right answer leads: is likelier than the wrong
+    one, and likelier than it was.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MEMBERS_FIELD_NUMBER: _builtins.int
+    RIGHT_FIELD_NUMBER: _builtins.int
+    WRONG_FIELD_NUMBER: _builtins.int
+    IS_MINIMAL_FIELD_NUMBER: _builtins.int
+    CONTROLS_FIELD_NUMBER: _builtins.int
+    is_minimal: _builtins.bool
+    """Whether no member can be left out: it was tried without each of them."""
+    @_builtins.property
+    def members(self) -> _containers.RepeatedCompositeFieldContainer[Global___FlipMember]:
+        """The interventions."""
+
+    @_builtins.property
+    def right(self) -> Global___AnswerScore:
+        """The right answer under all of them."""
+
+    @_builtins.property
+    def wrong(self) -> Global___AnswerScore:
+        """The wrong answer under all of them."""
+
+    @_builtins.property
+    def controls(self) -> _containers.RepeatedCompositeFieldContainer[Global___ControlEffect]:
+        """What it does to the control texts, in their order."""
+
+    def __init__(
+        self,
+        *,
+        members: _abc.Iterable[Global___FlipMember] | None = ...,
+        right: Global___AnswerScore | None = ...,
+        wrong: Global___AnswerScore | None = ...,
+        is_minimal: _builtins.bool = ...,
+        controls: _abc.Iterable[Global___ControlEffect] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["right", b"right", "wrong", b"wrong"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["controls", b"controls", "is_minimal", b"is_minimal", "members", b"members", "right", b"right", "wrong", b"wrong"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AnswerFlip: _TypeAlias = AnswerFlip  # noqa: Y015
+
+@_typing.final
+class FlipMember(_message.Message):
+    """One intervention of a flip. The right answer leads by as many nats as it is likelier than the wrong one, or than it
+    was, the smaller of both; below 0 it does not lead.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    INTERVENTION_FIELD_NUMBER: _builtins.int
+    LEAD_ALONE_FIELD_NUMBER: _builtins.int
+    LEAD_WITHOUT_FIELD_NUMBER: _builtins.int
+    lead_alone: _builtins.float
+    """By how much the right answer leads under it alone. Absent when that was not tried."""
+    lead_without: _builtins.float
+    """By how much it leads under all others of the flip. Absent when that was not tried."""
+    @_builtins.property
+    def intervention(self) -> _steering_pb2.Intervention:
+        """What is done, in activation units, as Generate takes it."""
+
+    def __init__(
+        self,
+        *,
+        intervention: _steering_pb2.Intervention | None = ...,
+        lead_alone: _builtins.float | None = ...,
+        lead_without: _builtins.float | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_lead_alone", b"_lead_alone", "_lead_without", b"_lead_without", "intervention", b"intervention", "lead_alone", b"lead_alone", "lead_without", b"lead_without"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_lead_alone", b"_lead_alone", "_lead_without", b"_lead_without", "intervention", b"intervention", "lead_alone", b"lead_alone", "lead_without", b"lead_without"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__lead_alone: _TypeAlias = _typing.Literal["lead_alone"]  # noqa: Y015
+    _WhichOneofArgType__lead_alone: _TypeAlias = _typing.Literal["_lead_alone", b"_lead_alone"]  # noqa: Y015
+    _WhichOneofReturnType__lead_without: _TypeAlias = _typing.Literal["lead_without"]  # noqa: Y015
+    _WhichOneofArgType__lead_without: _TypeAlias = _typing.Literal["_lead_without", b"_lead_without"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__lead_alone) -> _WhichOneofReturnType__lead_alone | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__lead_without) -> _WhichOneofReturnType__lead_without | None: ...
+
+Global___FlipMember: _TypeAlias = FlipMember  # noqa: Y015
+
+@_typing.final
+class ControlEffect(_message.Message):
+    """What a flip does to a text that it is not for."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TOKENS_FIELD_NUMBER: _builtins.int
+    MEAN_KL_FIELD_NUMBER: _builtins.int
+    MAX_KL_FIELD_NUMBER: _builtins.int
+    CHANGED_FIELD_NUMBER: _builtins.int
+    tokens: _builtins.int
+    """Tokens of the text."""
+    mean_kl: _builtins.float
+    """Divergence of what would follow a token from what would without the flip, in nats: the mean over all tokens."""
+    max_kl: _builtins.float
+    """The largest over all tokens."""
+    changed: _builtins.float
+    """Share of the tokens after which another one is the likeliest."""
+    def __init__(
+        self,
+        *,
+        tokens: _builtins.int = ...,
+        mean_kl: _builtins.float = ...,
+        max_kl: _builtins.float = ...,
+        changed: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["changed", b"changed", "max_kl", b"max_kl", "mean_kl", b"mean_kl", "tokens", b"tokens"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ControlEffect: _TypeAlias = ControlEffect  # noqa: Y015

@@ -64,6 +64,11 @@ class FeatureServiceStub:
                 request_serializer=steerd_dot_pb_dot_v1_dot_feature__service__pb2.MeasureEffectsRequest.SerializeToString,
                 response_deserializer=steerd_dot_pb_dot_v1_dot_feature__service__pb2.MeasureEffectsResponse.FromString,
                 _registered_method=True)
+        self.CompareAnswers = channel.unary_stream(
+                '/steerd.v1.FeatureService/CompareAnswers',
+                request_serializer=steerd_dot_pb_dot_v1_dot_feature__service__pb2.CompareAnswersRequest.SerializeToString,
+                response_deserializer=steerd_dot_pb_dot_v1_dot_feature__service__pb2.CompareAnswersResponse.FromString,
+                _registered_method=True)
         self.StopStudy = channel.unary_unary(
                 '/steerd.v1.FeatureService/StopStudy',
                 request_serializer=steerd_dot_pb_dot_v1_dot_feature__service__pb2.StopStudyRequest.SerializeToString,
@@ -114,6 +119,13 @@ class FeatureServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def CompareAnswers(self, request, context):
+        """Finds what pushes a right and a wrong answer to a text, and what little makes the right one win.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def StopStudy(self, request, context):
         """Has a study that is under way end with what it has done so far, which its own stream then tells.
         """
@@ -148,6 +160,11 @@ def add_FeatureServiceServicer_to_server(servicer, server):
                     servicer.MeasureEffects,
                     request_deserializer=steerd_dot_pb_dot_v1_dot_feature__service__pb2.MeasureEffectsRequest.FromString,
                     response_serializer=steerd_dot_pb_dot_v1_dot_feature__service__pb2.MeasureEffectsResponse.SerializeToString,
+            ),
+            'CompareAnswers': grpc.unary_stream_rpc_method_handler(
+                    servicer.CompareAnswers,
+                    request_deserializer=steerd_dot_pb_dot_v1_dot_feature__service__pb2.CompareAnswersRequest.FromString,
+                    response_serializer=steerd_dot_pb_dot_v1_dot_feature__service__pb2.CompareAnswersResponse.SerializeToString,
             ),
             'StopStudy': grpc.unary_unary_rpc_method_handler(
                     servicer.StopStudy,
@@ -295,6 +312,33 @@ class FeatureService:
             '/steerd.v1.FeatureService/MeasureEffects',
             steerd_dot_pb_dot_v1_dot_feature__service__pb2.MeasureEffectsRequest.SerializeToString,
             steerd_dot_pb_dot_v1_dot_feature__service__pb2.MeasureEffectsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CompareAnswers(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/steerd.v1.FeatureService/CompareAnswers',
+            steerd_dot_pb_dot_v1_dot_feature__service__pb2.CompareAnswersRequest.SerializeToString,
+            steerd_dot_pb_dot_v1_dot_feature__service__pb2.CompareAnswersResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -48,6 +48,8 @@ class FeatureServiceStub:
     """Tells which features are active at some tokens of a text, in the SAEs of all layers."""
     MeasureEffects: _grpc.UnaryStreamMultiCallable[_feature_service_pb2.MeasureEffectsRequest, _feature_service_pb2.MeasureEffectsResponse]
     """Tells how likely each token of a text is without a feature, next to how active that is."""
+    CompareAnswers: _grpc.UnaryStreamMultiCallable[_feature_service_pb2.CompareAnswersRequest, _feature_service_pb2.CompareAnswersResponse]
+    """Finds what pushes a right and a wrong answer to a text, and what little makes the right one win."""
     StopStudy: _grpc.UnaryUnaryMultiCallable[_feature_service_pb2.StopStudyRequest, _feature_service_pb2.StopStudyResponse]
     """Has a study that is under way end with what it has done so far, which its own stream then tells."""
 
@@ -71,6 +73,8 @@ class FeatureServiceAsyncStub(FeatureServiceStub):
     """Tells which features are active at some tokens of a text, in the SAEs of all layers."""
     MeasureEffects: _aio.UnaryStreamMultiCallable[_feature_service_pb2.MeasureEffectsRequest, _feature_service_pb2.MeasureEffectsResponse]  # type: ignore[assignment]
     """Tells how likely each token of a text is without a feature, next to how active that is."""
+    CompareAnswers: _aio.UnaryStreamMultiCallable[_feature_service_pb2.CompareAnswersRequest, _feature_service_pb2.CompareAnswersResponse]  # type: ignore[assignment]
+    """Finds what pushes a right and a wrong answer to a text, and what little makes the right one win."""
     StopStudy: _aio.UnaryUnaryMultiCallable[_feature_service_pb2.StopStudyRequest, _feature_service_pb2.StopStudyResponse]  # type: ignore[assignment]
     """Has a study that is under way end with what it has done so far, which its own stream then tells."""
 
@@ -121,6 +125,14 @@ class FeatureServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_feature_service_pb2.MeasureEffectsResponse], _abc.AsyncIterator[_feature_service_pb2.MeasureEffectsResponse]]:
         """Tells how likely each token of a text is without a feature, next to how active that is."""
+
+    @_abc_1.abstractmethod
+    def CompareAnswers(
+        self,
+        request: _feature_service_pb2.CompareAnswersRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_feature_service_pb2.CompareAnswersResponse], _abc.AsyncIterator[_feature_service_pb2.CompareAnswersResponse]]:
+        """Finds what pushes a right and a wrong answer to a text, and what little makes the right one win."""
 
     @_abc_1.abstractmethod
     def StopStudy(

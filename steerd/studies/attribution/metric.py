@@ -22,4 +22,14 @@ class AnswerLogprob:
     against: tuple[int, ...] | None = None
 
 
-Metric = TokenLogit | AnswerLogprob
+@dataclass(frozen=True, slots=True)
+class AnswerLogit:
+    """By how much the logits of the answer's tokens are above the mean of all, summed over its tokens.
+
+    What raises the answers that compete raises this too; it lowers a log-probability.
+    """
+
+    target: tuple[int, ...]
+
+
+Metric = TokenLogit | AnswerLogprob | AnswerLogit

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from steerd.host.hook_point import HookPoint
 from steerd.host.host_model import HostModel
-from steerd.studies.attribution.metric import AnswerLogprob, Metric, TokenLogit
+from steerd.studies.attribution.metric import AnswerLogit, AnswerLogprob, Metric, TokenLogit
 
 Edit = Callable[[Tensor], Tensor]
 """Rows of the prompt [copies, texts, tokens, d_model], of at least float32 -> what takes their place."""
@@ -71,6 +71,9 @@ class ScoredPrompt:
                 answers = _answers(self._metric)
                 sums = [_logprob(logits[:, text, last:], answer) for text, answer in enumerate(answers)]
                 return sums[0] if len(sums) == 1 else sums[0] - sums[1]
+            case AnswerLogit(target):
+                here = logits[:, 0, last:]
+                return _summed(here - here.mean(dim=-1, keepdim=True), target)
 
     def probability(self, logits: Tensor) -> float:
         """Of the target's first token, by logits [copies, texts, seq, vocab] of the first copy."""
@@ -95,11 +98,17 @@ def _answers(metric: Metric) -> tuple[tuple[int, ...], ...]:
     """Of each text the tokens that are scored."""
     if isinstance(metric, TokenLogit):
         return ((metric.target,),)
-    return (metric.target,) if metric.against is None else (metric.target, metric.against)
+    if isinstance(metric, AnswerLogit) or metric.against is None:
+        return (metric.target,)
+    return (metric.target, metric.against)
 
 
 def _logprob(logits: Tensor, answer: Sequence[int]) -> Tensor:
     """Summed log-probability [copies] of an answer by logits [copies, seq, vocab] from its first token on."""
-    logprobs = logits[:, : len(answer)].log_softmax(dim=-1)
-    index = torch.tensor(answer, device=logits.device).expand(len(logits), -1).unsqueeze(-1)
-    return logprobs.gather(-1, index).squeeze(-1).sum(dim=-1)
+    return _summed(logits[:, : len(answer)].log_softmax(dim=-1), answer)
+
+
+def _summed(scores: Tensor, answer: Sequence[int]) -> Tensor:
+    """The scores [copies, seq, vocab] of an answer's tokens, from its first one on, summed: [copies]."""
+    index = torch.tensor(answer, device=scores.device).expand(len(scores), -1).unsqueeze(-1)
+    return scores[:, : len(answer)].gather(-1, index).squeeze(-1).sum(dim=-1)

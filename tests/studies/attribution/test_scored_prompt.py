@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from steerd.host.hook_point import HookPoint
-from steerd.studies.attribution.metric import AnswerLogprob, Metric, TokenLogit
+from steerd.studies.attribution.metric import AnswerLogit, AnswerLogprob, Metric, TokenLogit
 from steerd.studies.attribution.scored_prompt import ScoredPrompt
 from tests.studies.attribution.tiny_prompts import naive_logits, random_ids
 from tests.tiny_hosts import ARCHITECTURES, make_tiny_host
@@ -43,6 +43,17 @@ def test_answers_of_unequal_length_are_scored_as_if_alone(architecture):
     expected = naive_logprob(host, ids, right)
     assert one.tolist() == pytest.approx([expected], abs=1e-3)
     assert both.tolist() == pytest.approx([expected - naive_logprob(host, ids, wrong)] * 2, abs=1e-3)
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_logits_of_an_answer_are_counted_from_the_mean(architecture):
+    host, ids, answer = make_tiny_host(architecture), random_ids(7), random_ids(8, length=3)
+    logits = naive_logits(host, (*ids, *answer))[len(ids) - 1 :]
+
+    found = ScoredPrompt(host, ids, AnswerLogit(answer)).values(2, {})
+
+    expected = sum(float(logits[place, token] - logits[place].mean()) for place, token in enumerate(answer))
+    assert found.tolist() == pytest.approx([expected] * 2, abs=1e-3)
 
 
 @pytest.mark.parametrize("metric", [TokenLogit(65, 66), AnswerLogprob((65, 67, 68), (66,))])

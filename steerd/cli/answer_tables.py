@@ -1,0 +1,71 @@
+"""A comparison of two answers as tables, and as JSON."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
+
+from rich.table import Table
+
+from steerd.cli.label_text import label_text
+from steerd.cli.tables import MARK, edit_text, named
+from steerd.studies.answers.result import AnswerComparison, Flip
+
+_SIDES = {"right": "right", "wrong": "wrong", "both": "both", "neither": ""}
+
+
+def features_table(found: AnswerComparison) -> Table:
+    """A row a feature, those that push an answer marked; what gradients predicted in brackets."""
+    table = Table("feature", "label", "at token", "activation", title="Features, each ablated by itself")
+    table.title_justify = "left"
+    for side in ("right", "wrong"):
+        table.add_column(f"{side} answer's logit falls by", justify="right")
+    table.add_column("pushes")
+    for feature in found.features:
+        table.add_row(
+            named(feature.feature),
+            label_text(feature.label) if feature.label else "",
+            repr(found.token_texts[feature.position]),
+            f"{feature.activation:.2f}",
+            f"{feature.right:+.2f} ({feature.predicted_right:+.2f})",
+            f"{feature.wrong:+.2f} ({feature.predicted_wrong:+.2f})",
+            _SIDES[feature.pushes],
+            style="dim" if feature.pushes == "neither" else "",
+        )
+    return table
+
+
+def flip_table(flip: Flip) -> Table:
+    """A row an intervention, in the form that `steerd generate` takes."""
+    title = (
+        "The right answer wins with" if flip.is_minimal else "The right answer wins with, perhaps with less"
+    )
+    table = Table("intervention", title=title, title_justify="left")
+    table.add_column("lead with it alone", justify="right")
+    table.add_column("without it", justify="right")
+    for member in flip.members:
+        leads = (member.lead_alone, member.lead_without)
+        shown = ("" if lead is None else f"{lead:+.3f}" for lead in leads)
+        table.add_row(edit_text(member.intervention), *shown, style=MARK)
+    return table
+
+
+def flip_lines(flip: Flip, controls: Sequence[str]) -> list[str]:
+    """How likely both answers are under the flip, and what it does to the control texts."""
+    lines = [f"log-probabilities then: right {flip.right.logprob:.3f}, wrong {flip.wrong.logprob:.3f}"]
+    for text, effect in zip(controls, flip.controls, strict=False):
+        lines.append(
+            f"side effect on {text!r}: mean divergence {effect.mean_kl:.3g} nats a token, at most "
+            f"{effect.max_kl:.3g}; another next token after {effect.changed:.0%} of {effect.tokens} tokens"
+        )
+    return lines
+
+
+def as_record(found: AnswerComparison) -> dict[str, Any]:
+    """The result as JSON; interventions in the form that the command line takes."""
+    record = asdict(found)
+    if found.flip is not None:
+        for member, told in zip(found.flip.members, record["flip"]["members"], strict=True):
+            told["intervention"] = edit_text(member.intervention)
+    return record

@@ -1,0 +1,10 @@
+"""What pushes a right and a wrong answer to a prompt, and what little turns the one into the other.
+
+- `wish`: what a client asks for; `result`: what it is told; both as data
+- `study`: the study, `ComparingAnswers`: score, predict, ablate, search
+- `pushing_features`: what gradients say is worth being tried
+- `answer_meter`: how likely both answers are under sets of interventions
+- `flip_search`: the search for a small set that makes the right answer win
+- `control_effects`: what the set does to other texts
+- `last_rows`: steered texts up to the host's head, and their logits
+"""
