@@ -6,7 +6,7 @@ RemoteError. Quick to import: neither torch nor transformers.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
@@ -14,13 +14,25 @@ from steerd.client_channel import DEFAULT_ADDRESS, failures, open_channel
 from steerd.engine.study import Progress
 from steerd.pb.v1 import feature_service_pb2 as pb
 from steerd.pb.v1 import feature_service_pb2_grpc
+from steerd.steering.intervention import FeatureRef
 from steerd.studies.answers.result import AnswerComparison
 from steerd.studies.contrast_table import Contrast
 from steerd.studies.effect_table import EffectTable
 from steerd.studies.encoded_tokens import EncodedTokens, EncodeSummary
+from steerd.studies.feature_matches import FeatureMatches, TextMatches
+from steerd.studies.feature_page import FeaturePage
 from steerd.studies.lens_table import LensTable
 from steerd.studies.trace_table import TraceTable
-from steerd.study_wire import answers, contrast, effects, encode, logit_lens, trace
+from steerd.study_wire import (
+    answers,
+    contrast,
+    effects,
+    encode,
+    feature_description,
+    feature_search,
+    logit_lens,
+    trace,
+)
 
 Event = TypeVar("Event")
 
@@ -103,6 +115,45 @@ class FeatureClient:
         with failures(self.address):
             replies = self._features.CompareAnswers(answers.answers_request(call), timeout=self._timeout)
             result: AnswerComparison = _result(_events(replies, answers.answers_event), told)
+        return result
+
+    def feature(
+        self, feature: FeatureRef, *, output_tokens: int | None = None, neighbours: int | None = None
+    ) -> FeaturePage:
+        """All that the server knows of a feature; raises RemoteError."""
+        request = feature_description.page_request(feature, output_tokens, neighbours)
+        with failures(self.address):
+            reply = self._features.GetFeature(request, timeout=self._timeout)
+        return feature_description.page_of(reply)
+
+    def search(
+        self, words: Sequence[str], *, saes: Sequence[str] = (), limit: int | None = None
+    ) -> FeatureMatches:
+        """The features that words ask for, in the SAEs named, or in all; raises RemoteError."""
+        request = pb.SearchFeaturesRequest(words=words, saes=saes, limit=limit)
+        with failures(self.address):
+            reply = self._features.SearchFeatures(request, timeout=self._timeout)
+        return feature_search.words_of(reply)
+
+    def nearest(self, call: feature_search.NearestCall) -> FeatureMatches:
+        """The features near another or near a direction; raises RemoteError."""
+        with failures(self.address):
+            reply = self._features.NearestFeatures(
+                feature_search.nearest_request(call), timeout=self._timeout
+            )
+        return feature_search.nearest_of(reply)
+
+    def search_by_texts(
+        self, call: feature_search.TextSearchCall, told: Callable[[Progress], None] | None = None
+    ) -> TextMatches:
+        """The features that fire on some texts and not on others; `told` hears how far it is.
+
+        Raises RemoteError.
+        """
+        request = feature_search.text_search_request(call)
+        with failures(self.address):
+            replies = self._features.SearchByTexts(request, timeout=self._timeout)
+            result: TextMatches = _result(_events(replies, feature_search.text_search_event), told)
         return result
 
 

@@ -44,6 +44,11 @@ class OutputTokenFinder:
         self._spread: Tensor | None = None  # [vocab]
 
     @property
+    def vocab_size(self) -> int:
+        """How many tokens are measured."""
+        return len(self._head)
+
+    @property
     def is_measured(self) -> bool:
         """Whether `find` may be called."""
         return self._spread is not None

@@ -18,28 +18,38 @@ _WORDS = re.compile(r"\w+")
 
 
 class WordMatch(NamedTuple):
-    """A feature that words ask for; `score` is the mean over the words of what each counts, 0 to 1."""
+    """A feature that words ask for; `score` is the mean over the words of what each counts, 0 to 1.
+
+    `density` is the share of tokens on which it is active, 0 if unknown.
+    """
 
     note: FeatureNote
     score: float
+    density: float
+
+    @property
+    def rank(self) -> tuple[float, float, float]:
+        """Smallest for the best match, also of several SAEs.
+
+        By score; among equals the best tested label first, then what is active most often. Without words only
+        the last counts.
+        """
+        return -self.score, -_tested(self.note) if self.score else 0.0, -self.density
 
 
 def search_words(
     notes: Sequence[FeatureNote], words: Sequence[str], density: Tensor | None = None
 ) -> list[WordMatch]:
-    """Return the features of which a label or token contains each word; case does not matter.
+    """Return the features of which a label or token contains each word, best first; case does not matter.
 
     A word counts where it is found best: 1 in a label, 0.6 in one of the top tokens, 0.3 in one of the
-    promoted ones, and 0.1 less as a part of a longer word. Among equal scores those whose label is best
-    tested come first, then those that are active most often, by `density` [d_sae]. No words find every
-    feature, most often active first.
+    promoted ones, and 0.1 less as a part of a longer word. No words find every feature.
     """
     usual = [0.0] * len(notes) if density is None else density.tolist()
     wanted = [word.casefold() for word in words]
-    found = [WordMatch(note, score) for note in notes if (score := _score(note, wanted)) is not None]
-    if not wanted:
-        return sorted(found, key=lambda match: -usual[match.note.feature])
-    return sorted(found, key=lambda match: (-match.score, -_tested(match.note), -usual[match.note.feature]))
+    scored = ((note, _score(note, wanted)) for note in notes)
+    found = [WordMatch(note, score, usual[note.feature]) for note, score in scored if score is not None]
+    return sorted(found, key=lambda match: match.rank)
 
 
 def _score(note: FeatureNote, words: Sequence[str]) -> float | None:

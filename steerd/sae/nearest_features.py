@@ -42,7 +42,9 @@ def nearest_to(direction: Tensor, dictionary: Tensor, *, count: int) -> NearestF
 
     Both tensors of the answer are [count]; with fewer features there are as many as there are.
     """
-    cosines = _unit(dictionary) @ _unit(direction.to(dictionary.device).unsqueeze(0)).squeeze(0)
+    direction = direction.double()  # its square may be too large or too small for float32
+    unit = (direction / direction.norm().clamp(min=1e-300)).float()
+    cosines = _unit(dictionary) @ unit.to(dictionary.device)
     top = cosines.topk(min(count, len(cosines)))
     return NearestFeatures(features=top.indices, cosines=top.values)
 

@@ -12,8 +12,10 @@ from steerd.config import Config
 from steerd.host.host_model import HostModel
 from steerd.pb.v1 import feature_service_pb2 as pb
 from steerd.pb.v1.feature_service_pb2_grpc import FeatureServiceServicer
+from steerd.server.feature_lookup import FeatureLookup
 from steerd.server.parse_contrast import parse_contrast
 from steerd.server.parse_encode import parse_encode
+from steerd.server.parse_feature_search import parse_text_search
 from steerd.server.parse_study import StudyParser
 from steerd.server.steered_studies import SteeredStudies
 from steerd.server.study_cache import study_key
@@ -25,7 +27,9 @@ from steerd.studies.contrast import Contrasting
 from steerd.studies.contrast_table import Contrast
 from steerd.studies.encoded_tokens import EncodedTokens, EncodeSummary
 from steerd.studies.encoding import Encoding
-from steerd.study_wire import contrast, encode
+from steerd.studies.feature_matches import TextMatches
+from steerd.studies.text_search import TextSearch
+from steerd.study_wire import contrast, encode, feature_search
 
 StopContext = grpc.aio.ServicerContext[pb.StopStudyRequest, pb.StopStudyResponse]
 EncodeContext = grpc.aio.ServicerContext[pb.EncodeRequest, pb.EncodeResponse]
@@ -34,6 +38,12 @@ TraceContext = grpc.aio.ServicerContext[pb.TraceRequest, pb.TraceResponse]
 EffectsContext = grpc.aio.ServicerContext[pb.MeasureEffectsRequest, pb.MeasureEffectsResponse]
 AnswersContext = grpc.aio.ServicerContext[pb.CompareAnswersRequest, pb.CompareAnswersResponse]
 ContrastContext = grpc.aio.ServicerContext[pb.ContrastFeaturesRequest, pb.ContrastFeaturesResponse]
+
+
+PageContext = grpc.aio.ServicerContext[pb.GetFeatureRequest, pb.GetFeatureResponse]
+WordsContext = grpc.aio.ServicerContext[pb.SearchFeaturesRequest, pb.SearchFeaturesResponse]
+NearestContext = grpc.aio.ServicerContext[pb.NearestFeaturesRequest, pb.NearestFeaturesResponse]
+TextSearchContext = grpc.aio.ServicerContext[pb.SearchByTextsRequest, pb.SearchByTextsResponse]
 
 
 class FeatureService(FeatureServiceServicer):
@@ -52,6 +62,7 @@ class FeatureService(FeatureServiceServicer):
         self._host = host
         self._saes = saes
         self._config = config
+        self._lookup = FeatureLookup(studying, host, saes, config)
 
     async def StopStudy(
         self,
@@ -104,6 +115,43 @@ class FeatureService(FeatureServiceServicer):
             study=Contrasting(self._host, self._saes, wish, slice_tokens=self._slice_tokens),
             response=pb.ContrastFeaturesResponse,
             result_message=contrast.contrast_message,
+            key=self._key(wish),
+        )
+
+    async def GetFeature(
+        self,
+        message: pb.GetFeatureRequest,
+        context: PageContext,  # noqa: ARG002
+    ) -> pb.GetFeatureResponse:
+        return await self._lookup.page(message)
+
+    async def SearchFeatures(
+        self,
+        message: pb.SearchFeaturesRequest,
+        context: WordsContext,  # noqa: ARG002
+    ) -> pb.SearchFeaturesResponse:
+        return await self._lookup.words(message)
+
+    async def NearestFeatures(
+        self,
+        message: pb.NearestFeaturesRequest,
+        context: NearestContext,  # noqa: ARG002
+    ) -> pb.NearestFeaturesResponse:
+        return await self._lookup.nearest(message)
+
+    async def SearchByTexts(  # type: ignore[override]
+        self, message: pb.SearchByTextsRequest, context: TextSearchContext
+    ) -> None:
+        await self._studying.run(message, context, self._text_search)
+
+    def _text_search(self, message: pb.SearchByTextsRequest) -> AskedStudy[TextMatches]:
+        violations = Violations()
+        wish = parse_text_search(message, self._parser(violations))
+        violations.raise_if_any()
+        return AskedStudy(
+            study=TextSearch(self._host, self._saes, wish, slice_tokens=self._slice_tokens),
+            response=pb.SearchByTextsResponse,
+            result_message=feature_search.text_matches_message,
             key=self._key(wish),
         )
 

@@ -49,11 +49,5 @@ def _texts(
     texts = parser.texts(field, messages)
     bound = f"at least {_FEWEST_TEXTS} texts, as one half has to confirm the other"
     parser.violations.must(not texts or len(texts) >= _FEWEST_TEXTS, field, bound, len(texts))
-    uncounted = frozenset() if message.include_special_tokens else parser.host.special_token_ids
-    first = 0 if message.include_special_tokens else 1
-    for number, text in enumerate(texts):
-        if not any(token_id not in uncounted for token_id in text[first:]):
-            parser.violations.add(
-                f"{field}[{number}]", "has no token that counts: none but specials and the first"
-            )
+    parser.must_count(field, texts, include_special_tokens=message.include_special_tokens)
     return texts

@@ -66,6 +66,15 @@ class StudyParser:
             self.violations.must(name not in names[:position], place, "named once", name)
         return tuple(names) or tuple(sae.name for sae in self.saes)
 
+    def must_count(self, field: str, texts: Sequence[Sequence[int]], *, include_special_tokens: bool) -> None:
+        """Check that some token of each text counts in a study's statistics."""
+        uncounted = frozenset() if include_special_tokens else self.host.special_token_ids
+        first = 0 if include_special_tokens else 1
+        for number, text in enumerate(texts):
+            if not any(token_id not in uncounted for token_id in text[first:]):
+                problem = "has no token that counts: none but specials and the first"
+                self.violations.add(f"{field}[{number}]", problem)
+
     def features(self, field: str, messages: Sequence[feature_pb2.FeatureRef]) -> tuple[FeatureRef, ...]:
         """Features of served SAEs, each once."""
         limit = self.config.limits.max_watched_features

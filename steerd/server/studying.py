@@ -15,7 +15,7 @@ import grpc
 from steerd.config import ServerConfig
 from steerd.engine.study import DeliverStudy, Study, StudyEnded, StudyFailed
 from steerd.engine.study_line import StudyJob
-from steerd.errors import AlreadyExists, DeadlineExceeded, NotFound
+from steerd.errors import AlreadyExists, DeadlineExceeded, NotFound, Unavailable
 from steerd.server.admission import Admission
 from steerd.server.edge_observer import EdgeObserver
 from steerd.server.parse import request_id_of
@@ -104,6 +104,33 @@ class Studying:
                 await self._send(asked.response(result=asked.result_message(result)), context)
         name = type(message).__name__.removesuffix("Request")
         _log.info("%s id=%s code=OK complete=%s cached=%s", name, request_id, result.complete, bool(cached))
+
+    async def answer(self, study: Study[R], key: str = "") -> R:
+        """The whole result of a short study, for a call that is no stream.
+
+        Raises Unavailable where a drain cut it off.
+        """
+        with self._admission.admitted():
+            async with self._time_limit(0):
+                cached: R | None = self._cache.get(key) if key else None
+                return cached or await self._answered(study, key)
+
+    async def _answered(self, study: Study[R], key: str) -> R:
+        stream = StudyStream()
+        job = self._engine.study(study, stream.deliver)
+        try:
+            while (heard := await stream.next()).end is None:
+                pass
+        finally:
+            self._engine.stop_study(job, keep=False)
+        if isinstance(heard.end, StudyFailed):
+            raise heard.end.error
+        result: R = heard.end.result
+        if not result.complete:
+            raise Unavailable("the server is draining", reason="DRAINING")
+        if key:
+            self._cache.put(key, result)
+        return result
 
     def stop(self, request_id: str) -> None:
         """Have a study end with its result so far; raises NotFound."""

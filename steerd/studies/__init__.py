@@ -12,6 +12,9 @@ torch, which the client and the command line read too.
 - `found_features`: what was found in one half, measured again in the other
 - `two_sets`: whether values of two sets of texts differ, feature by feature
 - `false_discovery`: p-values of many tests at once
+- `describing`: one feature, its output tokens and neighbours; `feature_page` is what it tells
+- `nearest`, `text_search`: features near a direction, or that fire on texts; they tell `feature_matches`
+- `known_features`: what the SAEs' files tell of features, searched by words
 - the package `attribution`: which features move a metric of a prompt's logits
 - `logit_lens`: what the host would predict after each layer; `lens_table` is what it tells
 - `trace`: which features are active at some tokens, in every SAE; `trace_table` is what it tells

@@ -7,4 +7,6 @@
 - `steered_text`: a text with all that steers it
 - `logit_lens`, `trace`, `effects`: LogitLens, Trace and MeasureEffects
 - `label`: labels of features with their score
+- `feature_description`: labels, found features and GetFeature's pages
+- `feature_search`: SearchFeatures, NearestFeatures and SearchByTexts
 """

@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1asteerd/pb/v1/feature.proto\x12\tsteerd.v1\"4\n\nFeatureRef\x12\x10\n\x03sae\x18\x01 \x01(\tR\x03sae\x12\x14\n\x05index\x18\x02 \x01(\rR\x05index\"_\n\x0c\x46\x65\x61tureLabel\x12\x12\n\x04text\x18\x01 \x01(\tR\x04text\x12\x0e\n\x02\x62y\x18\x02 \x01(\tR\x02\x62y\x12+\n\x05score\x18\x03 \x01(\x0b\x32\x15.steerd.v1.LabelScoreR\x05score\"\x82\x01\n\nLabelScore\x12\x16\n\x06method\x18\x01 \x01(\tR\x06method\x12\x14\n\x05value\x18\x02 \x01(\x02R\x05value\x12\x1a\n\x08\x63ontexts\x18\x03 \x01(\rR\x08\x63ontexts\x12\x14\n\x05judge\x18\x04 \x01(\tR\x05judge\x12\x14\n\x05\x66\x61ils\x18\x05 \x01(\x08R\x05\x66\x61ilsb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1asteerd/pb/v1/feature.proto\x12\tsteerd.v1\"4\n\nFeatureRef\x12\x10\n\x03sae\x18\x01 \x01(\tR\x03sae\x12\x14\n\x05index\x18\x02 \x01(\rR\x05index\"_\n\x0c\x46\x65\x61tureLabel\x12\x12\n\x04text\x18\x01 \x01(\tR\x04text\x12\x0e\n\x02\x62y\x18\x02 \x01(\tR\x02\x62y\x12+\n\x05score\x18\x03 \x01(\x0b\x32\x15.steerd.v1.LabelScoreR\x05score\"\xaa\x01\n\nLabelScore\x12\x16\n\x06method\x18\x01 \x01(\tR\x06method\x12\x14\n\x05value\x18\x02 \x01(\x01R\x05value\x12\x1a\n\x08\x63ontexts\x18\x03 \x01(\rR\x08\x63ontexts\x12\x14\n\x05judge\x18\x04 \x01(\tR\x05judge\x12\x14\n\x05\x66\x61ils\x18\x05 \x01(\x08R\x05\x66\x61ils\x12\x1b\n\x06strong\x18\x06 \x01(\x01H\x00R\x06strong\x88\x01\x01\x42\t\n\x07_strongb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -36,5 +36,5 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_FEATURELABEL']._serialized_start=95
   _globals['_FEATURELABEL']._serialized_end=190
   _globals['_LABELSCORE']._serialized_start=193
-  _globals['_LABELSCORE']._serialized_end=323
+  _globals['_LABELSCORE']._serialized_end=363
 # @@protoc_insertion_point(module_scope)

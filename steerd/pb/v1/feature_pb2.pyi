@@ -85,6 +85,7 @@ class LabelScore(_message.Message):
     CONTEXTS_FIELD_NUMBER: _builtins.int
     JUDGE_FIELD_NUMBER: _builtins.int
     FAILS_FIELD_NUMBER: _builtins.int
+    STRONG_FIELD_NUMBER: _builtins.int
     method: _builtins.str
     """Who went by the label: `tokens` (its words alone), `detection` or `fuzzing` (a language model that read the
     contexts); or `rubric`, points for how clear a pattern the feature's strongest contexts show.
@@ -98,7 +99,11 @@ class LabelScore(_message.Message):
     judge: _builtins.str
     """The language model that judged. Default: empty, none."""
     fails: _builtins.bool
-    """Whether it is too low to go by the label."""
+    """Whether it is too low to go by the label: below 0.7, or 4 points."""
+    strong: _builtins.float
+    """The value where of the active contexts only those count in which the feature reaches half of its recorded
+    maximum. Absent when they were too few.
+    """
     def __init__(
         self,
         *,
@@ -107,11 +112,14 @@ class LabelScore(_message.Message):
         contexts: _builtins.int = ...,
         judge: _builtins.str = ...,
         fails: _builtins.bool = ...,
+        strong: _builtins.float | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_strong", b"_strong", "strong", b"strong"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["contexts", b"contexts", "fails", b"fails", "judge", b"judge", "method", b"method", "value", b"value"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_strong", b"_strong", "contexts", b"contexts", "fails", b"fails", "judge", b"judge", "method", b"method", "strong", b"strong", "value", b"value"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__strong: _TypeAlias = _typing.Literal["strong"]  # noqa: Y015
+    _WhichOneofArgType__strong: _TypeAlias = _typing.Literal["_strong", b"_strong"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__strong) -> _WhichOneofReturnType__strong | None: ...
 
 Global___LabelScore: _TypeAlias = LabelScore  # noqa: Y015

@@ -8,6 +8,7 @@ from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
+from steerd.pb.v1 import feature_description_pb2 as _feature_description_pb2
 from steerd.pb.v1 import feature_pb2 as _feature_pb2
 from steerd.pb.v1 import generation_service_pb2 as _generation_service_pb2
 from steerd.pb.v1 import steering_pb2 as _steering_pb2
@@ -77,6 +78,30 @@ ANSWER_SIDE_BOTH: AnswerSide.ValueType  # 3
 ANSWER_SIDE_NEITHER: AnswerSide.ValueType  # 4
 """None of them."""
 Global___AnswerSide: _TypeAlias = AnswerSide  # noqa: Y015
+
+class _FeatureSide:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _FeatureSideEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_FeatureSide.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    FEATURE_SIDE_UNSPECIFIED: _FeatureSide.ValueType  # 0
+    """As FEATURE_SIDE_DECODER."""
+    FEATURE_SIDE_DECODER: _FeatureSide.ValueType  # 1
+    """What it writes: its row of W_dec."""
+    FEATURE_SIDE_ENCODER: _FeatureSide.ValueType  # 2
+    """What it reads: its column of W_enc."""
+
+class FeatureSide(_FeatureSide, metaclass=_FeatureSideEnumTypeWrapper):
+    """Which of an SAE's two directions of a feature."""
+
+FEATURE_SIDE_UNSPECIFIED: FeatureSide.ValueType  # 0
+"""As FEATURE_SIDE_DECODER."""
+FEATURE_SIDE_DECODER: FeatureSide.ValueType  # 1
+"""What it writes: its row of W_dec."""
+FEATURE_SIDE_ENCODER: FeatureSide.ValueType  # 2
+"""What it reads: its column of W_enc."""
+Global___FeatureSide: _TypeAlias = FeatureSide  # noqa: Y015
 
 @_typing.final
 class Text(_message.Message):
@@ -1850,3 +1875,417 @@ class ControlEffect(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ControlEffect: _TypeAlias = ControlEffect  # noqa: Y015
+
+@_typing.final
+class GetFeatureRequest(_message.Message):
+    """Which feature."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FEATURE_FIELD_NUMBER: _builtins.int
+    OUTPUT_TOKENS_FIELD_NUMBER: _builtins.int
+    NEIGHBOURS_FIELD_NUMBER: _builtins.int
+    output_tokens: _builtins.int
+    """How many promoted and how many suppressed tokens to send. Default: 10."""
+    neighbours: _builtins.int
+    """How many neighbours to send. Default: 8."""
+    @_builtins.property
+    def feature(self) -> _feature_pb2.FeatureRef:
+        """The feature."""
+
+    def __init__(
+        self,
+        *,
+        feature: _feature_pb2.FeatureRef | None = ...,
+        output_tokens: _builtins.int | None = ...,
+        neighbours: _builtins.int | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_neighbours", b"_neighbours", "_output_tokens", b"_output_tokens", "feature", b"feature", "neighbours", b"neighbours", "output_tokens", b"output_tokens"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_neighbours", b"_neighbours", "_output_tokens", b"_output_tokens", "feature", b"feature", "neighbours", b"neighbours", "output_tokens", b"output_tokens"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__neighbours: _TypeAlias = _typing.Literal["neighbours"]  # noqa: Y015
+    _WhichOneofArgType__neighbours: _TypeAlias = _typing.Literal["_neighbours", b"_neighbours"]  # noqa: Y015
+    _WhichOneofReturnType__output_tokens: _TypeAlias = _typing.Literal["output_tokens"]  # noqa: Y015
+    _WhichOneofArgType__output_tokens: _TypeAlias = _typing.Literal["_output_tokens", b"_output_tokens"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__neighbours) -> _WhichOneofReturnType__neighbours | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__output_tokens) -> _WhichOneofReturnType__output_tokens | None: ...
+
+Global___GetFeatureRequest: _TypeAlias = GetFeatureRequest  # noqa: Y015
+
+@_typing.final
+class GetFeatureResponse(_message.Message):
+    """All that is known of a feature. What comes from the SAE's file is missing where that has none of it."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FEATURE_FIELD_NUMBER: _builtins.int
+    HOOK_POINT_FIELD_NUMBER: _builtins.int
+    LABELS_FIELD_NUMBER: _builtins.int
+    DENSITY_FIELD_NUMBER: _builtins.int
+    MAX_ACTIVATION_FIELD_NUMBER: _builtins.int
+    MEAN_ACTIVATION_FIELD_NUMBER: _builtins.int
+    DEAD_FIELD_NUMBER: _builtins.int
+    TOP_TOKENS_FIELD_NUMBER: _builtins.int
+    CONTEXTS_FIELD_NUMBER: _builtins.int
+    PROMOTED_FIELD_NUMBER: _builtins.int
+    SUPPRESSED_FIELD_NUMBER: _builtins.int
+    NEIGHBOURS_FIELD_NUMBER: _builtins.int
+    hook_point: _builtins.str
+    """Where its SAE reads and writes."""
+    density: _builtins.float
+    """Share of the training tokens on which it was active."""
+    max_activation: _builtins.float
+    """Its largest recorded activation, in the SAE's own units."""
+    mean_activation: _builtins.float
+    """Its mean activation over the tokens on which it was active."""
+    dead: _builtins.bool
+    """Whether it was never active."""
+    @_builtins.property
+    def feature(self) -> _feature_pb2.FeatureRef:
+        """The feature."""
+
+    @_builtins.property
+    def labels(self) -> _containers.RepeatedCompositeFieldContainer[_feature_description_pb2.TestedLabel]:
+        """What it is said to stand for, the label that stood its tests best first."""
+
+    @_builtins.property
+    def top_tokens(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The tokens where it is most active, as text."""
+
+    @_builtins.property
+    def contexts(self) -> _containers.RepeatedCompositeFieldContainer[_feature_description_pb2.FeatureContext]:
+        """Its strongest contexts, then some that are spread over the whole order of its activations."""
+
+    @_builtins.property
+    def promoted(self) -> _containers.RepeatedCompositeFieldContainer[_feature_description_pb2.TokenEffect]:
+        """The tokens that its direction promotes most, of this host."""
+
+    @_builtins.property
+    def suppressed(self) -> _containers.RepeatedCompositeFieldContainer[_feature_description_pb2.TokenEffect]:
+        """The tokens that its direction suppresses most, of this host."""
+
+    @_builtins.property
+    def neighbours(self) -> _containers.RepeatedCompositeFieldContainer[_feature_description_pb2.FoundFeature]:
+        """The features of its SAE whose decoder directions point most like its own; `match` is the cosine."""
+
+    def __init__(
+        self,
+        *,
+        feature: _feature_pb2.FeatureRef | None = ...,
+        hook_point: _builtins.str = ...,
+        labels: _abc.Iterable[_feature_description_pb2.TestedLabel] | None = ...,
+        density: _builtins.float | None = ...,
+        max_activation: _builtins.float | None = ...,
+        mean_activation: _builtins.float | None = ...,
+        dead: _builtins.bool = ...,
+        top_tokens: _abc.Iterable[_builtins.str] | None = ...,
+        contexts: _abc.Iterable[_feature_description_pb2.FeatureContext] | None = ...,
+        promoted: _abc.Iterable[_feature_description_pb2.TokenEffect] | None = ...,
+        suppressed: _abc.Iterable[_feature_description_pb2.TokenEffect] | None = ...,
+        neighbours: _abc.Iterable[_feature_description_pb2.FoundFeature] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_density", b"_density", "_max_activation", b"_max_activation", "_mean_activation", b"_mean_activation", "density", b"density", "feature", b"feature", "max_activation", b"max_activation", "mean_activation", b"mean_activation"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_density", b"_density", "_max_activation", b"_max_activation", "_mean_activation", b"_mean_activation", "contexts", b"contexts", "dead", b"dead", "density", b"density", "feature", b"feature", "hook_point", b"hook_point", "labels", b"labels", "max_activation", b"max_activation", "mean_activation", b"mean_activation", "neighbours", b"neighbours", "promoted", b"promoted", "suppressed", b"suppressed", "top_tokens", b"top_tokens"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__density: _TypeAlias = _typing.Literal["density"]  # noqa: Y015
+    _WhichOneofArgType__density: _TypeAlias = _typing.Literal["_density", b"_density"]  # noqa: Y015
+    _WhichOneofReturnType__max_activation: _TypeAlias = _typing.Literal["max_activation"]  # noqa: Y015
+    _WhichOneofArgType__max_activation: _TypeAlias = _typing.Literal["_max_activation", b"_max_activation"]  # noqa: Y015
+    _WhichOneofReturnType__mean_activation: _TypeAlias = _typing.Literal["mean_activation"]  # noqa: Y015
+    _WhichOneofArgType__mean_activation: _TypeAlias = _typing.Literal["_mean_activation", b"_mean_activation"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__density) -> _WhichOneofReturnType__density | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__max_activation) -> _WhichOneofReturnType__max_activation | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__mean_activation) -> _WhichOneofReturnType__mean_activation | None: ...
+
+Global___GetFeatureResponse: _TypeAlias = GetFeatureResponse  # noqa: Y015
+
+@_typing.final
+class SearchFeaturesRequest(_message.Message):
+    """Which words."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    WORDS_FIELD_NUMBER: _builtins.int
+    SAES_FIELD_NUMBER: _builtins.int
+    LIMIT_FIELD_NUMBER: _builtins.int
+    limit: _builtins.int
+    """Most features to send, of all SAEs together. Default: 20."""
+    @_builtins.property
+    def words(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Each must be found in a label or a token of a feature; upper or lower case does not matter. None: all features."""
+
+    @_builtins.property
+    def saes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The SAEs to search. Default: all that are served."""
+
+    def __init__(
+        self,
+        *,
+        words: _abc.Iterable[_builtins.str] | None = ...,
+        saes: _abc.Iterable[_builtins.str] | None = ...,
+        limit: _builtins.int | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_limit", b"_limit", "limit", b"limit"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_limit", b"_limit", "limit", b"limit", "saes", b"saes", "words", b"words"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__limit: _TypeAlias = _typing.Literal["limit"]  # noqa: Y015
+    _WhichOneofArgType__limit: _TypeAlias = _typing.Literal["_limit", b"_limit"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__limit) -> _WhichOneofReturnType__limit | None: ...
+
+Global___SearchFeaturesRequest: _TypeAlias = SearchFeaturesRequest  # noqa: Y015
+
+@_typing.final
+class SearchFeaturesResponse(_message.Message):
+    """What the words found."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FEATURES_FIELD_NUMBER: _builtins.int
+    MATCHES_FIELD_NUMBER: _builtins.int
+    matches: _builtins.int
+    """How many features the words found."""
+    @_builtins.property
+    def features(self) -> _containers.RepeatedCompositeFieldContainer[_feature_description_pb2.FoundFeature]:
+        """Best first. `match` is the mean over the words of where each was found best: 1 in a label, 0.6 in a top token, 0.3
+        in a promoted one, each 0.1 less as a part of a longer word. Among equals those with the best tested labels come
+        first, then those that are active most often. Without words, those come first that are active most often.
+        """
+
+    def __init__(
+        self,
+        *,
+        features: _abc.Iterable[_feature_description_pb2.FoundFeature] | None = ...,
+        matches: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["features", b"features", "matches", b"matches"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SearchFeaturesResponse: _TypeAlias = SearchFeaturesResponse  # noqa: Y015
+
+@_typing.final
+class NearestFeaturesRequest(_message.Message):
+    """Near what."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FEATURE_FIELD_NUMBER: _builtins.int
+    VECTOR_FIELD_NUMBER: _builtins.int
+    SAES_FIELD_NUMBER: _builtins.int
+    SIDE_FIELD_NUMBER: _builtins.int
+    LIMIT_FIELD_NUMBER: _builtins.int
+    side: Global___FeatureSide.ValueType
+    """Which directions are compared, the given feature's included. Default: what features write."""
+    limit: _builtins.int
+    """Most features to send, of all SAEs together. Default: 20."""
+    @_builtins.property
+    def feature(self) -> _feature_pb2.FeatureRef:
+        """A served feature, which is left out of the answer itself."""
+
+    @_builtins.property
+    def vector(self) -> Global___FeatureVector:
+        """A direction of the residual stream."""
+
+    @_builtins.property
+    def saes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The SAEs to search; their hook points need not be the feature's. Default: all that are served."""
+
+    def __init__(
+        self,
+        *,
+        feature: _feature_pb2.FeatureRef | None = ...,
+        vector: Global___FeatureVector | None = ...,
+        saes: _abc.Iterable[_builtins.str] | None = ...,
+        side: Global___FeatureSide.ValueType = ...,
+        limit: _builtins.int | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_limit", b"_limit", "feature", b"feature", "limit", b"limit", "near", b"near", "vector", b"vector"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_limit", b"_limit", "feature", b"feature", "limit", b"limit", "near", b"near", "saes", b"saes", "side", b"side", "vector", b"vector"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__limit: _TypeAlias = _typing.Literal["limit"]  # noqa: Y015
+    _WhichOneofArgType__limit: _TypeAlias = _typing.Literal["_limit", b"_limit"]  # noqa: Y015
+    _WhichOneofReturnType_near: _TypeAlias = _typing.Literal["feature", "vector"]  # noqa: Y015
+    _WhichOneofArgType_near: _TypeAlias = _typing.Literal["near", b"near"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__limit) -> _WhichOneofReturnType__limit | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_near) -> _WhichOneofReturnType_near | None: ...
+
+Global___NearestFeaturesRequest: _TypeAlias = NearestFeaturesRequest  # noqa: Y015
+
+@_typing.final
+class FeatureVector(_message.Message):
+    """A direction; its length plays no part."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    VALUES_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def values(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
+        """As many as d_model, not all 0."""
+
+    def __init__(
+        self,
+        *,
+        values: _abc.Iterable[_builtins.float] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["values", b"values"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___FeatureVector: _TypeAlias = FeatureVector  # noqa: Y015
+
+@_typing.final
+class NearestFeaturesResponse(_message.Message):
+    """The nearest features."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FEATURES_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def features(self) -> _containers.RepeatedCompositeFieldContainer[_feature_description_pb2.FoundFeature]:
+        """Nearest first; `match` is the cosine."""
+
+    def __init__(
+        self,
+        *,
+        features: _abc.Iterable[_feature_description_pb2.FoundFeature] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["features", b"features"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___NearestFeaturesResponse: _TypeAlias = NearestFeaturesResponse  # noqa: Y015
+
+@_typing.final
+class SearchByTextsRequest(_message.Message):
+    """What is to fire on which texts."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    MAX_SECONDS_FIELD_NUMBER: _builtins.int
+    FIRES_ON_FIELD_NUMBER: _builtins.int
+    NOT_ON_FIELD_NUMBER: _builtins.int
+    SAES_FIELD_NUMBER: _builtins.int
+    LIMIT_FIELD_NUMBER: _builtins.int
+    INCLUDE_SPECIAL_TOKENS_FIELD_NUMBER: _builtins.int
+    request_id: _builtins.str
+    """As GenerateRequest.request_id."""
+    max_seconds: _builtins.float
+    """Seconds after which the result is what was done by then. Default: 0, the server's limit."""
+    limit: _builtins.int
+    """Most features to send, of all SAEs together. Default: 20."""
+    include_special_tokens: _builtins.bool
+    """Count what features do on special tokens and on each text's first one. Default: false."""
+    @_builtins.property
+    def fires_on(self) -> _containers.RepeatedCompositeFieldContainer[Global___Text]:
+        """Texts on which the features are to fire, at least one."""
+
+    @_builtins.property
+    def not_on(self) -> _containers.RepeatedCompositeFieldContainer[Global___Text]:
+        """Texts on which they are not to fire. Default: none; what is usual in the training data is taken off anyway."""
+
+    @_builtins.property
+    def saes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The SAEs to search. Default: all that are served."""
+
+    def __init__(
+        self,
+        *,
+        request_id: _builtins.str = ...,
+        max_seconds: _builtins.float = ...,
+        fires_on: _abc.Iterable[Global___Text] | None = ...,
+        not_on: _abc.Iterable[Global___Text] | None = ...,
+        saes: _abc.Iterable[_builtins.str] | None = ...,
+        limit: _builtins.int | None = ...,
+        include_special_tokens: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_limit", b"_limit", "limit", b"limit"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_limit", b"_limit", "fires_on", b"fires_on", "include_special_tokens", b"include_special_tokens", "limit", b"limit", "max_seconds", b"max_seconds", "not_on", b"not_on", "request_id", b"request_id", "saes", b"saes"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__limit: _TypeAlias = _typing.Literal["limit"]  # noqa: Y015
+    _WhichOneofArgType__limit: _TypeAlias = _typing.Literal["_limit", b"_limit"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__limit) -> _WhichOneofReturnType__limit | None: ...
+
+Global___SearchByTextsRequest: _TypeAlias = SearchByTextsRequest  # noqa: Y015
+
+@_typing.final
+class SearchByTextsResponse(_message.Message):
+    """One message of the stream."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PROGRESS_FIELD_NUMBER: _builtins.int
+    RESULT_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def progress(self) -> Global___StudyProgress:
+        """How far it is, in texts."""
+
+    @_builtins.property
+    def result(self) -> Global___SearchByTextsResult:
+        """Always the last message."""
+
+    def __init__(
+        self,
+        *,
+        progress: Global___StudyProgress | None = ...,
+        result: Global___SearchByTextsResult | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["event", b"event", "progress", b"progress", "result", b"result"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["event", b"event", "progress", b"progress", "result", b"result"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_event: _TypeAlias = _typing.Literal["progress", "result"]  # noqa: Y015
+    _WhichOneofArgType_event: _TypeAlias = _typing.Literal["event", b"event"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_event) -> _WhichOneofReturnType_event | None: ...
+
+Global___SearchByTextsResponse: _TypeAlias = SearchByTextsResponse  # noqa: Y015
+
+@_typing.final
+class SearchByTextsResult(_message.Message):
+    """What fires on the texts."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    COMPLETE_FIELD_NUMBER: _builtins.int
+    FEATURES_FIELD_NUMBER: _builtins.int
+    TEXTS_FIELD_NUMBER: _builtins.int
+    complete: _builtins.bool
+    """Whether all texts were read; false when max_seconds or StopStudy ended it."""
+    texts: _builtins.int
+    """Texts that were read."""
+    @_builtins.property
+    def features(self) -> _containers.RepeatedCompositeFieldContainer[_feature_description_pb2.FoundFeature]:
+        """Best first. `match` is texts.strength - texts.background; only features are sent for which that is above 0."""
+
+    def __init__(
+        self,
+        *,
+        complete: _builtins.bool = ...,
+        features: _abc.Iterable[_feature_description_pb2.FoundFeature] | None = ...,
+        texts: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["complete", b"complete", "features", b"features", "texts", b"texts"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SearchByTextsResult: _TypeAlias = SearchByTextsResult  # noqa: Y015

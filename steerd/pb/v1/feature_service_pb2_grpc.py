@@ -69,6 +69,26 @@ class FeatureServiceStub:
                 request_serializer=steerd_dot_pb_dot_v1_dot_feature__service__pb2.CompareAnswersRequest.SerializeToString,
                 response_deserializer=steerd_dot_pb_dot_v1_dot_feature__service__pb2.CompareAnswersResponse.FromString,
                 _registered_method=True)
+        self.GetFeature = channel.unary_unary(
+                '/steerd.v1.FeatureService/GetFeature',
+                request_serializer=steerd_dot_pb_dot_v1_dot_feature__service__pb2.GetFeatureRequest.SerializeToString,
+                response_deserializer=steerd_dot_pb_dot_v1_dot_feature__service__pb2.GetFeatureResponse.FromString,
+                _registered_method=True)
+        self.SearchFeatures = channel.unary_unary(
+                '/steerd.v1.FeatureService/SearchFeatures',
+                request_serializer=steerd_dot_pb_dot_v1_dot_feature__service__pb2.SearchFeaturesRequest.SerializeToString,
+                response_deserializer=steerd_dot_pb_dot_v1_dot_feature__service__pb2.SearchFeaturesResponse.FromString,
+                _registered_method=True)
+        self.NearestFeatures = channel.unary_unary(
+                '/steerd.v1.FeatureService/NearestFeatures',
+                request_serializer=steerd_dot_pb_dot_v1_dot_feature__service__pb2.NearestFeaturesRequest.SerializeToString,
+                response_deserializer=steerd_dot_pb_dot_v1_dot_feature__service__pb2.NearestFeaturesResponse.FromString,
+                _registered_method=True)
+        self.SearchByTexts = channel.unary_stream(
+                '/steerd.v1.FeatureService/SearchByTexts',
+                request_serializer=steerd_dot_pb_dot_v1_dot_feature__service__pb2.SearchByTextsRequest.SerializeToString,
+                response_deserializer=steerd_dot_pb_dot_v1_dot_feature__service__pb2.SearchByTextsResponse.FromString,
+                _registered_method=True)
         self.StopStudy = channel.unary_unary(
                 '/steerd.v1.FeatureService/StopStudy',
                 request_serializer=steerd_dot_pb_dot_v1_dot_feature__service__pb2.StopStudyRequest.SerializeToString,
@@ -126,6 +146,34 @@ class FeatureServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def GetFeature(self, request, context):
+        """Tells all that is known of one feature.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def SearchFeatures(self, request, context):
+        """Finds features by words in their labels and tokens, in all SAEs at once.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def NearestFeatures(self, request, context):
+        """Finds the features whose directions point most like a given one, in SAEs of any layer.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def SearchByTexts(self, request, context):
+        """Finds the features that fire on some texts and not on others.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def StopStudy(self, request, context):
         """Has a study that is under way end with what it has done so far, which its own stream then tells.
         """
@@ -165,6 +213,26 @@ def add_FeatureServiceServicer_to_server(servicer, server):
                     servicer.CompareAnswers,
                     request_deserializer=steerd_dot_pb_dot_v1_dot_feature__service__pb2.CompareAnswersRequest.FromString,
                     response_serializer=steerd_dot_pb_dot_v1_dot_feature__service__pb2.CompareAnswersResponse.SerializeToString,
+            ),
+            'GetFeature': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetFeature,
+                    request_deserializer=steerd_dot_pb_dot_v1_dot_feature__service__pb2.GetFeatureRequest.FromString,
+                    response_serializer=steerd_dot_pb_dot_v1_dot_feature__service__pb2.GetFeatureResponse.SerializeToString,
+            ),
+            'SearchFeatures': grpc.unary_unary_rpc_method_handler(
+                    servicer.SearchFeatures,
+                    request_deserializer=steerd_dot_pb_dot_v1_dot_feature__service__pb2.SearchFeaturesRequest.FromString,
+                    response_serializer=steerd_dot_pb_dot_v1_dot_feature__service__pb2.SearchFeaturesResponse.SerializeToString,
+            ),
+            'NearestFeatures': grpc.unary_unary_rpc_method_handler(
+                    servicer.NearestFeatures,
+                    request_deserializer=steerd_dot_pb_dot_v1_dot_feature__service__pb2.NearestFeaturesRequest.FromString,
+                    response_serializer=steerd_dot_pb_dot_v1_dot_feature__service__pb2.NearestFeaturesResponse.SerializeToString,
+            ),
+            'SearchByTexts': grpc.unary_stream_rpc_method_handler(
+                    servicer.SearchByTexts,
+                    request_deserializer=steerd_dot_pb_dot_v1_dot_feature__service__pb2.SearchByTextsRequest.FromString,
+                    response_serializer=steerd_dot_pb_dot_v1_dot_feature__service__pb2.SearchByTextsResponse.SerializeToString,
             ),
             'StopStudy': grpc.unary_unary_rpc_method_handler(
                     servicer.StopStudy,
@@ -339,6 +407,114 @@ class FeatureService:
             '/steerd.v1.FeatureService/CompareAnswers',
             steerd_dot_pb_dot_v1_dot_feature__service__pb2.CompareAnswersRequest.SerializeToString,
             steerd_dot_pb_dot_v1_dot_feature__service__pb2.CompareAnswersResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetFeature(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/steerd.v1.FeatureService/GetFeature',
+            steerd_dot_pb_dot_v1_dot_feature__service__pb2.GetFeatureRequest.SerializeToString,
+            steerd_dot_pb_dot_v1_dot_feature__service__pb2.GetFeatureResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SearchFeatures(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/steerd.v1.FeatureService/SearchFeatures',
+            steerd_dot_pb_dot_v1_dot_feature__service__pb2.SearchFeaturesRequest.SerializeToString,
+            steerd_dot_pb_dot_v1_dot_feature__service__pb2.SearchFeaturesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def NearestFeatures(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/steerd.v1.FeatureService/NearestFeatures',
+            steerd_dot_pb_dot_v1_dot_feature__service__pb2.NearestFeaturesRequest.SerializeToString,
+            steerd_dot_pb_dot_v1_dot_feature__service__pb2.NearestFeaturesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SearchByTexts(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/steerd.v1.FeatureService/SearchByTexts',
+            steerd_dot_pb_dot_v1_dot_feature__service__pb2.SearchByTextsRequest.SerializeToString,
+            steerd_dot_pb_dot_v1_dot_feature__service__pb2.SearchByTextsResponse.FromString,
             options,
             channel_credentials,
             insecure,

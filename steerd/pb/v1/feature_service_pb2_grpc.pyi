@@ -50,6 +50,14 @@ class FeatureServiceStub:
     """Tells how likely each token of a text is without a feature, next to how active that is."""
     CompareAnswers: _grpc.UnaryStreamMultiCallable[_feature_service_pb2.CompareAnswersRequest, _feature_service_pb2.CompareAnswersResponse]
     """Finds what pushes a right and a wrong answer to a text, and what little makes the right one win."""
+    GetFeature: _grpc.UnaryUnaryMultiCallable[_feature_service_pb2.GetFeatureRequest, _feature_service_pb2.GetFeatureResponse]
+    """Tells all that is known of one feature."""
+    SearchFeatures: _grpc.UnaryUnaryMultiCallable[_feature_service_pb2.SearchFeaturesRequest, _feature_service_pb2.SearchFeaturesResponse]
+    """Finds features by words in their labels and tokens, in all SAEs at once."""
+    NearestFeatures: _grpc.UnaryUnaryMultiCallable[_feature_service_pb2.NearestFeaturesRequest, _feature_service_pb2.NearestFeaturesResponse]
+    """Finds the features whose directions point most like a given one, in SAEs of any layer."""
+    SearchByTexts: _grpc.UnaryStreamMultiCallable[_feature_service_pb2.SearchByTextsRequest, _feature_service_pb2.SearchByTextsResponse]
+    """Finds the features that fire on some texts and not on others."""
     StopStudy: _grpc.UnaryUnaryMultiCallable[_feature_service_pb2.StopStudyRequest, _feature_service_pb2.StopStudyResponse]
     """Has a study that is under way end with what it has done so far, which its own stream then tells."""
 
@@ -75,6 +83,14 @@ class FeatureServiceAsyncStub(FeatureServiceStub):
     """Tells how likely each token of a text is without a feature, next to how active that is."""
     CompareAnswers: _aio.UnaryStreamMultiCallable[_feature_service_pb2.CompareAnswersRequest, _feature_service_pb2.CompareAnswersResponse]  # type: ignore[assignment]
     """Finds what pushes a right and a wrong answer to a text, and what little makes the right one win."""
+    GetFeature: _aio.UnaryUnaryMultiCallable[_feature_service_pb2.GetFeatureRequest, _feature_service_pb2.GetFeatureResponse]  # type: ignore[assignment]
+    """Tells all that is known of one feature."""
+    SearchFeatures: _aio.UnaryUnaryMultiCallable[_feature_service_pb2.SearchFeaturesRequest, _feature_service_pb2.SearchFeaturesResponse]  # type: ignore[assignment]
+    """Finds features by words in their labels and tokens, in all SAEs at once."""
+    NearestFeatures: _aio.UnaryUnaryMultiCallable[_feature_service_pb2.NearestFeaturesRequest, _feature_service_pb2.NearestFeaturesResponse]  # type: ignore[assignment]
+    """Finds the features whose directions point most like a given one, in SAEs of any layer."""
+    SearchByTexts: _aio.UnaryStreamMultiCallable[_feature_service_pb2.SearchByTextsRequest, _feature_service_pb2.SearchByTextsResponse]  # type: ignore[assignment]
+    """Finds the features that fire on some texts and not on others."""
     StopStudy: _aio.UnaryUnaryMultiCallable[_feature_service_pb2.StopStudyRequest, _feature_service_pb2.StopStudyResponse]  # type: ignore[assignment]
     """Has a study that is under way end with what it has done so far, which its own stream then tells."""
 
@@ -133,6 +149,38 @@ class FeatureServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_feature_service_pb2.CompareAnswersResponse], _abc.AsyncIterator[_feature_service_pb2.CompareAnswersResponse]]:
         """Finds what pushes a right and a wrong answer to a text, and what little makes the right one win."""
+
+    @_abc_1.abstractmethod
+    def GetFeature(
+        self,
+        request: _feature_service_pb2.GetFeatureRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_feature_service_pb2.GetFeatureResponse, _abc.Awaitable[_feature_service_pb2.GetFeatureResponse]]:
+        """Tells all that is known of one feature."""
+
+    @_abc_1.abstractmethod
+    def SearchFeatures(
+        self,
+        request: _feature_service_pb2.SearchFeaturesRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_feature_service_pb2.SearchFeaturesResponse, _abc.Awaitable[_feature_service_pb2.SearchFeaturesResponse]]:
+        """Finds features by words in their labels and tokens, in all SAEs at once."""
+
+    @_abc_1.abstractmethod
+    def NearestFeatures(
+        self,
+        request: _feature_service_pb2.NearestFeaturesRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_feature_service_pb2.NearestFeaturesResponse, _abc.Awaitable[_feature_service_pb2.NearestFeaturesResponse]]:
+        """Finds the features whose directions point most like a given one, in SAEs of any layer."""
+
+    @_abc_1.abstractmethod
+    def SearchByTexts(
+        self,
+        request: _feature_service_pb2.SearchByTextsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_feature_service_pb2.SearchByTextsResponse], _abc.AsyncIterator[_feature_service_pb2.SearchByTextsResponse]]:
+        """Finds the features that fire on some texts and not on others."""
 
     @_abc_1.abstractmethod
     def StopStudy(
