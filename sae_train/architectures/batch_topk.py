@@ -37,6 +37,9 @@ class BatchTopKSettings:
     """Active features a row, on average over a batch and, once served, over held-out tokens."""
     auxk_alpha: float = 1 / 32
     """Coefficient of the auxiliary loss that revives dead features; 0 turns it off."""
+    encoder_norm: float = 1.0
+    """Norm of W_enc's columns at the start. From 0.1 a short run on a host's activations explains a little
+    more (0.005 of the variance) but leaves six times as many features without use."""
 
 
 class BatchTopKSae(UnitDecoderSae):
@@ -53,7 +56,7 @@ class BatchTopKSae(UnitDecoderSae):
         b_dec: Tensor,
         generator: torch.Generator,
     ) -> None:
-        super().__init__(d_model, d_sae, b_dec=b_dec, generator=generator)
+        super().__init__(d_model, d_sae, b_dec=b_dec, generator=generator, encoder_norm=settings.encoder_norm)
         self.settings = settings
         self.register_buffer("last_smallest", torch.zeros((), device=b_dec.device))
 

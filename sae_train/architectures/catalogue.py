@@ -60,6 +60,7 @@ def check_settings(settings: Settings, d_sae: int) -> None:
         case TopKSettings() | BatchTopKSettings():
             _check_k(settings.k, d_sae)
             _at_least("auxk_alpha", settings.auxk_alpha, 0.0)
+            _above("encoder_norm", settings.encoder_norm, 0.0)
         case JumpReLUSettings():
             _check_jumprelu(settings, d_sae)
     if isinstance(settings, MatryoshkaSettings):
@@ -89,6 +90,7 @@ def _check_jumprelu(settings: JumpReLUSettings, d_sae: int) -> None:
         raise ConfigError(f"target_l0: must be below d_sae = {d_sae}, found {settings.target_l0:g}")
     _at_least("l0_coefficient", settings.l0_coefficient, 0.0)
     _above("bandwidth", settings.bandwidth, 0.0)
+    _above("encoder_norm", settings.encoder_norm, 0.0)
 
 
 def _at_least(key: str, value: float, bound: float) -> None:

@@ -34,6 +34,9 @@ class Entries(Protocol):
     def products(self, left: Tensor, right: Tensor) -> Tensor:
         """Return the values of left @ right.T, where left is [rows, d_model] and right [d_sae, d_model]."""
 
+    def sum_by_row(self, values: Tensor) -> Tensor:
+        """Return each row's sum over the features: [rows]."""
+
     def sum_by_feature(self, values: Tensor) -> Tensor:
         """Return each feature's sum over the rows: [d_sae]."""
 
@@ -82,6 +85,11 @@ class SparseEntries:
         products: Tensor = torch.sparse.sampled_addmm(pattern, left, right.t(), beta=0.0).values()
         return products
 
+    def sum_by_row(self, values: Tensor) -> Tensor:
+        """Return each row's sum over the features: [rows]."""
+        sums = torch.zeros(self.shape[0], dtype=values.dtype, device=values.device)
+        return sums.index_add(0, self.rows, values)
+
     def sum_by_feature(self, values: Tensor) -> Tensor:
         """Return each feature's sum over the rows: [d_sae]."""
         sums = torch.zeros(self.shape[1], dtype=values.dtype, device=values.device)
@@ -116,6 +124,10 @@ class AllEntries:
     def products(self, left: Tensor, right: Tensor) -> Tensor:
         """Return left @ right.T, where left is [rows, d_model] and right [d_sae, d_model]."""
         return self._product(left, right.t())
+
+    def sum_by_row(self, values: Tensor) -> Tensor:
+        """Return each row's sum over the features: [rows]."""
+        return values.sum(dim=1)
 
     def sum_by_feature(self, values: Tensor) -> Tensor:
         """Return each feature's sum over the rows: [d_sae]."""

@@ -4,9 +4,9 @@ Rajamanoharan et al., arXiv 2407.14435. Shapes: x [B, d_model]; threshold [d_sae
     pre_acts = (x - b_dec) @ W_enc + b_enc
     feature_acts = pre_acts where pre_acts > threshold, else 0
     x_hat = feature_acts @ W_dec + b_dec
-    loss = mean squared error + the sparsity loss of L0, the mean number of active features a row
+    loss = mean squared error + the sparsity loss of L0, the number of active features a row
 The jump at the threshold has no derivative by it. In its place stands the jump's height times a rectangle:
-    d feature_acts / d threshold = -threshold / bandwidth, d L0 / d threshold = -1 / bandwidth (times 1 / B)
+    d feature_acts / d threshold = -threshold / bandwidth, d L0 / d threshold = -1 / bandwidth
 where |pre_acts - threshold| < bandwidth / 2, else 0. The threshold itself is the parameter, not its
 logarithm, which Adam moves too little; it stays at 0 or above. Decoder rows have norm 1.
 """
@@ -39,13 +39,17 @@ class JumpReLUSettings:
     """What a JumpReLU SAE is trained with."""
 
     target_l0: float
-    """Mean active features a row, which the quadratic loss keeps to; thresholds start where it is 8 times."""
-    sparsity_loss: Literal["quadratic", "step"] = "quadratic"
-    """quadratic: l0_coefficient * (L0 / target_l0 - 1)^2; step: l0_coefficient * L0."""
+    """Active features a row, to which the quadratic losses lead; thresholds start where there are 8 times."""
+    sparsity_loss: Literal["quadratic", "row_quadratic", "step"] = "quadratic"
+    """quadratic: l0_coefficient * (L0 / target_l0 - 1)^2 of the batch's mean L0. row_quadratic: the mean of
+    the same over the rows, each with its own L0; it suits rows that are all made of about as many features,
+    with a coefficient of about 1/8 and a small encoder_norm. step: l0_coefficient * L0."""
     l0_coefficient: float = 1.0
     """Weight of the sparsity loss next to the mean squared error; it rises from 0 over the first 5 %."""
     bandwidth: float = 0.1
     """Width of the kernel around a threshold within which it learns; pre-activations are of order 1."""
+    encoder_norm: float = 1.0
+    """Norm of W_enc's columns at the start."""
 
 
 class JumpReLUSae(UnitDecoderSae):
@@ -66,7 +70,7 @@ class JumpReLUSae(UnitDecoderSae):
         b_dec: Tensor,
         generator: torch.Generator,
     ) -> None:
-        super().__init__(d_model, d_sae, b_dec=b_dec, generator=generator)
+        super().__init__(d_model, d_sae, b_dec=b_dec, generator=generator, encoder_norm=settings.encoder_norm)
         self.settings = settings
         self.threshold = nn.Parameter(torch.zeros_like(self.b_enc))  # [d_sae]
         self.register_buffer("started", torch.zeros((), dtype=torch.bool, device=b_dec.device))
@@ -86,16 +90,16 @@ class JumpReLUSae(UnitDecoderSae):
             height = kernel * threshold
         learning = threshold - threshold.detach()  # 0, with the threshold's gradient
         acts = pre_acts * is_active - height * learning
-        num_active = (is_active - kernel * learning).sum() / batch.total_rows
+        l0_of_rows = entries.sum_by_row(is_active - kernel * learning)  # [rows]
+        sparsity = self._sparsity(l0_of_rows, batch)
         error = batch.x - self.b_dec - decode(acts, self.W_dec, entries)
         fired, l0 = activity(acts, entries, batch)
-        sparsity = warmed_up(self.settings.l0_coefficient, batch) * self._sparsity(num_active, batch)
         return SaeStep(
-            loss=squared_error(error, batch) + sparsity,
+            loss=squared_error(error, batch) + warmed_up(self.settings.l0_coefficient, batch) * sparsity,
             fired=fired,
             mse=unweighted_error(error, batch),
             l0=l0,
-            parts={"sparsity": self._sparsity(num_active, batch).detach()},
+            parts={"sparsity": sparsity.detach()},
         )
 
     @torch.no_grad()
@@ -110,14 +114,20 @@ class JumpReLUSae(UnitDecoderSae):
         self.threshold.fill_(largest.smallest)
         self.started.fill_(True)
 
-    def _sparsity(self, own_l0: Tensor, batch: TrainingBatch) -> Tensor:
-        """This rank's part of the sparsity loss; `own_l0` is its part of L0."""
-        if self.settings.sparsity_loss == "step":
-            return own_l0
-        # The square is of the whole batch's L0: an equal part of its value, and own_l0's part of its slope.
-        excess = batch.ranks.sum(own_l0.detach()) / self.settings.target_l0 - 1
-        slope = 2 * excess / self.settings.target_l0
-        return excess.square() / batch.ranks.size + slope * (own_l0 - own_l0.detach())
+    def _sparsity(self, l0_of_rows: Tensor, batch: TrainingBatch) -> Tensor:
+        """This rank's part of the sparsity loss, of its rows' L0 [rows]."""
+        own_l0 = l0_of_rows.sum() / batch.total_rows
+        target = self.settings.target_l0
+        match self.settings.sparsity_loss:
+            case "step":
+                return own_l0
+            case "row_quadratic":
+                return (l0_of_rows / target - 1).square().sum() / batch.total_rows
+            case "quadratic":
+                # The square is of the whole batch's L0: an equal part of its value, and own_l0's part of its
+                # slope.
+                excess = batch.ranks.sum(own_l0.detach()) / target - 1
+                return excess.square() / batch.ranks.size + 2 * excess / target * (own_l0 - own_l0.detach())
 
     @torch.no_grad()
     def constrain_parameters(self) -> None:

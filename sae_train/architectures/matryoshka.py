@@ -27,6 +27,9 @@ class MatryoshkaSettings(BatchTopKSettings):
 
     widths: tuple[int, ...]
     """Widths of the prefixes that rebuild x alone, ascending; the whole dictionary always does too."""
+    encoder_norm: float = 0.1
+    """Norm of W_enc's columns at the start: small, so that it is what the prefixes need that decides which
+    features they hold, and not where the random directions point."""
 
 
 class MatryoshkaSae(BatchTopKSae):

@@ -44,10 +44,9 @@ class StandardSae(TrainableSae):
         b_dec: Tensor,
         generator: torch.Generator,
     ) -> None:
-        super().__init__(d_model, d_sae, b_dec=b_dec, generator=generator)
+        super().__init__(d_model, d_sae, b_dec=b_dec, generator=generator, encoder_norm=_INITIAL_NORM)
         self.settings = settings
         with torch.no_grad():
-            self.W_enc.mul_(_INITIAL_NORM)
             self.W_dec.mul_(_INITIAL_NORM)
 
     def forward(self, batch: TrainingBatch) -> SaeStep:

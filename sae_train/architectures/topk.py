@@ -36,6 +36,9 @@ class TopKSettings:
     """Active features a row, at most."""
     auxk_alpha: float = 1 / 32
     """Coefficient of the auxiliary loss that revives dead features; 0 turns it off."""
+    encoder_norm: float = 0.1
+    """Norm of W_enc's columns at the start. What a small encoder first learns soon outweighs its random
+    directions; more is explained then than from norm 1, on a host's activations as on a known truth."""
 
 
 class TopKSae(UnitDecoderSae):
@@ -50,7 +53,7 @@ class TopKSae(UnitDecoderSae):
         b_dec: Tensor,
         generator: torch.Generator,
     ) -> None:
-        super().__init__(d_model, d_sae, b_dec=b_dec, generator=generator)
+        super().__init__(d_model, d_sae, b_dec=b_dec, generator=generator, encoder_norm=settings.encoder_norm)
         self.settings = settings
 
     def forward(self, batch: TrainingBatch) -> SaeStep:

@@ -61,12 +61,23 @@ class TrainableSae(nn.Module, ABC):
     so `state_dict` is the whole state.
     """
 
-    def __init__(self, d_model: int, d_sae: int, *, b_dec: Tensor, generator: torch.Generator) -> None:
-        """Start from random unit directions, W_enc their transpose, and the given b_dec [d_model]."""
+    def __init__(
+        self,
+        d_model: int,
+        d_sae: int,
+        *,
+        b_dec: Tensor,
+        generator: torch.Generator,
+        encoder_norm: float = 1.0,
+    ) -> None:
+        """Start from the given b_dec [d_model] and random directions.
+
+        W_dec's rows are the directions, of norm 1; W_enc's columns are the same, of norm `encoder_norm`.
+        """
         super().__init__()
         directions = torch.randn(d_sae, d_model, generator=generator)
         directions = (directions / directions.norm(dim=1, keepdim=True)).to(b_dec.device)
-        self.W_enc = nn.Parameter(directions.t().contiguous())  # [d_model, d_sae]
+        self.W_enc = nn.Parameter(encoder_norm * directions.t().contiguous())  # [d_model, d_sae]
         self.b_enc = nn.Parameter(torch.zeros(d_sae, device=b_dec.device))
         self.W_dec = nn.Parameter(directions.clone())  # [d_sae, d_model]
         self.b_dec = nn.Parameter(b_dec.clone())

@@ -24,6 +24,9 @@ SETTINGS = {
     "batch_topk": BatchTopKSettings(k=3, auxk_alpha=0.5),
     "matryoshka_batch_topk": MatryoshkaSettings(k=3, auxk_alpha=0.5, widths=(5, 20)),
     "jumprelu": JumpReLUSettings(target_l0=3.5, l0_coefficient=0.7, bandwidth=0.4),
+    "jumprelu row": JumpReLUSettings(
+        target_l0=3.5, sparsity_loss="row_quadratic", l0_coefficient=0.1, bandwidth=0.4
+    ),
     "jumprelu step": JumpReLUSettings(
         target_l0=3.5, sparsity_loss="step", l0_coefficient=0.01, bandwidth=0.4
     ),
@@ -100,9 +103,10 @@ def gated_loss(sae: GatedSae, batch: TrainingBatch, warm: float) -> Tensor:
 def jumprelu_loss(sae: JumpReLUSae, batch: TrainingBatch, pre_acts: Tensor, warm: float) -> Tensor:
     settings = sae.settings
     acts = Jump.apply(pre_acts, sae.threshold, settings.bandwidth)  # type: ignore[no-untyped-call]
-    l0 = Step.apply(pre_acts, sae.threshold, settings.bandwidth).sum(dim=1).mean()  # type: ignore[no-untyped-call]
-    sparsity = l0 if settings.sparsity_loss == "step" else (l0 / settings.target_l0 - 1) ** 2
-    return weighted_mse(sae, batch, acts) + warm * settings.l0_coefficient * sparsity
+    l0 = Step.apply(pre_acts, sae.threshold, settings.bandwidth).sum(dim=1)  # type: ignore[no-untyped-call]
+    counted = l0.mean() if settings.sparsity_loss == "quadratic" else l0
+    sparsity = counted if settings.sparsity_loss == "step" else (counted / settings.target_l0 - 1) ** 2
+    return weighted_mse(sae, batch, acts) + warm * settings.l0_coefficient * sparsity.mean()
 
 
 class Jump(torch.autograd.Function):

@@ -36,9 +36,31 @@ def test_every_architecture_is_built_on_the_b_dec_it_is_given(name: str) -> None
     assert (sae.d_model, sae.d_sae) == (12, 48)
     assert torch.equal(sae.b_dec, b_dec)
     assert sae.b_dec.data_ptr() != b_dec.data_ptr()
-    assert torch.equal(sae.W_enc, sae.W_dec.t())
     assert torch.equal(sae.W_enc, again.W_enc)
     assert type(sae).__name__.removesuffix("Sae") == type(GOOD[name]).__name__.removesuffix("Settings")
+
+
+@pytest.mark.parametrize(
+    ("settings", "encoder_norm", "decoder_norm"),
+    [
+        (StandardSettings(), 0.1, 0.1),
+        (GatedSettings(), 1.0, 1.0),
+        (TopKSettings(k=4), 0.1, 1.0),
+        (TopKSettings(k=4, encoder_norm=0.7), 0.7, 1.0),
+        (BatchTopKSettings(k=4), 1.0, 1.0),
+        (BatchTopKSettings(k=4, encoder_norm=0.7), 0.7, 1.0),
+        (MatryoshkaSettings(k=4, widths=(8,)), 0.1, 1.0),
+        (JumpReLUSettings(target_l0=4), 1.0, 1.0),
+        (JumpReLUSettings(target_l0=4, encoder_norm=0.7), 0.7, 1.0),
+    ],
+)
+def test_encoder_columns_start_along_decoder_rows(
+    settings: Settings, encoder_norm: float, decoder_norm: float
+) -> None:
+    sae = build_sae(settings, 12, 48, b_dec=torch.zeros(12), generator=torch.Generator().manual_seed(1))
+
+    torch.testing.assert_close(sae.W_dec.norm(dim=1), torch.full((48,), decoder_norm))
+    torch.testing.assert_close(sae.W_enc / encoder_norm, sae.W_dec.t() / decoder_norm)
 
 
 @pytest.mark.parametrize(
@@ -56,6 +78,8 @@ def test_every_architecture_is_built_on_the_b_dec_it_is_given(name: str) -> None
         (MatryoshkaSettings(k=4, widths=(8, 64)), "widths: must be at most d_sae = 48, found 64"),
         (StandardSettings(l1_coefficient=-2), "l1_coefficient: must be a finite number of at least 0"),
         (GatedSettings(l1_coefficient=float("inf")), "l1_coefficient: .* found inf"),
+        (TopKSettings(k=4, encoder_norm=0), "encoder_norm: must be a finite number above 0, found 0"),
+        (JumpReLUSettings(target_l0=4, encoder_norm=-1), "encoder_norm: .* found -1"),
         (JumpReLUSettings(target_l0=0), "target_l0: must be a finite number above 0, found 0"),
         (JumpReLUSettings(target_l0=48), "target_l0: must be below d_sae = 48, found 48"),
         (JumpReLUSettings(target_l0=4, bandwidth=0), "bandwidth: must be a finite number above 0, found 0"),

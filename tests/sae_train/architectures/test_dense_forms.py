@@ -13,7 +13,7 @@ from sae_train.architectures.trainable_sae import TrainableSae, TrainingBatch
 from tests.sae_train.architectures.dense_forms import D_MODEL, D_SAE, SETTINGS, dense_loss, randomised
 
 ROWS = 64
-FREE_L0 = ("standard", "gated", "jumprelu", "jumprelu step")
+FREE_L0 = ("standard", "gated", "jumprelu", "jumprelu row", "jumprelu step")
 
 
 def make_sae(name: str, generator: torch.Generator, *, b_enc: float = 0.0) -> TrainableSae:

@@ -24,6 +24,9 @@ SETTINGS: dict[str, Settings] = {
     "batch_topk": BatchTopKSettings(k=2),
     "matryoshka_batch_topk": MatryoshkaSettings(k=2, widths=(12,)),
     "jumprelu": JumpReLUSettings(target_l0=2.0),
+    "jumprelu row": JumpReLUSettings(
+        target_l0=2.0, sparsity_loss="row_quadratic", l0_coefficient=1 / 8, encoder_norm=0.1
+    ),
     "jumprelu step": JumpReLUSettings(target_l0=2.0, sparsity_loss="step", l0_coefficient=0.05),
 }
 
