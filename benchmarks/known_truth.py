@@ -17,6 +17,7 @@ import os
 import tempfile
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean, stdev
 
@@ -39,8 +40,18 @@ L0_TOLERANCE = 0.05
 SEARCH_SEED = 0
 
 Side = OurSide | PeerSide
-Measured = tuple[Side, list[Outcome], list[Outcome]]
-"""A side, its search and its comparison."""
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """What came of a side."""
+
+    side: Side
+    searched: list[Outcome]
+    best: list[Outcome]
+    """Of the search, one an architecture."""
+    compared: list[Outcome]
+    """The best ways of training, with other seeds."""
 
 
 def main() -> None:
@@ -60,9 +71,9 @@ def main() -> None:
             sides.append((peer, peer_spaces(preset)))
         with ThreadPoolExecutor(len(sides)) as pool:
             measured = list(pool.map(lambda side: measure(side[0], side[1], options), sides))
-        for side, searched, _ in measured:
-            add_search(report, side.name, searched)
-        add_comparison(report, [(side.name, compared) for side, _, compared in measured])
+        for one in measured:
+            add_search(report, one)
+        add_comparison(report, [(one.side.name, one.compared) for one in measured])
         if options.peer_python is not None:
             add_agreement(report, peer, ours.findings, folder)
     report.finish()
@@ -72,21 +83,19 @@ def measure(side: Side, spaces: dict[str, Space], options: argparse.Namespace) -
     """Search on one seed, then train what is best with the others."""
     wanted = [spaces[name] for name in options.architectures]
     searched = search(wanted, lambda trials: side.outcomes(trials, [SEARCH_SEED]), aim=PRESET.l0)
-    best = [best_outcome(_of(searched, name), PRESET.l0).trial for name in options.architectures]
+    best = [best_outcome(_of(searched, space.architecture), PRESET.l0, space.nearness) for space in wanted]
     seeds = range(SEARCH_SEED + 1, SEARCH_SEED + 1 + options.seeds)
-    return side, searched, side.outcomes(best, seeds)
+    return Measured(side, searched, best, side.outcomes([outcome.trial for outcome in best], seeds))
 
 
-def add_search(report: Report, system: str, searched: Sequence[Outcome]) -> None:
+def add_search(report: Report, measured: Measured) -> None:
     """Add every trial of a search, the chosen ones marked."""
-    chosen = [
-        best_outcome(_of(searched, name), PRESET.l0)
-        for name in dict.fromkeys(outcome.trial.architecture for outcome in searched)
-    ]
-    for outcome in sorted(searched, key=lambda outcome: outcome.trial.architecture):
+    for outcome in sorted(measured.searched, key=lambda outcome: outcome.trial.architecture):
         scores = {name: outcome.scores[name] for name in ("mcc", "f1", "l0", "dead")}
-        mark = "best" if outcome in chosen else ""
-        report.add_rows(f"search of {system}", [{**_described(outcome.trial), **scores, "chosen": mark}])
+        mark = "best" if outcome in measured.best else ""
+        report.add_rows(
+            f"search of {measured.side.name}", [{**_described(outcome.trial), **scores, "chosen": mark}]
+        )
 
 
 def add_comparison(report: Report, compared: Sequence[tuple[str, Sequence[Outcome]]]) -> None:

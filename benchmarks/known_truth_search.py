@@ -1,11 +1,13 @@
 """The search of known_truth: the same for both sides, it says how an architecture is best trained.
 
-Four rounds on the same rows, each trial scored on the same other rows:
+Rounds on the same rows, each trial scored on the same other rows:
 1. every learning rate; where a coefficient decides the L0, every one of its first values at every rate;
 2. each such rate with the coefficient that, to judge by those tried, leads to the aimed L0;
-3. once more, for the rates at which that did not bring the L0 near enough to the aim;
-4. the best so far with one more setting changed, one at a time.
-The best is the trial with the largest MCC + F1 among those whose L0 is within 5 % of the aim.
+3., 4. once more, for the rates at which that did not bring the L0 near enough to the aim;
+5. the best so far with one more setting changed, one at a time;
+6., 7. each change that moved the L0 away from the aim, with the coefficient that leads back.
+The best is the trial with the largest MCC + F1 among those whose L0 is near the aim: within 2 % where a
+coefficient decides it, so that neither side gains from a lower L0, and within 5 % where it is what k leaves.
 """
 
 from __future__ import annotations
@@ -15,7 +17,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-L0_NEARNESS = 0.05
+L0_NEARNESS, DECIDED_L0_NEARNESS = 0.05, 0.02
 RATES = (3e-3, 7e-3, 1.5e-2, 3e-2)
 
 Settings = Mapping[str, Any]  # Any: the values of a configuration
@@ -61,23 +63,28 @@ class Space:
     """Further settings and values, which are tried one at a time."""
     rates: Sequence[float] = RATES
 
+    @property
+    def nearness(self) -> float:
+        """How far from the aim an L0 may be, as a share of it."""
+        return DECIDED_L0_NEARNESS if self.coefficients else L0_NEARNESS
+
 
 TryAll = Callable[[Sequence[Trial]], Sequence[Outcome]]
 
 
 def search(spaces: Sequence[Space], try_all: TryAll, *, aim: float) -> list[Outcome]:
-    """Return the outcomes of the four rounds, of all spaces; `try_all` trains, each round at once."""
+    """Return the outcomes of the rounds, of all spaces; `try_all` trains, each round at once."""
     outcomes = list(try_all([trial for space in spaces for trial in first_trials(space)]))
-    for later in (towards_the_aim, towards_the_aim, varied):
+    for later in (*[towards_the_aim] * 3, varied, *[towards_the_aim] * 2):
         trials = [trial for space in spaces for trial in later(space, _of(outcomes, space.architecture), aim)]
         outcomes += try_all(trials)
     return outcomes
 
 
-def best_outcome(outcomes: Iterable[Outcome], aim: float) -> Outcome:
-    """The largest MCC + F1 with an L0 within 5 % of the aim; the nearest L0 where none is within."""
+def best_outcome(outcomes: Iterable[Outcome], aim: float, nearness: float) -> Outcome:
+    """The largest MCC + F1 with an L0 that near to the aim; the nearest L0 where none is."""
     outcomes = list(outcomes)
-    near = [outcome for outcome in outcomes if _apart(outcome, aim) <= L0_NEARNESS]
+    near = [outcome for outcome in outcomes if _apart(outcome, aim) <= nearness]
     if near:
         return max(near, key=lambda outcome: outcome.merit)
     return min(outcomes, key=lambda outcome: _apart(outcome, aim))
@@ -95,35 +102,66 @@ def first_trials(space: Space) -> list[Trial]:
 
 
 def towards_the_aim(space: Space, outcomes: Sequence[Outcome], aim: float) -> list[Trial]:
-    """The second and third round: the rates that are not at the aim, with what should lead there."""
+    """What is not at the aim, with the coefficient that should lead there."""
     trials = []
-    for name in space.coefficients:
-        for rate in space.rates:
-            group = [outcome for outcome in outcomes if outcome.trial.learning_rate == rate]
-            if any(_apart(outcome, aim) <= L0_NEARNESS for outcome in group):
+    for name, first in space.coefficients.items():
+        for group in _but_for(name, outcomes):
+            if any(_apart(outcome, aim) <= space.nearness for outcome in group):
                 continue
-            pairs = [(one.trial.settings[name], one.scores["l0"]) for one in group]
-            trials.append(group[0].trial.setting(name, coefficient_for(aim, pairs)))
+            rate = group[0].trial.learning_rate
+            alike = [outcome for outcome in outcomes if outcome.trial.learning_rate == rate]
+            pairs = _pairs(name, group)
+            wanted = coefficient_for(aim, pairs, first=first, alike=_pairs(name, alike))
+            if wanted not in dict(pairs):
+                trials.append(group[0].trial.setting(name, wanted))
     return trials
 
 
 def varied(space: Space, outcomes: Sequence[Outcome], aim: float) -> list[Trial]:
-    """The last round: the best so far with one setting changed."""
-    best = best_outcome(outcomes, aim).trial
+    """The best so far with one setting changed."""
+    best = best_outcome(outcomes, aim, space.nearness).trial
     return [best.setting(name, value) for name, value in space.variants]
 
 
-def coefficient_for(aim: float, tried: Sequence[tuple[float, float]]) -> float:
+Pairs = Sequence[tuple[float, float]]
+"""Coefficients and their L0."""
+
+
+def coefficient_for(aim: float, tried: Pairs, *, first: Sequence[float], alike: Pairs = ()) -> float:
     """The coefficient that leads to an L0 of `aim`, log L0 being linear in log coefficient.
 
-    `tried` holds coefficients, all different, and their L0. The two whose L0 are nearest to the aim draw the
-    line; the result stays within a factor of 4 of those tried.
+    The two of `tried` whose L0 are nearest to the aim draw the line; where one alone is tried, it is parallel
+    to that of `alike`. The result stays within a factor of 4 of the first values.
     """
-    nearest = sorted(tried, key=lambda pair: abs(math.log(max(pair[1], 1e-3) / aim)))[:2]
-    (x1, y1), (x2, y2) = ((math.log(c), math.log(max(l0, 1e-3) / aim)) for c, l0 in nearest)
-    at_aim = x1 if y1 == y2 else x1 - y1 * (x2 - x1) / (y2 - y1)
-    low, high = math.log(min(c for c, _ in tried) / 4), math.log(max(c for c, _ in tried) * 4)
+    points = _nearest(aim, tried)
+    x, y = points[0]
+    slope = _slope(points if len(points) > 1 else _nearest(aim, alike))
+    at_aim = x - y / slope if slope else x
+    low, high = math.log(min(first) / 4), math.log(max(first) * 4)
     return float(f"{math.exp(min(max(at_aim, low), high)):.3g}")
+
+
+def _nearest(aim: float, tried: Pairs) -> list[tuple[float, float]]:
+    """The two whose L0 are nearest to the aim: logarithms of the coefficient and of L0 over the aim."""
+    points = [(math.log(coefficient), math.log(max(l0, 1e-3) / aim)) for coefficient, l0 in tried]
+    return sorted(points, key=lambda point: abs(point[1]))[:2]
+
+
+def _slope(points: Pairs) -> float:
+    (x1, y1), (x2, y2) = points
+    return (y2 - y1) / (x2 - x1) if x1 != x2 else 0.0
+
+
+def _pairs(name: str, outcomes: Iterable[Outcome]) -> Pairs:
+    return [(outcome.trial.settings[name], outcome.scores["l0"]) for outcome in outcomes]
+
+
+def _but_for(name: str, outcomes: Iterable[Outcome]) -> list[list[Outcome]]:
+    """Groups of outcomes whose trials differ in that setting alone."""
+    groups: dict[str, list[Outcome]] = {}
+    for outcome in outcomes:
+        groups.setdefault(repr(outcome.trial.setting(name, None)), []).append(outcome)
+    return list(groups.values())
 
 
 def _of(outcomes: Iterable[Outcome], architecture: str) -> list[Outcome]:

@@ -14,6 +14,7 @@ from typing import Any
 
 from benchmarks.known_truth_search import Outcome, Settings, Space, Trial
 from sae_train.architectures.catalogue import SETTINGS
+from sae_train.config import WARM_UP_SHARE
 from sae_train.known_truth.presets import Preset
 from sae_train.known_truth.study import Entrant, Finding, study
 
@@ -24,7 +25,9 @@ _DECIDES_L0 = {
     "jumprelu": {"target_l0": (8.0, 12.0)},
 }
 _Variants = list[tuple[str, Any]]  # Any: the value of a configuration
-_WARM_UP = 0.05  # share of the run, as this project's trainer has it
+_WARM_UP = WARM_UP_SHARE
+# Of a trial of ours: what its trainer is given and not its SAE.
+_OUR_TRAINER_BASE: Settings = {"warm_up": _WARM_UP}
 # Of a trial of SAELens's: what its trainer is given and not its SAE.
 _TRAINER_BASE: Settings = {"warm_up": _WARM_UP, "dead_window": 20}
 
@@ -36,14 +39,16 @@ def our_spaces(preset: Preset) -> dict[str, Space]:
     variants: dict[str, _Variants] = {
         "standard": [],
         "gated": [],
-        "jumprelu": [("l0_coefficient", 0.1), ("l0_coefficient", 0.3), ("bandwidth", 0.3)],
+        "jumprelu": [("l0_coefficient", 0.3), ("bandwidth", 0.2), ("encoder_norm", 1.0)],
+        "batch_topk": [("auxk_alpha", 0.1), ("encoder_norm", 0.1)],
     }
+    auxk: _Variants = [("auxk_alpha", 0.1), ("encoder_norm", 1.0)]
     return {
         name: Space(
             architecture=name,
-            base=dataclasses.asdict(preset.settings(name)),
+            base={**_OUR_TRAINER_BASE, **dataclasses.asdict(preset.settings(name))},
             coefficients=_DECIDES_L0.get(name, {}),
-            variants=variants.get(name, [("auxk_alpha", 0.1)]),
+            variants=[("warm_up", 0.0), *variants.get(name, auxk)],
         )
         for name in SETTINGS
     }
@@ -96,19 +101,21 @@ class OurSide:
 
     def outcomes(self, trials: Sequence[Trial], seeds: Sequence[int]) -> list[Outcome]:
         """Train and score every trial with every seed, seed by seed."""
-        entrants = [
-            Entrant(
-                architecture=trial.architecture,
-                settings=SETTINGS[trial.architecture](**trial.settings),
-                learning_rate=trial.learning_rate,
-            )
-            for trial in trials
-        ]
+        entrants = [self._entrant(trial) for trial in trials]
         self.findings = study(self._preset, entrants, seeds=seeds) if trials else []
         return [
             Outcome(trial=trial, seed=found.seed, scores=dataclasses.asdict(found.scores))
             for trial, found in zip([*trials] * len(seeds), self.findings, strict=True)
         ]
+
+    def _entrant(self, trial: Trial) -> Entrant:
+        own = {name: value for name, value in trial.settings.items() if name not in _OUR_TRAINER_BASE}
+        return Entrant(
+            architecture=trial.architecture,
+            settings=SETTINGS[trial.architecture](**own),
+            learning_rate=trial.learning_rate,
+            warm_up_share=trial.settings["warm_up"],
+        )
 
 
 class PeerSide:

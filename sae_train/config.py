@@ -10,6 +10,7 @@ from sae_train.corpus.source import SourceConfig
 from steerd.host.hook_point import HookPoint
 
 _LONGEST_DEAD_WINDOW = 10_000_000  # OpenAI's (arXiv 2406.04093), for runs of billions of tokens
+WARM_UP_SHARE = 0.05  # of a run, over which the learning rate rises, where nothing else is said
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -80,7 +81,8 @@ class TrainingConfig:
     """Tokens to train on; more than there are distinct ones means several passes."""
     batch_size: int = 4096
     """Tokens a step, of all processes together."""
-    warm_up_share: float = 0.05
+    warm_up_share: float = WARM_UP_SHARE
+    """Part of the run at its start over which the learning rate rises to its highest."""
     decay_share: float = 0.2
     """Part of the run at its end over which the learning rate falls to zero."""
     gradient_clip: float = 1.0

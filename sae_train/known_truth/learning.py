@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
@@ -11,7 +12,7 @@ from torch import Tensor
 from sae_train.activations.activation_scale import estimate_scale, geometric_median
 from sae_train.architectures.catalogue import Settings, build_sae
 from sae_train.architectures.trainable_sae import TrainableSae
-from sae_train.config import TrainingConfig
+from sae_train.config import WARM_UP_SHARE, TrainingConfig
 from sae_train.evaluation.calibration import calibrate_threshold, with_threshold
 from sae_train.training.sae_training import SaeTraining
 from steerd.sae.autoencoder import SparseAutoencoder
@@ -27,6 +28,8 @@ class Candidate:
     settings: Settings
     d_sae: int
     learning_rate: float
+    warm_up_share: float = WARM_UP_SHARE
+    """Share of the run over which the learning rate rises; counts in place of the common one."""
     seed: int
     """Seed of its first weights."""
 
@@ -58,7 +61,8 @@ def learn(
 def _begin(candidate: Candidate, b_dec: Tensor, training: TrainingConfig) -> SaeTraining:
     generator = torch.Generator().manual_seed(candidate.seed)
     sae = build_sae(candidate.settings, len(b_dec), candidate.d_sae, b_dec=b_dec, generator=generator)
-    return SaeTraining(sae, training, learning_rate=candidate.learning_rate)
+    own = dataclasses.replace(training, warm_up_share=candidate.warm_up_share)
+    return SaeTraining(sae, own, learning_rate=candidate.learning_rate)
 
 
 def _served_form(sae: TrainableSae, scale: float, sample: Tensor) -> SparseAutoencoder:

@@ -42,7 +42,12 @@ class Preset:
             "topk": {"k": self.l0},
             "batch_topk": {"k": self.l0},
             "matryoshka_batch_topk": {"k": self.l0, "widths": (self.d_sae // 8, self.d_sae // 2)},
-            "jumprelu": {"target_l0": float(self.l0)},
+            "jumprelu": {
+                "target_l0": float(self.l0),
+                "sparsity_loss": "row_quadratic",
+                "l0_coefficient": 1 / 8,
+                "encoder_norm": 0.1,
+            },
         }
         return SETTINGS[architecture](**fields[architecture])  # type: ignore[arg-type]  # a table per type
 

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from sae_train.architectures.catalogue import Settings, check_settings
-from sae_train.config import TrainingConfig
+from sae_train.config import WARM_UP_SHARE, TrainingConfig
 from sae_train.known_truth.learning import Candidate, learn
 from sae_train.known_truth.presets import Preset
 from sae_train.known_truth.recovery import Recovery, recovery
@@ -27,6 +27,8 @@ class Entrant:
     architecture: str
     settings: Settings
     learning_rate: float
+    warm_up_share: float = WARM_UP_SHARE
+    """Share of the run over which the learning rate rises."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,6 +48,7 @@ class Finding:
             "architecture": self.entrant.architecture,
             **dataclasses.asdict(self.entrant.settings),
             "learning_rate": self.entrant.learning_rate,
+            "warm_up_share": self.entrant.warm_up_share,
             "d_sae": self.sae.d_sae,
             "samples": self.samples,
             "seed": self.seed,
@@ -89,6 +92,8 @@ def _check(preset: Preset, entrants: Sequence[Entrant], seeds: Sequence[int]) ->
         check_settings(entrant.settings, preset.d_sae)
         if not 0 < entrant.learning_rate < math.inf:
             raise ConfigError(f"learning_rates: must be above 0, found {entrant.learning_rate:g}")
+        if not 0 <= entrant.warm_up_share <= 1:
+            raise ConfigError(f"warm_up_share: must be between 0 and 1, found {entrant.warm_up_share:g}")
 
 
 def _usable(device: str) -> str:
@@ -113,7 +118,11 @@ def _learnt(
     training = TrainingConfig(tokens=preset.samples, batch_size=preset.batch_size)
     candidates = [
         Candidate(
-            settings=entrant.settings, d_sae=preset.d_sae, learning_rate=entrant.learning_rate, seed=seed
+            settings=entrant.settings,
+            d_sae=preset.d_sae,
+            learning_rate=entrant.learning_rate,
+            warm_up_share=entrant.warm_up_share,
+            seed=seed,
         )
         for entrant in entrants
     ]

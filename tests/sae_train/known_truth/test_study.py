@@ -76,6 +76,23 @@ def test_who_else_takes_part_changes_nothing() -> None:
     assert together.scores == alone.scores
 
 
+def test_each_entrant_has_a_warm_up_of_its_own() -> None:
+    preset = replace(TOY, samples=20 * 256)
+    usual = entrant("topk")
+    slow = replace(usual, warm_up_share=1.0)
+
+    alone, beside_slow, warmed = study(preset, [usual, usual, slow], seeds=[0])
+
+    assert alone.scores == beside_slow.scores
+    assert warmed.scores.variance_explained < alone.scores.variance_explained
+    assert warmed.as_json()["warm_up_share"] == 1.0
+
+
+def test_a_warm_up_longer_than_the_run_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"warm_up_share: must be between 0 and 1, found 1\.5"):
+        study(TOY, [replace(entrant("topk"), warm_up_share=1.5)], seeds=[0])
+
+
 def test_each_seed_begins_elsewhere() -> None:
     first, second = study(replace(TOY, samples=256), [entrant("topk")], seeds=[0, 1])
 
