@@ -6,14 +6,16 @@ RemoteError. Quick to import: neither torch nor transformers.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
 from steerd.client_channel import DEFAULT_ADDRESS, failures, open_channel
 from steerd.engine.study import Progress
+from steerd.intervention_wire import feature_message
 from steerd.pb.v1 import feature_service_pb2 as pb
 from steerd.pb.v1 import feature_service_pb2_grpc
+from steerd.sae.feature_label import FeatureLabel
 from steerd.steering.intervention import FeatureRef
 from steerd.studies.answers.result import AnswerComparison
 from steerd.studies.contrast_table import Contrast
@@ -33,6 +35,7 @@ from steerd.study_wire import (
     logit_lens,
     trace,
 )
+from steerd.study_wire.label import label_of
 
 Event = TypeVar("Event")
 
@@ -125,6 +128,14 @@ class FeatureClient:
         with failures(self.address):
             reply = self._features.GetFeature(request, timeout=self._timeout)
         return feature_description.page_of(reply)
+
+    def labels(self, features: Sequence[FeatureRef]) -> Mapping[FeatureRef, FeatureLabel]:
+        """What features are said to stand for, of those that have labels; raises RemoteError."""
+        request = pb.GetLabelsRequest(features=map(feature_message, features))
+        with failures(self.address):
+            reply = self._features.GetLabels(request, timeout=self._timeout)
+        labels = zip(features, map(label_of, reply.labels), strict=True)
+        return {feature: label for feature, label in labels if label.text}
 
     def search(
         self, words: Sequence[str], *, saes: Sequence[str] = (), limit: int | None = None

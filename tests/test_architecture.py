@@ -128,6 +128,8 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "steerd.feature_client": (
         "steerd.client_channel",
         "steerd.engine.study",
+        "steerd.intervention_wire",
+        "steerd.sae.feature_label",
         "steerd.pb",
         "steerd.steering.intervention",
         "steerd.studies",

@@ -29,8 +29,8 @@ What they share:
 - `steered_text`: one text with what steers it
 - `terminal`: the consoles they print to
 - `tables`: readings and summaries as tables
-- `feature_pages`: what an SAE folder tells about its features
+- `feature_pages`: features as a table or a page; `feature_folders`: what SAE folders tell without a server
 - `server_process`: a server as a child process
 - `label_text`: labels with their scores, as text
-- `labels`: names of features, where a server's SAE is the one at hand
+- `labels`: what the features of a server stand for
 """

@@ -5,17 +5,16 @@ from __future__ import annotations
 import argparse
 import tempfile
 import urllib.request
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from itertools import groupby
 from pathlib import Path
 
 from rich.console import Console
 
-from steerd.cli.labels import starter_labels
+from steerd.cli.labels import Labels, brief_label_of, served_labels
 from steerd.cli.server_process import free_ports, server_process, stop, wait_until_serving
 from steerd.cli.stream import show_stream
-from steerd.cli.tables import speed_line, token_table
+from steerd.cli.tables import active, speed_line, token_table
 from steerd.cli.terminal import open_console
 from steerd.client import Client
 from steerd.client_messages import ChatTurn, GenerateCall, Unit
@@ -96,7 +95,7 @@ def demo_config(grpc_port: int, metrics_port: int) -> str:
 
 def show_scenes(client: Client, console: Console) -> None:
     """Each prompt as the host answers it, then with one feature after the other."""
-    labels = starter_labels(client.saes())
+    labels = served_labels(client.address, (FeatureRef(_SAE, scene.feature) for scene in SCENES))
     for prompt, scenes in groupby(SCENES, key=lambda scene: scene.prompt):
         baseline = GenerateCall(chat=(ChatTurn("user", prompt),), temperature=0.0, max_new_tokens=48)
         console.rule(f"Prompt: {prompt}", align="left")
@@ -107,7 +106,7 @@ def show_scenes(client: Client, console: Console) -> None:
 
 
 def show_scene(
-    client: Client, console: Console, baseline: GenerateCall, scene: Scene, labels: Mapping[FeatureRef, str]
+    client: Client, console: Console, baseline: GenerateCall, scene: Scene, labels: Labels
 ) -> None:
     """The steered text, and what was active in its first tokens."""
     feature = FeatureRef(_SAE, scene.feature)
@@ -120,14 +119,15 @@ def show_scene(
         top_features_of=(_SAE,),
     )
     console.print(
-        f"\nWith feature {scene.feature}, {labels.get(feature, scene.alias)!r}, added at "
+        f"\nWith feature {scene.feature}, {brief_label_of(feature, labels)!r}, added at "
         f"{scene.strength:g} times its recorded maximum (orange: where it was active before the edit)",
         style="bold",
     )
     generation = show_stream(client, call, console)
     console.print(speed_line(generation.completed), style="dim")
     tokens = generation.tokens[:_SHOWN_TOKENS]
-    console.print(token_table(tokens, generation.readings, call.watch, labels))
+    read = (feature for reading in generation.readings for feature, _ in active(reading))
+    console.print(token_table(tokens, generation.readings, call.watch, served_labels(client.address, read)))
 
 
 def show_metrics(url: str, console: Console) -> None:

@@ -4,23 +4,21 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
 from steerd.cli import arguments
-from steerd.cli.labels import starter_labels
-from steerd.cli.tables import named, token_table
+from steerd.cli.labels import label_of, served_labels
+from steerd.cli.tables import active, named, token_table
 from steerd.cli.terminal import open_console
 from steerd.cli.text_files import read_texts
 from steerd.cli.token_painter import activations, painted
-from steerd.client import Client
 from steerd.client_messages import ChatTurn, Reading, Token
 from steerd.engine.study import Progress
 from steerd.feature_client import FeatureClient
-from steerd.steering.intervention import FeatureRef
 from steerd.studies.encoded_tokens import EncodedTokens, EncodeSummary
 from steerd.study_wire.encode import EncodeCall
 from steerd.study_wire.study_text import StudyText
@@ -67,10 +65,6 @@ def run(options: argparse.Namespace) -> int:
     """Encode and print each text as it is ready; what is incomplete is said on standard error."""
     call = encode_call(options)
     console, rest = open_console(), open_console(stderr=True)
-    labels: Mapping[FeatureRef, str] = {}
-    if not options.json:
-        with Client(options.address) as client:
-            labels = starter_labels(client.saes())
     with FeatureClient(options.address) as client:
         for event in whole_texts(client.encode(call)):
             match event:
@@ -79,7 +73,7 @@ def run(options: argparse.Namespace) -> int:
                 case EncodedTokens() if options.json:
                     console.print(json.dumps(record(event)), soft_wrap=True)
                 case EncodedTokens():
-                    _show(event, call, labels, console)
+                    _show(event, call, options.address, console)
                 case EncodeSummary(complete=False):
                     rest.print(
                         f"ended early: {event.texts} of {len(call.texts)} texts are done", style="yellow"
@@ -142,16 +136,18 @@ def record(text: EncodedTokens) -> dict[str, Any]:
     return {"text": text.text, "tokens": tokens}
 
 
-def _show(text: EncodedTokens, call: EncodeCall, labels: Mapping[FeatureRef, str], console: Console) -> None:
+def _show(text: EncodedTokens, call: EncodeCall, address: str, console: Console) -> None:
     """A text painted by each watched feature, and the table of what is active on its tokens."""
     readings, positions = (
         _readings(text),
         range(text.first_position, text.first_position + len(text.token_ids)),
     )
+    read = (feature for reading in readings for feature, _ in active(reading))
+    labels = served_labels(address, (*call.watch, *read))
     console.rule(f"Text {text.text}", align="left")
     for feature in call.watch:
         values = activations(readings, feature)
-        console.print(f"{named(feature)} {labels.get(feature, '')}, up to {max(values.values()):.2f}")
+        console.print(f"{named(feature)} {label_of(feature, labels)}, up to {max(values.values()):.2f}")
         console.print(painted(text.token_texts, [values[position] for position in positions]), soft_wrap=True)
     if call.top_features or call.full_codes:
         tokens = [

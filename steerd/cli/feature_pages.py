@@ -1,72 +1,64 @@
-"""What an SAE folder tells about its features: a table of matches, or all about one."""
+"""Features on a terminal: a table of matches, or all about one."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 
+from rich.console import Console
 from rich.table import Table
 
 from steerd.cli.label_text import label_line, score_text
-from steerd.cli.terminal import open_console
+from steerd.cli.tables import named
 from steerd.cli.token_painter import painted
-from steerd.errors import NotFound, SaeFileError
-from steerd.sae.feature_files import FeatureStatistics
-from steerd.sae.feature_label import FeatureLabel
-from steerd.sae.feature_note import FeatureExample, FeatureNote
-from steerd.sae.feature_search import search_words
-from steerd.sae.sae_file import NOTES_FILE, SaeBundle, load_sae
+from steerd.sae.feature_note import FeatureExample
+from steerd.studies.feature_matches import FeatureMatch
+from steerd.studies.feature_page import FeaturePage, TokenEffect
 
 _SHOWN_TOKENS = 8
-_SHOWN_EXAMPLES = 5
 
 
-def print_matches(folders: Sequence[Path], words: Sequence[str], limit: int) -> None:
-    """A table for each SAE of the features that match, best matches first."""
-    console = open_console()
-    for folder in folders:
-        bundle, notes = _with_notes(folder)
-        density = None if bundle.statistics is None else bundle.statistics.density
-        matches = [match.note for match in search_words(notes, words, density)]
-        shown = min(limit, len(matches))
-        console.print(_table(bundle, matches[:limit]))
-        console.print(
-            f"{shown} of {len(matches)} matches among {bundle.sae.d_sae} features of {bundle.metadata.name}"
-        )
-
-
-def _table(bundle: SaeBundle, notes: Sequence[FeatureNote]) -> Table:
-    table = Table("feature", "label", "score", "density", "max", "top tokens", "promotes")
-    for note in notes:
-        label = note.shown_label
-        table.add_row(
-            f"{bundle.metadata.name}:{note.feature}",
-            label.text,
-            score_text(label.score),
-            *_figures(bundle.statistics, note.feature),
-            _quoted(note.top_tokens),
-            _quoted(note.promoted_tokens),
-        )
+def matches_table(matches: Sequence[FeatureMatch], measure: str) -> Table:
+    """A row a feature; `measure` names the column of how well it matches, none without."""
+    table = Table("feature", "label", "score")
+    texts = any(match.texts is not None for match in matches)
+    for heading in (measure, *(("fires on", "elsewhere") if texts else ()), "density", "max"):
+        if heading:
+            table.add_column(heading, justify="right")
+    for heading in ("top tokens", "promotes"):
+        table.add_column(heading)
+    for match in matches:
+        table.add_row(*_row(match, has_measure=bool(measure)))
     return table
 
 
-def print_feature(folder: Path, feature: int) -> None:
-    """Label, figures, tokens and the contexts where one feature is most active; raises NotFound."""
-    bundle, notes = _with_notes(folder)
-    if not 0 <= feature < len(notes):
-        message = f"feature must be from 0 to {len(notes) - 1}; got {feature}"
-        raise NotFound(message, reason="FEATURE_NOT_FOUND", field="feature")
-    note = notes[feature]
-    density, highest = _figures(bundle.statistics, feature)
-    console = open_console()
-    console.print(f"{bundle.metadata.name}:{feature}  {note.shown_label.text}", style="bold")
-    console.print(f"at {bundle.metadata.hook_point} of {bundle.metadata.model_name}")
-    console.print(f"density {density}, largest activation {highest}")
-    console.print(f"most active on {_quoted(note.top_tokens)}")
-    console.print(f"promotes {_quoted(note.promoted_tokens)}")
-    for label in filter(None, (FeatureLabel(note.label, note.scores), note.written)):
+def _row(match: FeatureMatch, *, has_measure: bool) -> list[str]:
+    label = match.label
+    row = [named(match.feature), label.text if label else "", score_text(label.score) if label else ""]
+    if has_measure:
+        row.append(f"{match.match:.2f}")
+    if match.texts is not None:
+        row += [str(match.texts.fired_on), str(match.texts.fired_elsewhere)]
+    row += _figures(match.density, match.max_activation)
+    return [*row, _quoted(match.top_tokens), _quoted(match.promoted_tokens)]
+
+
+def print_page(page: FeaturePage, console: Console) -> None:
+    """Labels, figures, tokens, neighbours and contexts of one feature."""
+    shown = page.labels[0].text if page.labels else "no label"
+    density, highest = _figures(page.density, page.max_activation)
+    console.print(f"{named(page.feature)}  {shown}", style="bold")
+    console.print(f"at {page.hook_point}")
+    for label in page.labels:
         console.print(label_line(label))
-    for example in (*note.examples[:_SHOWN_EXAMPLES], *note.sampled):
+    console.print("never active" if page.dead else f"density {density}, largest activation {highest}")
+    console.print(f"most active on {_quoted(page.top_tokens)}")
+    if page.promoted_tokens or page.promoted:
+        console.print(f"promotes {_effects(page.promoted) or _quoted(page.promoted_tokens)}")
+    if page.suppressed:
+        console.print(f"suppresses {_effects(page.suppressed)}")
+    if page.neighbours:
+        console.print(matches_table(page.neighbours, "cosine"))
+    for example in page.contexts:
         console.rule(_example_title(example), align="left")
         console.print(painted(example.tokens, example.values))
 
@@ -78,19 +70,16 @@ def _example_title(example: FeatureExample) -> str:
     return f"{peak}, stronger than {example.percentile:.0f}% of where it is active"
 
 
-def _with_notes(folder: Path) -> tuple[SaeBundle, Sequence[FeatureNote]]:
-    bundle = load_sae(folder)
-    if bundle.notes is None:
-        raise SaeFileError(f"{folder}: {NOTES_FILE} is missing, so its features have no labels to search")
-    return bundle, bundle.notes
+def _figures(density: float | None, max_activation: float | None) -> tuple[str, str]:
+    """Density and largest activation, as far as they are known."""
+    return (
+        "" if density is None else f"{density:.3%}",
+        "" if max_activation is None else f"{max_activation:.2f}",
+    )
 
 
-def _figures(statistics: FeatureStatistics | None, feature: int) -> tuple[str, str]:
-    if statistics is None:
-        return "", ""
-    if statistics.dead[feature]:
-        return "dead", ""
-    return f"{statistics.density[feature]:.3%}", f"{statistics.max_activation[feature]:.2f}"
+def _effects(effects: Sequence[TokenEffect]) -> str:
+    return " ".join(f"{effect.text!r} {effect.effect:+.1f}" for effect in effects)
 
 
 def _quoted(tokens: Sequence[str]) -> str:

@@ -1,48 +1,144 @@
-"""`steerd features`: what the features of an SAE folder stand for, searched by word."""
+"""`steerd features`: what features stand for, found by words, by texts and by what is near them."""
 
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING
 
+from steerd.cli import arguments
+from steerd.cli.feature_pages import matches_table, print_page
+from steerd.cli.terminal import open_console
+from steerd.cli.text_files import read_texts
+from steerd.client_channel import DEFAULT_ADDRESS
+from steerd.client_messages import ChatTurn
 from steerd.errors import ConfigError
-from steerd.starters import STARTERS, sae_folder
+from steerd.feature_client import FeatureClient
+from steerd.starters import STARTERS
+from steerd.steering.intervention import FeatureRef
+from steerd.studies.feature_matches import Side
+from steerd.study_wire.feature_search import NearestCall, TextSearchCall
+from steerd.study_wire.study_text import StudyText
+
+if TYPE_CHECKING:
+    from steerd.cli.feature_folders import FeatureFolders
+
+DEFAULT_LIMIT = 20
 
 
 def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Register the subcommand."""
     parser = commands.add_parser(
         "features",
-        help="search the features of an SAE by word",
-        description="List features whose label or tokens contain every word, best matches first.",
-        epilog="example: steerd features music    steerd features --sae starter-14 --feature 1234",
+        help="find features by words, by texts or near others, and show one",
+        description="List features whose labels or tokens contain every word, best matches first; those near "
+        "another one; or those that fire on some texts and not on others. Or show all about one feature. SAE "
+        "folders are read without a server, unless --server or --address says to ask one; texts always ask "
+        "one, and only a server knows what a feature suppresses.",
+        epilog="example: steerd features music    steerd features --feature starter-14:1823 --server    "
+        "steerd features --on 'Will it rain?' --not-on 'What is that?'",
     )
-    parser.add_argument(
-        "words", nargs="*", metavar="WORD", help="none lists the features that are active most often"
-    )
-    parser.add_argument(
+    add = parser.add_argument
+    add("words", nargs="*", metavar="WORD", help="none lists the features that are active most often")
+    add(
         "--sae",
-        type=sae_folder,
+        action="append",
+        default=[],
         metavar="NAME",
-        help=f"one of {', '.join(STARTERS)} or an SAE folder (default: those three)",
+        help="search in this one; may be repeated. Without a server one of "
+        f"{', '.join(STARTERS)} or an SAE folder (default: those three), else a served one (default: all)",
     )
-    parser.add_argument(
-        "--limit", type=int, default=20, metavar="N", help="rows of an SAE at most (default: %(default)s)"
+    add("--limit", type=int, default=DEFAULT_LIMIT, metavar="N", help="rows at most (default: %(default)s)")
+    add("--feature", metavar="SAE:N", help="show this feature instead; N alone is a feature of the one --sae")
+    add("--near", type=arguments.feature, metavar="SAE:N", help="list features that point like this one")
+    add("--encoder", action="store_true", help="with --near: compare what features read, not what they write")
+    add(
+        "--on",
+        action="append",
+        default=[],
+        metavar="TEXT",
+        help="list features that fire on this; repeatable",
     )
-    parser.add_argument(
-        "--feature", type=int, metavar="N", help="show one feature of --sae with its examples instead"
-    )
+    add("--not-on", action="append", default=[], metavar="TEXT", help="and not on this; may be repeated")
+    add("--on-file", type=Path, metavar="FILE", help="more such texts: a line each, or .jsonl")
+    add("--not-on-file", type=Path, metavar="FILE", help="likewise")
+    add("--raw", action="store_true", help="take --on and --not-on as plain text, not as what a user says")
+    add("--server", action="store_true", help=f"ask the server at {DEFAULT_ADDRESS}")
+    add("--address", metavar="HOST:PORT", help="ask the server there")
     parser.set_defaults(run=run)
 
 
 def run(options: argparse.Namespace) -> int:
     """Print a table of matches, or one feature."""
-    from steerd.cli import feature_pages  # costs torch, which other subcommands need not pay for
-
-    if options.feature is None:
-        folders = [options.sae] if options.sae else [sae_folder(name) for name in STARTERS]
-        feature_pages.print_matches(folders, options.words, options.limit)
-    elif options.sae:
-        feature_pages.print_feature(options.sae, options.feature)
+    by_texts = bool(options.on or options.on_file)
+    asked = [bool(options.words), options.feature is not None, options.near is not None, by_texts]
+    if sum(asked) > 1:
+        raise ConfigError("words, --feature, --near and --on ask for different things: name one of them")
+    if (options.not_on or options.not_on_file) and not by_texts:
+        raise ConfigError("--not-on needs --on: texts on which the features are to fire")
+    if options.server or options.address or by_texts:
+        with FeatureClient(options.address or DEFAULT_ADDRESS) as client:
+            _ask(client, options)
     else:
-        raise ConfigError("--feature needs --sae: which SAE's feature is to be shown")
+        from steerd.cli.feature_folders import FeatureFolders  # costs torch, which a server spares
+
+        _read(FeatureFolders(options.sae or STARTERS), options)
     return 0
+
+
+def _ask(client: FeatureClient, options: argparse.Namespace) -> None:
+    """Answer from a server."""
+    console, saes, limit = open_console(), tuple(options.sae), options.limit
+    if options.feature is not None:
+        print_page(client.feature(_feature(options)), console)
+    elif options.near is not None:
+        near = client.nearest(NearestCall(near=options.near, saes=saes, side=_side(options), limit=limit))
+        console.print(matches_table(near.features, "cosine"))
+    elif options.on or options.on_file:
+        call = TextSearchCall(
+            fires_on=_texts(options.on, options.on_file, options.raw),
+            not_on=_texts(options.not_on, options.not_on_file, options.raw),
+            saes=saes,
+            limit=limit,
+        )
+        found = client.search_by_texts(call)
+        if not found.complete:
+            console.print(f"ended early, after {found.texts} texts", style="yellow")
+        console.print(matches_table(found.features, "match"))
+    else:
+        words = client.search(options.words, saes=saes, limit=limit)
+        console.print(matches_table(words.features, "match" if options.words else ""))
+        console.print(f"{len(words.features)} of {words.found} matches")
+
+
+def _read(folders: FeatureFolders, options: argparse.Namespace) -> None:
+    """Answer from SAE folders."""
+    console = open_console()
+    if options.feature is not None:
+        print_page(folders.page(_feature(options)), console)
+    elif options.near is not None:
+        console.print(matches_table(folders.nearest(options.near, _side(options), options.limit), "cosine"))
+    else:
+        words = folders.search(options.words, options.limit)
+        console.print(matches_table(words.features, "match" if options.words else ""))
+        console.print(f"{len(words.features)} of {words.found} matches among {folders.described}")
+
+
+def _feature(options: argparse.Namespace) -> FeatureRef:
+    """SAE:N, or N with the one SAE that is named."""
+    if not options.feature.isdecimal():
+        return arguments.feature(options.feature)
+    if len(options.sae) != 1:
+        raise ConfigError("--feature needs --sae: which SAE's feature is to be shown")
+    return FeatureRef(Path(options.sae[0]).resolve().name, int(options.feature))
+
+
+def _side(options: argparse.Namespace) -> Side:
+    return "encoder" if options.encoder else "decoder"
+
+
+def _texts(texts: list[str], file: Path | None, raw: bool) -> tuple[StudyText, ...]:
+    given = tuple(
+        StudyText(prompt=text) if raw else StudyText(chat=(ChatTurn("user", text),)) for text in texts
+    )
+    return given if file is None else (*given, *read_texts(file))

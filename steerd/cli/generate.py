@@ -7,7 +7,7 @@ import argparse
 from rich.console import Console
 
 from steerd.cli import arguments, condition_options, steering_options
-from steerd.cli.labels import starter_labels
+from steerd.cli.labels import served_labels
 from steerd.cli.stream import show_stream
 from steerd.cli.tables import (
     after_edit_table,
@@ -148,7 +148,9 @@ def report(client: Client, call: GenerateCall, generation: Generation, console: 
     if generation.fired:
         texts = {token.position: token.text for token in generation.tokens}
         console.print(condition_options.fired_line(generation.fired, call.triggers, texts), markup=False)
-    labels = starter_labels(client.saes()) if call.watch or call.top_features else {}
+    strongest = peaks(generation.readings)[:_SHOWN_PEAKS]
+    shown = [use.feature for use in generation.completed.features]
+    labels = served_labels(client.address, [*call.watch, *shown, *(peak.feature for peak in strongest)])
     if generation.completed.features:
         console.print(summary_table(generation.completed, labels))
     if call.after_edit:
@@ -157,7 +159,6 @@ def report(client: Client, call: GenerateCall, generation: Generation, console: 
         console.print(receipt_table(generation.started.interventions, generation.completed.receipt))
     if call.top_features:
         texts = {token.position: token.text for token in generation.tokens}
-        strongest = peaks(generation.readings)[:_SHOWN_PEAKS]
         console.print(peaks_table(strongest, texts, labels))
     if generation.completed.baseline is not None:
         console.print(divergence_line(generation.completed.baseline), style="dim")

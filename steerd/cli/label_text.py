@@ -17,6 +17,12 @@ def label_text(label: FeatureLabel) -> str:
     return f"{label.text} [{score_text(label.score)}]"
 
 
+def brief_text(label: FeatureLabel) -> str:
+    """A label without the remark in brackets at its end, and its score as a number alone."""
+    score = "?" if label.score is None else f"{label.score.value:.2f}"
+    return f"{label.text.partition(' (')[0]} [{score}]"
+
+
 def label_line(label: FeatureLabel) -> str:
     """A label with all its scores."""
     by = f", written by {label.by}" if label.by else ""

@@ -1,23 +1,35 @@
-"""Names of features, for people: a server sends numbers only."""
+"""What the features of a server are said to stand for."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Iterable, Mapping
 
-from steerd.client_views import ServedSae
-from steerd.starters import STARTERS, sae_folder
+from steerd.cli.label_text import brief_text, label_text
+from steerd.feature_client import FeatureClient
+from steerd.sae.feature_label import FeatureLabel
 from steerd.steering.intervention import FeatureRef
 
+Labels = Mapping[FeatureRef, FeatureLabel]
 
-def starter_labels(served: Sequence[ServedSae], folders: Sequence[Path] = ()) -> Mapping[FeatureRef, str]:
-    """Labels of those served SAEs whose weights are those of a starter SAE or of an SAE folder."""
-    from steerd.sae.sae_file import load_sae  # costs torch, which no other part of these commands needs
+_ASKED_AT_ONCE = 500
 
-    return {
-        FeatureRef(sae.name, note.feature): note.label
-        for bundle in (load_sae(path) for path in (*map(sae_folder, STARTERS), *folders))
-        for sae in served
-        if sae.weights_sha256 == bundle.metadata.weights_sha256
-        for note in bundle.notes or ()
-    }
+
+def served_labels(address: str, features: Iterable[FeatureRef]) -> Labels:
+    """The labels of features that a server has; raises RemoteError."""
+    asked = list(dict.fromkeys(features))
+    found: dict[FeatureRef, FeatureLabel] = {}
+    if asked:
+        with FeatureClient(address) as client:
+            for first in range(0, len(asked), _ASKED_AT_ONCE):
+                found |= client.labels(asked[first : first + _ASKED_AT_ONCE])
+    return found
+
+
+def label_of(feature: FeatureRef, labels: Labels) -> str:
+    """A feature's label with its score; empty where it has none."""
+    return label_text(labels[feature]) if feature in labels else ""
+
+
+def brief_label_of(feature: FeatureRef, labels: Labels) -> str:
+    """The same in short; the feature itself where it has no label."""
+    return brief_text(labels[feature]) if feature in labels else f"{feature.sae}:{feature.index}"

@@ -10,6 +10,7 @@ from statistics import fmean
 from rich.table import Table
 from rich.text import Text
 
+from steerd.cli.labels import Labels, brief_label_of, label_of
 from steerd.cli.token_painter import shade
 from steerd.client_messages import BaselineEnd, Completed, FeatureUse, Reading, Token
 from steerd.steering.intervention import (
@@ -100,7 +101,7 @@ def divergence_line(baseline: BaselineEnd) -> str:
     )
 
 
-def peaks_table(peaks: Sequence[Peak], tokens: Mapping[int, str], labels: Mapping[FeatureRef, str]) -> Table:
+def peaks_table(peaks: Sequence[Peak], tokens: Mapping[int, str], labels: Labels) -> Table:
     """The strongest features of a text, each with the token where it peaked."""
     table = Table(
         "feature", "label", "peak", "at token", "tokens", title="Most active features", title_justify="left"
@@ -108,7 +109,7 @@ def peaks_table(peaks: Sequence[Peak], tokens: Mapping[int, str], labels: Mappin
     for peak in peaks:
         table.add_row(
             named(peak.feature),
-            labels.get(peak.feature, ""),
+            label_of(peak.feature, labels),
             f"{peak.activation:.2f}",
             repr(tokens.get(peak.position, "")),
             str(peak.times),
@@ -120,7 +121,7 @@ def token_table(
     tokens: Sequence[Token],
     readings: Sequence[Reading],
     marked: Sequence[FeatureRef],
-    labels: Mapping[FeatureRef, str],
+    labels: Labels,
 ) -> Table:
     """The active features that were read at each token, strongest first; some of them marked."""
     by_position: dict[int, list[tuple[FeatureRef, float]]] = {}
@@ -129,19 +130,19 @@ def token_table(
     table = Table("token", "most active features", title="Features of each token", title_justify="left")
     for token in tokens:
         parts = [
-            Text.assemble((_brief(feature, labels), MARK if feature in marked else "bold"), f" {value:.1f}")
+            _brief(feature, value, feature in marked, labels)
             for feature, value in by_position.get(token.position, [])
         ]
         table.add_row(repr(token.text), Text("   ").join(parts))
     return table
 
 
-def _brief(feature: FeatureRef, labels: Mapping[FeatureRef, str]) -> str:
-    """A label without the remark in brackets at its end."""
-    return labels.get(feature, named(feature)).partition(" (")[0]
+def _brief(feature: FeatureRef, value: float, is_marked: bool, labels: Labels) -> Text:
+    label = brief_label_of(feature, labels)
+    return Text.assemble((label, MARK if is_marked else "bold"), f" {value:.1f}")
 
 
-def summary_table(completed: Completed, labels: Mapping[FeatureRef, str]) -> Table:
+def summary_table(completed: Completed, labels: Labels) -> Table:
     """What each watched or steered feature did over the request."""
     table = Table(
         "feature",
@@ -158,10 +159,10 @@ def summary_table(completed: Completed, labels: Mapping[FeatureRef, str]) -> Tab
     return table
 
 
-def _summary_row(use: FeatureUse, labels: Mapping[FeatureRef, str]) -> list[str]:
+def _summary_row(use: FeatureUse, labels: Labels) -> list[str]:
     return [
         named(use.feature),
-        labels.get(use.feature, ""),
+        label_of(use.feature, labels),
         f"{use.max_activation:.2f}",
         f"{use.mean_activation:.2f}",
         str(use.active_tokens),
@@ -169,7 +170,7 @@ def _summary_row(use: FeatureUse, labels: Mapping[FeatureRef, str]) -> list[str]
     ]
 
 
-def after_edit_table(readings: Iterable[Reading], labels: Mapping[FeatureRef, str]) -> Table:
+def after_edit_table(readings: Iterable[Reading], labels: Labels) -> Table:
     """What watched features read at the tokens that were read, before and after the edits."""
     values: dict[FeatureRef, list[tuple[float, float]]] = {}
     for reading in readings:
@@ -179,7 +180,7 @@ def after_edit_table(readings: Iterable[Reading], labels: Mapping[FeatureRef, st
     table.title_justify = "left"
     for feature, pairs in values.items():
         means = [f"{fmean(column):.2f}" for column in zip(*pairs, strict=True)]
-        table.add_row(named(feature), labels.get(feature, ""), str(len(pairs)), *means)
+        table.add_row(named(feature), label_of(feature, labels), str(len(pairs)), *means)
     return table
 
 

@@ -4,21 +4,22 @@ from __future__ import annotations
 
 import argparse
 import re
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 
 from rich.table import Table
 
 from steerd.cli import arguments
-from steerd.cli.labels import starter_labels
+from steerd.cli.labels import Labels, label_of, served_labels
 from steerd.cli.tables import named
 from steerd.cli.terminal import open_console
 from steerd.client import Client
 from steerd.client_views import Watched
 from steerd.errors import ConfigError
+from steerd.feature_client import FeatureClient
 from steerd.steering.intervention import FeatureRef
 
 _LONGEST_ALIAS = 40
+_IN_LABEL = 0.85  # SearchFeatures' match from which each word is in a label
 
 
 def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -47,14 +48,6 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         help="activation above which tokens are counted apart",
     )
     parser.add_argument("--hot", action="store_true", help="export each request's largest activation too")
-    parser.add_argument(
-        "--labels",
-        type=Path,
-        action="append",
-        default=[],
-        metavar="FOLDER",
-        help="an SAE folder to search too",
-    )
     arguments.add_address(parser)
     parser.set_defaults(run=run)
 
@@ -62,45 +55,57 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 def run(options: argparse.Namespace) -> int:
     """Change the list if that is asked for, and print it."""
     with Client(options.address) as client:
-        labels = starter_labels(client.saes(), options.labels)
         before = client.watch_list()
         if options.action != "get":
-            client.set_watch_list(_changed(options, before, labels))
-        table = _table(client.watch_list(), labels)
-    open_console().print(table)
+            client.set_watch_list(_changed(options, before))
+        watched = client.watch_list()
+    labels = served_labels(options.address, (each.feature for each in watched))
+    open_console().print(_table(watched, labels))
     return 0
 
 
-def _changed(
-    options: argparse.Namespace, before: Sequence[Watched], labels: Mapping[FeatureRef, str]
-) -> list[Watched]:
+def _changed(options: argparse.Namespace, before: Sequence[Watched]) -> list[Watched]:
     if options.action == "remove":
         unknown = set(options.items) - {watched.alias for watched in before}
         if unknown:
             raise ConfigError(f"nothing is watched as {', '.join(sorted(unknown))}")
         return [watched for watched in before if watched.alias not in options.items]
-    found = _wanted(options.items, labels, options.limit)
+    found = _wanted(options)
     new = [Watched(ref, alias, options.threshold, options.hot) for ref, alias in found.items()]
     kept = [watched for watched in before if watched.feature not in found] if options.action == "add" else []
     return [*kept, *new]
 
 
-def _wanted(items: Sequence[str], labels: Mapping[FeatureRef, str], limit: int) -> dict[FeatureRef, str]:
+def _wanted(options: argparse.Namespace) -> dict[FeatureRef, str]:
     """The features that are named and those that the words find, each with its alias."""
-    wanted, words = {}, []
-    for item in items:
+    named_features = {}
+    words = []
+    for item in options.items:
         name, _, alias = item.partition("=")
         if ":" in name:
-            ref = arguments.feature(name)
-            wanted[ref] = alias or alias_of(ref, labels.get(ref, ref.sae))
+            named_features[arguments.feature(name)] = alias
         else:
-            words.append(item.casefold())
-    if words:
-        matches = [ref for ref, label in labels.items() if all(word in label.casefold() for word in words)]
-        if not matches:
-            raise ConfigError(f"no served feature has a label with {' '.join(words)!r}")
-        wanted |= {ref: alias_of(ref, labels[ref]) for ref in matches[:limit]}
-    return wanted
+            words.append(item)
+    found = _with_label(options.address, words, options.limit) if words else {}
+    labels = {**served_labels(options.address, named_features), **found}
+    return {
+        feature: named_features.get(feature) or alias_of(feature, _text(feature, labels))
+        for feature in (*named_features, *found)
+    }
+
+
+def _with_label(address: str, words: Sequence[str], limit: int) -> Labels:
+    """The served features whose label has all the words; raises ConfigError when there is none."""
+    with FeatureClient(address) as client:
+        matches = client.search(words, limit=limit).features
+    found = {each.feature: each.label for each in matches if each.label and each.match >= _IN_LABEL}
+    if not found:
+        raise ConfigError(f"no served feature has a label with {' '.join(words)!r}")
+    return found
+
+
+def _text(feature: FeatureRef, labels: Labels) -> str:
+    return labels[feature].text if feature in labels else feature.sae
 
 
 def alias_of(feature: FeatureRef, label: str) -> str:
@@ -110,10 +115,10 @@ def alias_of(feature: FeatureRef, label: str) -> str:
     return words[: _LONGEST_ALIAS - len(number)].rstrip("_") + number
 
 
-def _table(watched: Sequence[Watched], labels: Mapping[FeatureRef, str]) -> Table:
+def _table(watched: Sequence[Watched], labels: Labels) -> Table:
     table = Table("alias", "feature", "threshold", "hot", "label")
     for each in watched:
         hot = "hot" if each.hot else ""
-        label = labels.get(each.feature, "")
-        table.add_row(each.alias, named(each.feature), f"{each.threshold:g}", hot, label)
+        row = each.alias, named(each.feature), f"{each.threshold:g}", hot, label_of(each.feature, labels)
+        table.add_row(*row)
     return table

@@ -10,8 +10,9 @@ from functools import cached_property
 from steerd.config import Config
 from steerd.host.host_model import HostModel
 from steerd.host.token_texts import TokenTexts
+from steerd.pb.v1 import feature_pb2
 from steerd.pb.v1 import feature_service_pb2 as pb
-from steerd.server.parse_feature_search import parse_nearest, parse_page, parse_words
+from steerd.server.parse_feature_search import parse_labels, parse_nearest, parse_page, parse_words
 from steerd.server.parse_study import StudyParser
 from steerd.server.study_cache import study_key
 from steerd.server.studying import Studying
@@ -23,6 +24,7 @@ from steerd.studies.feature_page import TokenEffect
 from steerd.studies.known_features import words_matched
 from steerd.studies.nearest import Nearest
 from steerd.study_wire import feature_description, feature_search
+from steerd.study_wire.label import label_message
 
 
 class FeatureLookup:
@@ -44,6 +46,15 @@ class FeatureLookup:
         page = await self._studying.answer(Describing(self._finders, self._saes, wish), self._key(wish))
         told = replace(page, promoted=self._told(page.promoted), suppressed=self._told(page.suppressed))
         return feature_description.page_message(told)
+
+    def labels(self, message: pb.GetLabelsRequest) -> pb.GetLabelsResponse:
+        """What features are said to stand for."""
+        violations = Violations()
+        features = parse_labels(message, self._parser(violations))
+        violations.raise_if_any()
+        labels = (self._saes.get(feature.sae).label(feature.index) for feature in features)
+        none = feature_pb2.FeatureLabel()
+        return pb.GetLabelsResponse(labels=[label_message(label) or none for label in labels])
 
     async def words(self, message: pb.SearchFeaturesRequest) -> pb.SearchFeaturesResponse:
         """What words find; no matter for the engine, which has nothing to compute."""

@@ -41,6 +41,7 @@ ContrastContext = grpc.aio.ServicerContext[pb.ContrastFeaturesRequest, pb.Contra
 
 
 PageContext = grpc.aio.ServicerContext[pb.GetFeatureRequest, pb.GetFeatureResponse]
+LabelsContext = grpc.aio.ServicerContext[pb.GetLabelsRequest, pb.GetLabelsResponse]
 WordsContext = grpc.aio.ServicerContext[pb.SearchFeaturesRequest, pb.SearchFeaturesResponse]
 NearestContext = grpc.aio.ServicerContext[pb.NearestFeaturesRequest, pb.NearestFeaturesResponse]
 TextSearchContext = grpc.aio.ServicerContext[pb.SearchByTextsRequest, pb.SearchByTextsResponse]
@@ -124,6 +125,13 @@ class FeatureService(FeatureServiceServicer):
         context: PageContext,  # noqa: ARG002
     ) -> pb.GetFeatureResponse:
         return await self._lookup.page(message)
+
+    async def GetLabels(
+        self,
+        message: pb.GetLabelsRequest,
+        context: LabelsContext,  # noqa: ARG002
+    ) -> pb.GetLabelsResponse:
+        return self._lookup.labels(message)
 
     async def SearchFeatures(
         self,

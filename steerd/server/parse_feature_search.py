@@ -34,6 +34,16 @@ def parse_page(message: pb.GetFeatureRequest, parser: StudyParser) -> PageWish:
     return PageWish(feature or FeatureRef("", 0), tokens, neighbours)
 
 
+def parse_labels(message: pb.GetLabelsRequest, parser: StudyParser) -> tuple[FeatureRef, ...]:
+    """Whose labels; empty when there are too many."""
+    limit = parser.config.limits.max_ranked_features
+    if not parser.violations.must_be_at_most("features", len(message.features), limit, "features"):
+        return ()
+    targets = TargetParser(parser.host, parser.saes, parser.violations)
+    found = [targets.feature(each, f"features[{place}]") for place, each in enumerate(message.features)]
+    return tuple(feature for feature in found if feature is not None)
+
+
 def parse_words(message: pb.SearchFeaturesRequest, parser: StudyParser) -> tuple[tuple[str, ...], int]:
     """The SAEs to search, and how many features to tell."""
     violations = parser.violations

@@ -8,11 +8,11 @@ from dataclasses import replace
 from steerd.engine.study import Progress
 from steerd.host.host_model import HostModel
 from steerd.host.output_tokens import OutputTokenFinder
-from steerd.sae.nearest_features import nearest_to
 from steerd.steering.loaded_saes import LoadedSae, LoadedSaes
 from steerd.studies.feature_matches import FeatureMatch
 from steerd.studies.feature_page import FeaturePage, PageWish, TokenEffect
-from steerd.studies.known_features import known_page, matched
+from steerd.studies.known_features import known_page
+from steerd.studies.nearest import nearest_in
 
 
 class OutputTokenFinders:
@@ -66,8 +66,7 @@ class Describing:
         return tuple(map(TokenEffect, raised, up)), tuple(map(TokenEffect, lowered, down))
 
     def _neighbours(self) -> tuple[FeatureMatch, ...]:
-        W_dec, index = self._loaded.sae.W_dec, self._wish.feature.index
-        near = nearest_to(W_dec[index], W_dec, count=self._wish.neighbours + 1)
-        others = zip(near.features.tolist(), near.cosines.tolist(), strict=True)
-        found = [matched(self._loaded, other, cosine) for other, cosine in others if other != index]
-        return tuple(found[: self._wish.neighbours])
+        direction = self._loaded.sae.W_dec[self._wish.feature.index]
+        near = nearest_in(self._loaded, direction, "decoder", self._wish.neighbours + 1)
+        others = [match for match in near if match.feature != self._wish.feature]
+        return tuple(others[: self._wish.neighbours])

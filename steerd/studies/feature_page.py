@@ -36,7 +36,8 @@ class FeaturePage:
     """One feature; None or empty for what its SAE's file does not record.
 
     Of `labels` the first is the one to show. `contexts` are the strongest ones, then those with a percentile.
-    `promoted` and `suppressed` are empty until the host was asked.
+    `promoted` and `suppressed` are empty until the host was asked; `promoted_tokens` is what the file says of
+    that, for who cannot ask it.
     """
 
     feature: FeatureRef
@@ -48,6 +49,7 @@ class FeaturePage:
     dead: bool = False
     top_tokens: tuple[str, ...] = ()
     contexts: tuple[FeatureExample, ...] = ()
+    promoted_tokens: tuple[str, ...] = ()
     promoted: tuple[TokenEffect, ...] = ()
     suppressed: tuple[TokenEffect, ...] = ()
     neighbours: tuple[FeatureMatch, ...] = ()

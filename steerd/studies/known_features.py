@@ -55,6 +55,7 @@ def known_page(loaded: LoadedSae, index: int) -> FeaturePage:
         mean_activation=float(statistics.mean_activation[index]) if statistics else None,
         dead=bool(statistics.dead[index]) if statistics else False,
         top_tokens=tuple(note.top_tokens) if note else (),
+        promoted_tokens=tuple(note.promoted_tokens) if note else (),
         contexts=(*note.examples, *note.sampled) if note else (),
     )
 

@@ -1,4 +1,4 @@
-"""Searching the features of an SAE folder."""
+"""Features of SAE folders and of a server, on the command line."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from steerd.__main__ import main
 from steerd.sae.feature_label import FeatureLabel, LabelScore
 from steerd.sae.feature_note import FeatureExample
 from steerd.sae.sae_file import save_sae
+from tests.server.running_server import RunningServer, tiny_config, tiny_parts
 from tests.tiny_saes import bundle_of, random_sae
 
 
@@ -65,6 +66,64 @@ def test_a_feature_that_is_not_there_names_the_bound(
 
     assert main(["features", "--feature", "8", "--sae", str(tmp_path / "sae")]) == 1
     assert "from 0 to 7; got 8" in capsys.readouterr().err
+
+
+def test_folders_are_searched_together(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for seed, name in enumerate(("one", "two")):
+        save_sae(tmp_path / name, bundle_of(random_sae(d_sae=8, seed=seed)))
+    saes = ["--sae", str(tmp_path / "one"), "--sae", str(tmp_path / "two")]
+
+    assert main(["features", "label", "5", *saes]) == 0
+    words = capsys.readouterr().out
+    assert main(["features", "--near", "one:5", "--limit", "4", *saes]) == 0
+    near = capsys.readouterr().out
+    assert main(["features", "--feature", "two:3", *saes]) == 0
+    page = capsys.readouterr().out
+
+    assert re.findall(r"(one|two):5 ", words) == ["one", "two"]
+    assert "2 of 2 matches among 16 features of one, two" in words
+    assert len(re.findall(r"(one|two):\d", near)) == 4
+    assert not re.search(r"one:5 ", near)
+    assert "two:3  label of 3" in page
+    assert len(re.findall(r"two:\d", page)) == 8  # its own line and seven neighbours
+
+
+def test_a_server_is_asked_when_it_is_named(capsys: pytest.CaptureFixture[str]) -> None:
+    with RunningServer(tiny_config(), *tiny_parts()) as server:
+        address = ["--address", server.address]
+        assert main(["features", "label", "13", *address]) == 0
+        words = capsys.readouterr().out
+        assert main(["features", "--feature", "late:7", *address]) == 0
+        page = capsys.readouterr().out
+        reads = ["--near", "late:7", "--encoder", "--sae", "early", "--limit", "3"]
+        assert main(["features", *reads, *address]) == 0
+        near = capsys.readouterr().out
+        assert main(["features", "--on", "rain", "--not-on", "sun", "--limit", "2", "--raw", *address]) == 0
+        texts = capsys.readouterr().out
+
+    assert "2 of 2 matches" in words
+    assert "late:7  label of 7" in page
+    assert "suppresses" in page
+    assert len(re.findall(r"early:\d", near)) == 3
+    assert "cosine" in near
+    assert "fires on" in texts
+    assert len(re.findall(r"(early|late):\d", texts)) <= 2
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["sea", "--feature", "a:1"], "ask for different things"),
+        (["--near", "a:1", "--on", "x"], "ask for different things"),
+        (["--not-on", "x"], "--not-on needs --on"),
+        (["--feature", "7"], "--feature needs --sae"),
+        (["--feature", "starter-7:1"], "no SAE named 'starter-7' among starter-9"),
+    ],
+)
+def test_a_mistake_is_one_line(capsys: pytest.CaptureFixture[str], options: list[str], said: str) -> None:
+    assert main(["features", *options]) == 1
+
+    assert said in capsys.readouterr().err
 
 
 def test_an_sae_without_labels_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

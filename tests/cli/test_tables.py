@@ -19,6 +19,7 @@ from steerd.cli.tables import (
     token_table,
 )
 from steerd.client_messages import BaselineEnd, Completed, FeatureUse, Reading, Token
+from steerd.sae.feature_label import FeatureLabel, LabelScore
 from steerd.steering.intervention import (
     Ablate,
     Add,
@@ -81,10 +82,10 @@ def test_what_was_read_after_the_edits_is_told_beside_what_was_read_before() -> 
         Reading(5, "s", (1, 2), (3.0, 0.0), (6.0, 0.25)),
     ]
 
-    lines = printed(after_edit_table(readings, {ONE: "one"})).splitlines()
+    lines = printed(after_edit_table(readings, {ONE: FeatureLabel("one")})).splitlines()
     rows = [[cell.strip() for cell in line.split("\N{BOX DRAWINGS LIGHT VERTICAL}")[1:-1]] for line in lines]
 
-    assert ["s:1", "one", "2", "2.00", "4.00"] in rows
+    assert ["s:1", "one [untested]", "2", "2.00", "4.00"] in rows
     assert ["s:2", "", "2", "0.25", "0.38"] in rows
     assert not any("s:9" in row for row in rows)
 
@@ -106,18 +107,19 @@ def test_a_peak_is_the_largest_reading_and_counts_all() -> None:
 
 
 def test_tables_show_labels_and_survive_brackets() -> None:
-    labels = {ONE: "[bold] brackets"}
+    labels = {ONE: FeatureLabel("[bold] brackets", (LabelScore("tokens", 0.75, 9),))}
 
-    assert "[bold] brackets" in printed(summary_table(COMPLETED, labels))
+    assert "[bold] brackets [0.75]" in printed(summary_table(COMPLETED, labels))
     assert "' [x]'" in printed(peaks_table([Peak(ONE, 3.0, 5, 3)], {5: " [x]"}, labels))
 
 
 def test_each_token_has_its_features() -> None:
     tokens = [Token(0, 5, 0.0, "a"), Token(0, 6, 0.0, "b")]
 
-    lines = printed(token_table(tokens, [Reading(5, "s", (2,), (1.5,))], [], {TWO: "seas"})).splitlines()
+    labels = {TWO: FeatureLabel("seas (mostly novels)", (LabelScore("tokens", 0.75, 9),))}
+    lines = printed(token_table(tokens, [Reading(5, "s", (2, 1), (1.5, 0.5))], [], labels)).splitlines()
 
-    assert any("'a'" in line and "seas 1.5" in line for line in lines)
+    assert any("'a'" in line and "seas [0.75] 1.5   s:1 0.5" in line for line in lines)
     assert any("'b'" in line and "seas" not in line for line in lines)
 
 

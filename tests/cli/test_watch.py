@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
@@ -12,52 +11,36 @@ from steerd.__main__ import main
 from steerd.cli.watch import alias_of
 from steerd.client import Client
 from steerd.client_views import Watched
-from steerd.sae.sae_file import load_sae, save_sae
 from steerd.steering.intervention import FeatureRef
-from steerd.steering.loaded_saes import LoadedSaes
-from tests.server.running_server import RunningServer, tiny_config
-from tests.tiny_hosts import make_tiny_host
-from tests.tiny_saes import tiny_sae
+from tests.server.running_server import RunningServer, tiny_config, tiny_parts
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    host = make_tiny_host("llama")
-    folder = tmp_path_factory.mktemp("sae")
-    save_sae(folder / "late", tiny_sae(host, "blocks.2.hook_resid_post", seed=2))
-    return folder / "late"
-
-
-@pytest.fixture(scope="module")
-def server(folder: Path) -> Iterator[RunningServer]:
-    host = make_tiny_host("llama")
-    saes = LoadedSaes(host)
-    saes.add("early", tiny_sae(host, "blocks.0.hook_resid_post", seed=1))
-    saes.add("late", load_sae(folder))
-    with RunningServer(tiny_config(), host, saes) as running:
+def server() -> Iterator[RunningServer]:
+    with RunningServer(tiny_config(), *tiny_parts()) as running:
         yield running
 
 
 def test_features_are_added_by_name_and_by_label_and_removed(
-    server: RunningServer, folder: Path, capsys: pytest.CaptureFixture[str]
+    server: RunningServer, capsys: pytest.CaptureFixture[str]
 ) -> None:
     address = ["--address", server.address]
 
     assert main(["watch", "set", "early:3=third", "early:4", "--hot", *address]) == 0
-    assert main(["watch", "add", "Label", "13", "--labels", str(folder), "--threshold", "2", *address]) == 0
+    assert main(["watch", "add", "Label", "13", "--threshold", "2", "--limit", "1", *address]) == 0
     with Client(server.address) as client:
         assert client.watch_list() == [
             Watched(FeatureRef("early", 3), "third", hot=True),
-            Watched(FeatureRef("early", 4), "early_4", hot=True),
-            Watched(FeatureRef("late", 13), "label_of_13_13", 2.0),
+            Watched(FeatureRef("early", 4), "label_of_4_4", hot=True),
+            Watched(FeatureRef("early", 13), "label_of_13_13", 2.0),
         ]
-    assert main(["watch", "remove", "third", "early_4", *address]) == 0
+    assert main(["watch", "remove", "third", "label_of_4_4", *address]) == 0
 
     printed = capsys.readouterr().out
-    assert "label of 13" in printed
+    assert "label of 13 [untested]" in printed
     assert re.search(r"third.*early:3.*hot", printed)
     with Client(server.address) as client:
-        assert [watched.alias for watched in client.watch_list()] == ["label_of_13_13"]
+        assert [watched.feature for watched in client.watch_list()] == [FeatureRef("early", 13)]
 
 
 @pytest.mark.parametrize(

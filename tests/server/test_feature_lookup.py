@@ -19,6 +19,7 @@ from steerd.engine.study import Progress
 from steerd.feature_client import FeatureClient
 from steerd.host.output_tokens import output_tokens
 from steerd.host.token_texts import TokenTexts
+from steerd.intervention_wire import feature_message
 from steerd.pb.v1 import feature_pb2
 from steerd.pb.v1 import feature_service_pb2 as pb
 from steerd.steering.intervention import FeatureRef
@@ -67,6 +68,18 @@ def test_words_are_found_in_all_saes_or_in_some(client: FeatureClient) -> None:
     assert (one.found, len(one.features)) == (64, 4)
     assert client.search(["no-such-word"]).features == ()
     assert client.search([]).found == 128
+
+
+def test_labels_are_told_in_the_order_asked_for(server: RunningServer, client: FeatureClient) -> None:
+    features = [FeatureRef("late", 5), FeatureRef("early", 2), FeatureRef("late", 5)]
+
+    reply = server.features.GetLabels(pb.GetLabelsRequest(features=map(feature_message, features)))
+
+    assert [label.text for label in reply.labels] == ["label of 5", "label of 2", "label of 5"]
+    assert {ref: label.text for ref, label in client.labels(features).items()} == {
+        features[0]: "label of 5",
+        features[1]: "label of 2",
+    }
 
 
 def test_neighbours_are_found_across_layers(server: RunningServer, client: FeatureClient) -> None:
@@ -121,6 +134,7 @@ VECTOR = pb.FeatureVector(values=[1.0] * 32)
     [
         (pb.GetFeatureRequest(feature=LATE, output_tokens=260), ["output_tokens"]),
         (pb.GetFeatureRequest(feature=LATE, neighbours=1001), ["neighbours"]),
+        (pb.GetLabelsRequest(features=[LATE] * 1001), ["features"]),
         (pb.SearchFeaturesRequest(words=["x"] * 33), ["words"]),
         (pb.SearchFeaturesRequest(words=["a", " "]), ["words[1]"]),
         (pb.SearchFeaturesRequest(words=["x" * 201]), ["words[0]"]),

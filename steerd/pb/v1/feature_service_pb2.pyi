@@ -2007,6 +2007,54 @@ class GetFeatureResponse(_message.Message):
 Global___GetFeatureResponse: _TypeAlias = GetFeatureResponse  # noqa: Y015
 
 @_typing.final
+class GetLabelsRequest(_message.Message):
+    """Which features."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FEATURES_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def features(self) -> _containers.RepeatedCompositeFieldContainer[_feature_pb2.FeatureRef]:
+        """At most as many as a study may rank (see Limits.max_ranked_features)."""
+
+    def __init__(
+        self,
+        *,
+        features: _abc.Iterable[_feature_pb2.FeatureRef] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["features", b"features"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetLabelsRequest: _TypeAlias = GetLabelsRequest  # noqa: Y015
+
+@_typing.final
+class GetLabelsResponse(_message.Message):
+    """What they are said to stand for."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    LABELS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def labels(self) -> _containers.RepeatedCompositeFieldContainer[_feature_pb2.FeatureLabel]:
+        """In the order of the request; without text where the SAE's file has no labels."""
+
+    def __init__(
+        self,
+        *,
+        labels: _abc.Iterable[_feature_pb2.FeatureLabel] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["labels", b"labels"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetLabelsResponse: _TypeAlias = GetLabelsResponse  # noqa: Y015
+
+@_typing.final
 class SearchFeaturesRequest(_message.Message):
     """Which words."""
 

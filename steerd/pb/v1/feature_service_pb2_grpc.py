@@ -74,6 +74,11 @@ class FeatureServiceStub:
                 request_serializer=steerd_dot_pb_dot_v1_dot_feature__service__pb2.GetFeatureRequest.SerializeToString,
                 response_deserializer=steerd_dot_pb_dot_v1_dot_feature__service__pb2.GetFeatureResponse.FromString,
                 _registered_method=True)
+        self.GetLabels = channel.unary_unary(
+                '/steerd.v1.FeatureService/GetLabels',
+                request_serializer=steerd_dot_pb_dot_v1_dot_feature__service__pb2.GetLabelsRequest.SerializeToString,
+                response_deserializer=steerd_dot_pb_dot_v1_dot_feature__service__pb2.GetLabelsResponse.FromString,
+                _registered_method=True)
         self.SearchFeatures = channel.unary_unary(
                 '/steerd.v1.FeatureService/SearchFeatures',
                 request_serializer=steerd_dot_pb_dot_v1_dot_feature__service__pb2.SearchFeaturesRequest.SerializeToString,
@@ -153,6 +158,13 @@ class FeatureServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def GetLabels(self, request, context):
+        """Tells what features are said to stand for.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def SearchFeatures(self, request, context):
         """Finds features by words in their labels and tokens, in all SAEs at once.
         """
@@ -218,6 +230,11 @@ def add_FeatureServiceServicer_to_server(servicer, server):
                     servicer.GetFeature,
                     request_deserializer=steerd_dot_pb_dot_v1_dot_feature__service__pb2.GetFeatureRequest.FromString,
                     response_serializer=steerd_dot_pb_dot_v1_dot_feature__service__pb2.GetFeatureResponse.SerializeToString,
+            ),
+            'GetLabels': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetLabels,
+                    request_deserializer=steerd_dot_pb_dot_v1_dot_feature__service__pb2.GetLabelsRequest.FromString,
+                    response_serializer=steerd_dot_pb_dot_v1_dot_feature__service__pb2.GetLabelsResponse.SerializeToString,
             ),
             'SearchFeatures': grpc.unary_unary_rpc_method_handler(
                     servicer.SearchFeatures,
@@ -434,6 +451,33 @@ class FeatureService:
             '/steerd.v1.FeatureService/GetFeature',
             steerd_dot_pb_dot_v1_dot_feature__service__pb2.GetFeatureRequest.SerializeToString,
             steerd_dot_pb_dot_v1_dot_feature__service__pb2.GetFeatureResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetLabels(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/steerd.v1.FeatureService/GetLabels',
+            steerd_dot_pb_dot_v1_dot_feature__service__pb2.GetLabelsRequest.SerializeToString,
+            steerd_dot_pb_dot_v1_dot_feature__service__pb2.GetLabelsResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -52,6 +52,8 @@ class FeatureServiceStub:
     """Finds what pushes a right and a wrong answer to a text, and what little makes the right one win."""
     GetFeature: _grpc.UnaryUnaryMultiCallable[_feature_service_pb2.GetFeatureRequest, _feature_service_pb2.GetFeatureResponse]
     """Tells all that is known of one feature."""
+    GetLabels: _grpc.UnaryUnaryMultiCallable[_feature_service_pb2.GetLabelsRequest, _feature_service_pb2.GetLabelsResponse]
+    """Tells what features are said to stand for."""
     SearchFeatures: _grpc.UnaryUnaryMultiCallable[_feature_service_pb2.SearchFeaturesRequest, _feature_service_pb2.SearchFeaturesResponse]
     """Finds features by words in their labels and tokens, in all SAEs at once."""
     NearestFeatures: _grpc.UnaryUnaryMultiCallable[_feature_service_pb2.NearestFeaturesRequest, _feature_service_pb2.NearestFeaturesResponse]
@@ -85,6 +87,8 @@ class FeatureServiceAsyncStub(FeatureServiceStub):
     """Finds what pushes a right and a wrong answer to a text, and what little makes the right one win."""
     GetFeature: _aio.UnaryUnaryMultiCallable[_feature_service_pb2.GetFeatureRequest, _feature_service_pb2.GetFeatureResponse]  # type: ignore[assignment]
     """Tells all that is known of one feature."""
+    GetLabels: _aio.UnaryUnaryMultiCallable[_feature_service_pb2.GetLabelsRequest, _feature_service_pb2.GetLabelsResponse]  # type: ignore[assignment]
+    """Tells what features are said to stand for."""
     SearchFeatures: _aio.UnaryUnaryMultiCallable[_feature_service_pb2.SearchFeaturesRequest, _feature_service_pb2.SearchFeaturesResponse]  # type: ignore[assignment]
     """Finds features by words in their labels and tokens, in all SAEs at once."""
     NearestFeatures: _aio.UnaryUnaryMultiCallable[_feature_service_pb2.NearestFeaturesRequest, _feature_service_pb2.NearestFeaturesResponse]  # type: ignore[assignment]
@@ -157,6 +161,14 @@ class FeatureServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_feature_service_pb2.GetFeatureResponse, _abc.Awaitable[_feature_service_pb2.GetFeatureResponse]]:
         """Tells all that is known of one feature."""
+
+    @_abc_1.abstractmethod
+    def GetLabels(
+        self,
+        request: _feature_service_pb2.GetLabelsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_feature_service_pb2.GetLabelsResponse, _abc.Awaitable[_feature_service_pb2.GetLabelsResponse]]:
+        """Tells what features are said to stand for."""
 
     @_abc_1.abstractmethod
     def SearchFeatures(
