@@ -7,6 +7,7 @@ import sys
 from collections.abc import Sequence
 
 from steerd.cli import (
+    attribute,
     compare,
     contrast,
     demo,
@@ -38,6 +39,7 @@ _COMMANDS = (
     features,
     contrast,
     compare,
+    attribute,
     lens,
     trace,
     effects,

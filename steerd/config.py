@@ -110,7 +110,8 @@ class LimitsConfig:
     request together, `max_tests` for the tests of all its conditions, `max_scope_items` for the positions,
     token ids and roles of one scope. A study has at most `max_study_texts` texts of `max_text_tokens` each
     and `max_study_tokens` together, ranks at most `max_ranked_features` at a time, and tells at most
-    `max_study_values` numbers of what it saw in one text.
+    `max_study_values` numbers of what it saw in one text. Where it needs gradients, a prompt and its answers
+    have at most `max_gradient_tokens`, as all rows of all layers are kept in memory at once.
     """
 
     max_new_tokens: int = field(default=2048, metadata=_between(1, 1_000_000))
@@ -131,6 +132,7 @@ class LimitsConfig:
     max_study_texts: int = field(default=2048, metadata=_between(1, 1_000_000))
     max_text_tokens: int = field(default=2048, metadata=_between(1, 1_000_000))
     max_study_tokens: int = field(default=262_144, metadata=_between(1, 100_000_000))
+    max_gradient_tokens: int = field(default=512, metadata=_between(2, 1_000_000))
     max_ranked_features: int = field(default=1000, metadata=_between(1, 1_000_000))
     max_study_values: int = field(default=32_768, metadata=_between(1, 10_000_000))
 

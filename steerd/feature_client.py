@@ -18,6 +18,7 @@ from steerd.pb.v1 import feature_service_pb2_grpc
 from steerd.sae.feature_label import FeatureLabel
 from steerd.steering.intervention import FeatureRef
 from steerd.studies.answers.result import AnswerComparison
+from steerd.studies.attribution.result import Attribution
 from steerd.studies.contrast_table import Contrast
 from steerd.studies.effect_table import EffectTable
 from steerd.studies.encoded_tokens import EncodedTokens, EncodeSummary
@@ -27,6 +28,7 @@ from steerd.studies.lens_table import LensTable
 from steerd.studies.trace_table import TraceTable
 from steerd.study_wire import (
     answers,
+    attribution,
     contrast,
     effects,
     encode,
@@ -165,6 +167,15 @@ class FeatureClient:
         with failures(self.address):
             replies = self._features.SearchByTexts(request, timeout=self._timeout)
             result: TextMatches = _result(_events(replies, feature_search.text_search_event), told)
+        return result
+
+    def attribute(
+        self, call: attribution.AttributeCall, told: Callable[[Progress], None] | None = None
+    ) -> Attribution:
+        """Which features move what the host answers; `told` hears how far it is. Raises RemoteError."""
+        with failures(self.address):
+            replies = self._features.Attribute(attribution.attribute_request(call), timeout=self._timeout)
+            result: Attribution = _result(_events(replies, attribution.attribute_event), told)
         return result
 
 

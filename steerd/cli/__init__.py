@@ -9,6 +9,7 @@
 - `presets`: the steering that a server's operator has prepared, and the policies in force
 - `watch`: the features that a server exports as metrics
 - `top`: the features that are above their usual strength on a server now
+- `attribute`: the features that move what the host answers
 - `lens`: what the host would predict after each layer
 - `trace`: the features that are active at some tokens, in the SAEs of all layers
 - `effects`: what ablating features changes for each token of a text, also as a page (`effect_page`)
@@ -31,6 +32,8 @@ What they share:
 - `tables`: readings and summaries as tables
 - `feature_pages`: features as a table or a page; `feature_folders`: what SAE folders tell without a server
 - `server_process`: a server as a child process
+- `attribution_page`, `graph_layout`: an attribution as a page, and where its nodes stand there
+- `attribution_graph`: its graph as a file for other viewers
 - `label_text`: labels with their scores, as text
 - `labels`: what the features of a server stand for
 """

@@ -22,8 +22,8 @@ A Generate call passes, in this order:
 - `stop_text`: holds text back while it may be the start of a stop string
 
 A study passes `feature_service`, then:
-- `parse_study`: what the requests of all studies share; `parse_encode`, `parse_contrast` and
-  `parse_feature_search`, what each has of its own
+- `parse_study`: what the requests of all studies share; `parse_encode`, `parse_contrast`,
+  `parse_attribution` and `parse_feature_search`, what each has of its own
 - `steered_studies`: those of one text under steering; `parse_steered` is what their requests share,
   `parse_lens`, `parse_trace`, `parse_effects` and `parse_answers` what each has of its own; `parse_token`, a
   token by its name

@@ -13,6 +13,7 @@ from steerd.host.host_model import HostModel
 from steerd.pb.v1 import feature_service_pb2 as pb
 from steerd.pb.v1.feature_service_pb2_grpc import FeatureServiceServicer
 from steerd.server.feature_lookup import FeatureLookup
+from steerd.server.parse_attribution import parse_attribution
 from steerd.server.parse_contrast import parse_contrast
 from steerd.server.parse_encode import parse_encode
 from steerd.server.parse_feature_search import parse_text_search
@@ -23,13 +24,15 @@ from steerd.server.studying import AskedStudy, Studying
 from steerd.server.violations import Violations
 from steerd.steering.loaded_saes import LoadedSaes
 from steerd.steering.plan_hash import identities
+from steerd.studies.attribution.result import Attribution
+from steerd.studies.attribution.study import Attributing
 from steerd.studies.contrast import Contrasting
 from steerd.studies.contrast_table import Contrast
 from steerd.studies.encoded_tokens import EncodedTokens, EncodeSummary
 from steerd.studies.encoding import Encoding
 from steerd.studies.feature_matches import TextMatches
 from steerd.studies.text_search import TextSearch
-from steerd.study_wire import contrast, encode, feature_search
+from steerd.study_wire import attribution, contrast, encode, feature_search
 
 StopContext = grpc.aio.ServicerContext[pb.StopStudyRequest, pb.StopStudyResponse]
 EncodeContext = grpc.aio.ServicerContext[pb.EncodeRequest, pb.EncodeResponse]
@@ -37,6 +40,7 @@ LensContext = grpc.aio.ServicerContext[pb.LogitLensRequest, pb.LogitLensResponse
 TraceContext = grpc.aio.ServicerContext[pb.TraceRequest, pb.TraceResponse]
 EffectsContext = grpc.aio.ServicerContext[pb.MeasureEffectsRequest, pb.MeasureEffectsResponse]
 AnswersContext = grpc.aio.ServicerContext[pb.CompareAnswersRequest, pb.CompareAnswersResponse]
+AttributeContext = grpc.aio.ServicerContext[pb.AttributeRequest, pb.AttributeResponse]
 ContrastContext = grpc.aio.ServicerContext[pb.ContrastFeaturesRequest, pb.ContrastFeaturesResponse]
 
 
@@ -107,6 +111,19 @@ class FeatureService(FeatureServiceServicer):
         self, message: pb.MeasureEffectsRequest, context: EffectsContext
     ) -> None:
         await self._studying.run(message, context, self._steered.effects)
+
+    async def Attribute(self, message: pb.AttributeRequest, context: AttributeContext) -> None:  # type: ignore[override]
+        await self._studying.run(message, context, self._attribute)
+
+    def _attribute(self, message: pb.AttributeRequest) -> AskedStudy[Attribution]:
+        wish = parse_attribution(message, self._parser(Violations()))
+        saes = [self._saes.get(name) for name in wish.saes]
+        return AskedStudy(
+            study=Attributing(self._host, saes, wish, slice_tokens=self._slice_tokens),
+            response=pb.AttributeResponse,
+            result_message=attribution.attribution_message,
+            key=self._key(wish),
+        )
 
     def _contrast(self, message: pb.ContrastFeaturesRequest) -> AskedStudy[Contrast]:
         violations = Violations()

@@ -5,6 +5,7 @@
 - `contrast`: ContrastFeatures
 - `answers`: CompareAnswers
 - `steered_text`: a text with all that steers it
+- `attribution`: Attribute
 - `logit_lens`, `trace`, `effects`: LogitLens, Trace and MeasureEffects
 - `label`: labels of features with their score
 - `feature_description`: labels, found features and GetFeature's pages

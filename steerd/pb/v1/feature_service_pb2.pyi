@@ -103,6 +103,124 @@ FEATURE_SIDE_ENCODER: FeatureSide.ValueType  # 2
 """What it reads: its column of W_enc."""
 Global___FeatureSide: _TypeAlias = FeatureSide  # noqa: Y015
 
+class _AttributionMethod:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _AttributionMethodEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_AttributionMethod.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    ATTRIBUTION_METHOD_UNSPECIFIED: _AttributionMethod.ValueType  # 0
+    """ATTRIBUTION_METHOD_INTEGRATED_GRADIENTS."""
+    ATTRIBUTION_METHOD_DIRECT: _AttributionMethod.ValueType  # 1
+    """Direct logit attribution: what a feature on the last token adds to the logits past all layers in between, the scale
+    of the final norm held. Other tokens have no effect by it.
+    """
+    ATTRIBUTION_METHOD_GRADIENT: _AttributionMethod.ValueType  # 2
+    """Attribution patching: activation times gradient, in one pass."""
+    ATTRIBUTION_METHOD_INTEGRATED_GRADIENTS: _AttributionMethod.ValueType  # 3
+    """Activation times the mean gradient of a path on which a group of the SAE's features comes up from zero together,
+    all else staying. One group is what is usually called integrated gradients of SAE features; more groups predict
+    single features better. Each SAE costs groups times steps passes of the prompt.
+    """
+
+class AttributionMethod(_AttributionMethod, metaclass=_AttributionMethodEnumTypeWrapper):
+    """How the effect of taking a feature out is predicted."""
+
+ATTRIBUTION_METHOD_UNSPECIFIED: AttributionMethod.ValueType  # 0
+"""ATTRIBUTION_METHOD_INTEGRATED_GRADIENTS."""
+ATTRIBUTION_METHOD_DIRECT: AttributionMethod.ValueType  # 1
+"""Direct logit attribution: what a feature on the last token adds to the logits past all layers in between, the scale
+of the final norm held. Other tokens have no effect by it.
+"""
+ATTRIBUTION_METHOD_GRADIENT: AttributionMethod.ValueType  # 2
+"""Attribution patching: activation times gradient, in one pass."""
+ATTRIBUTION_METHOD_INTEGRATED_GRADIENTS: AttributionMethod.ValueType  # 3
+"""Activation times the mean gradient of a path on which a group of the SAE's features comes up from zero together,
+all else staying. One group is what is usually called integrated gradients of SAE features; more groups predict
+single features better. Each SAE costs groups times steps passes of the prompt.
+"""
+Global___AttributionMethod: _TypeAlias = AttributionMethod  # noqa: Y015
+
+class _AttributionMetric:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _AttributionMetricEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_AttributionMetric.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    ATTRIBUTION_METRIC_UNSPECIFIED: _AttributionMetric.ValueType  # 0
+    """Not used."""
+    ATTRIBUTION_METRIC_LOGIT: _AttributionMetric.ValueType  # 1
+    """A logit, or the difference of two."""
+    ATTRIBUTION_METRIC_LOGPROB: _AttributionMetric.ValueType  # 2
+    """A log-probability of an answer, or the difference of two."""
+
+class AttributionMetric(_AttributionMetric, metaclass=_AttributionMetricEnumTypeWrapper):
+    """What a metric is made of."""
+
+ATTRIBUTION_METRIC_UNSPECIFIED: AttributionMetric.ValueType  # 0
+"""Not used."""
+ATTRIBUTION_METRIC_LOGIT: AttributionMetric.ValueType  # 1
+"""A logit, or the difference of two."""
+ATTRIBUTION_METRIC_LOGPROB: AttributionMetric.ValueType  # 2
+"""A log-probability of an answer, or the difference of two."""
+Global___AttributionMetric: _TypeAlias = AttributionMetric  # noqa: Y015
+
+class _AttributionNodeKind:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _AttributionNodeKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_AttributionNodeKind.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    ATTRIBUTION_NODE_KIND_UNSPECIFIED: _AttributionNodeKind.ValueType  # 0
+    """Not used."""
+    ATTRIBUTION_NODE_KIND_FEATURE: _AttributionNodeKind.ValueType  # 1
+    """An SAE's feature on a token."""
+    ATTRIBUTION_NODE_KIND_ERROR: _AttributionNodeKind.ValueType  # 2
+    """What an SAE's reconstruction leaves of a token's row."""
+    ATTRIBUTION_NODE_KIND_EMBEDDING: _AttributionNodeKind.ValueType  # 3
+    """What enters the first layer at a token."""
+
+class AttributionNodeKind(_AttributionNodeKind, metaclass=_AttributionNodeKindEnumTypeWrapper):
+    """What a node is."""
+
+ATTRIBUTION_NODE_KIND_UNSPECIFIED: AttributionNodeKind.ValueType  # 0
+"""Not used."""
+ATTRIBUTION_NODE_KIND_FEATURE: AttributionNodeKind.ValueType  # 1
+"""An SAE's feature on a token."""
+ATTRIBUTION_NODE_KIND_ERROR: AttributionNodeKind.ValueType  # 2
+"""What an SAE's reconstruction leaves of a token's row."""
+ATTRIBUTION_NODE_KIND_EMBEDDING: AttributionNodeKind.ValueType  # 3
+"""What enters the first layer at a token."""
+Global___AttributionNodeKind: _TypeAlias = AttributionNodeKind  # noqa: Y015
+
+class _AttributionNodeRole:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _AttributionNodeRoleEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_AttributionNodeRole.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    ATTRIBUTION_NODE_ROLE_UNSPECIFIED: _AttributionNodeRole.ValueType  # 0
+    """Not used."""
+    ATTRIBUTION_NODE_ROLE_TOP: _AttributionNodeRole.ValueType  # 1
+    """It is among the strongest of its kind."""
+    ATTRIBUTION_NODE_ROLE_RANDOM_ACTIVE: _AttributionNodeRole.ValueType  # 2
+    """A control, drawn from all other active features."""
+    ATTRIBUTION_NODE_ROLE_RANDOM_INACTIVE: _AttributionNodeRole.ValueType  # 3
+    """A control, drawn from the features that are not active on their token: without them nothing may change."""
+
+class AttributionNodeRole(_AttributionNodeRole, metaclass=_AttributionNodeRoleEnumTypeWrapper):
+    """Why a node is told."""
+
+ATTRIBUTION_NODE_ROLE_UNSPECIFIED: AttributionNodeRole.ValueType  # 0
+"""Not used."""
+ATTRIBUTION_NODE_ROLE_TOP: AttributionNodeRole.ValueType  # 1
+"""It is among the strongest of its kind."""
+ATTRIBUTION_NODE_ROLE_RANDOM_ACTIVE: AttributionNodeRole.ValueType  # 2
+"""A control, drawn from all other active features."""
+ATTRIBUTION_NODE_ROLE_RANDOM_INACTIVE: AttributionNodeRole.ValueType  # 3
+"""A control, drawn from the features that are not active on their token: without them nothing may change."""
+Global___AttributionNodeRole: _TypeAlias = AttributionNodeRole  # noqa: Y015
+
 @_typing.final
 class Text(_message.Message):
     """A text to be studied."""
@@ -2337,3 +2455,464 @@ class SearchByTextsResult(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___SearchByTextsResult: _TypeAlias = SearchByTextsResult  # noqa: Y015
+
+@_typing.final
+class AttributeRequest(_message.Message):
+    """A prompt, what of its answer is explained, and how."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    MAX_SECONDS_FIELD_NUMBER: _builtins.int
+    TEXT_FIELD_NUMBER: _builtins.int
+    TARGET_FIELD_NUMBER: _builtins.int
+    AGAINST_FIELD_NUMBER: _builtins.int
+    SAES_FIELD_NUMBER: _builtins.int
+    METHOD_FIELD_NUMBER: _builtins.int
+    GROUPS_FIELD_NUMBER: _builtins.int
+    STEPS_FIELD_NUMBER: _builtins.int
+    MAX_NODES_FIELD_NUMBER: _builtins.int
+    SKIP_CHECK_FIELD_NUMBER: _builtins.int
+    CONTROLS_FIELD_NUMBER: _builtins.int
+    SKIP_GRAPH_FIELD_NUMBER: _builtins.int
+    NODE_THRESHOLD_FIELD_NUMBER: _builtins.int
+    EDGE_THRESHOLD_FIELD_NUMBER: _builtins.int
+    INCLUDE_SPECIAL_TOKENS_FIELD_NUMBER: _builtins.int
+    SEED_FIELD_NUMBER: _builtins.int
+    request_id: _builtins.str
+    """As GenerateRequest.request_id."""
+    max_seconds: _builtins.float
+    """Seconds after which the result is what was done by then. Default: 0, the server's limit."""
+    method: Global___AttributionMethod.ValueType
+    """How effects are predicted. Default: ATTRIBUTION_METHOD_INTEGRATED_GRADIENTS."""
+    groups: _builtins.int
+    """With integrated gradients, the groups that features are dealt to, at most 64. Default: 8."""
+    steps: _builtins.int
+    """With integrated gradients, the points of each group's path, at most 64. Default: 2."""
+    max_nodes: _builtins.int
+    """How many features are told at most, and as many errors and embeddings each. Default: 50."""
+    skip_check: _builtins.bool
+    """Do not take features out for real. Default: false."""
+    controls: _builtins.int
+    """How many other features are taken out as a control, of those that are active in the prompt and as many of those
+    that are not. Default: 20.
+    """
+    skip_graph: _builtins.bool
+    """Do not connect nodes. Default: false."""
+    node_threshold: _builtins.float
+    """The share of all influence that the graph's nodes keep together, above 0 and up to 1. Default: 0.8."""
+    edge_threshold: _builtins.float
+    """The share of all influence that the graph's edges keep together, above 0 and up to 1. Default: 0.98."""
+    include_special_tokens: _builtins.bool
+    """Give special tokens and the first one nodes as well. Default: false."""
+    seed: _builtins.int
+    """Draws the controls. Default: 0."""
+    @_builtins.property
+    def text(self) -> Global___Text:
+        """The prompt."""
+
+    @_builtins.property
+    def target(self) -> _generation_service_pb2.Continuation:
+        """The answer whose metric is explained: the logit of the next token where it is one token, else the log-probability
+        of the answer, summed over its tokens. Required.
+        """
+
+    @_builtins.property
+    def against(self) -> _generation_service_pb2.Continuation:
+        """If given, the metric is by how much the target's is above that of this answer: of logits where both are one token,
+        else of log-probabilities.
+        """
+
+    @_builtins.property
+    def saes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The SAEs whose features are nodes. Unless skip_graph is set, no two of them may read the same rows. Default: all
+        that are served.
+        """
+
+    def __init__(
+        self,
+        *,
+        request_id: _builtins.str = ...,
+        max_seconds: _builtins.float = ...,
+        text: Global___Text | None = ...,
+        target: _generation_service_pb2.Continuation | None = ...,
+        against: _generation_service_pb2.Continuation | None = ...,
+        saes: _abc.Iterable[_builtins.str] | None = ...,
+        method: Global___AttributionMethod.ValueType = ...,
+        groups: _builtins.int | None = ...,
+        steps: _builtins.int | None = ...,
+        max_nodes: _builtins.int | None = ...,
+        skip_check: _builtins.bool = ...,
+        controls: _builtins.int | None = ...,
+        skip_graph: _builtins.bool = ...,
+        node_threshold: _builtins.float | None = ...,
+        edge_threshold: _builtins.float | None = ...,
+        include_special_tokens: _builtins.bool = ...,
+        seed: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_controls", b"_controls", "_edge_threshold", b"_edge_threshold", "_groups", b"_groups", "_max_nodes", b"_max_nodes", "_node_threshold", b"_node_threshold", "_steps", b"_steps", "against", b"against", "controls", b"controls", "edge_threshold", b"edge_threshold", "groups", b"groups", "max_nodes", b"max_nodes", "node_threshold", b"node_threshold", "steps", b"steps", "target", b"target", "text", b"text"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_controls", b"_controls", "_edge_threshold", b"_edge_threshold", "_groups", b"_groups", "_max_nodes", b"_max_nodes", "_node_threshold", b"_node_threshold", "_steps", b"_steps", "against", b"against", "controls", b"controls", "edge_threshold", b"edge_threshold", "groups", b"groups", "include_special_tokens", b"include_special_tokens", "max_nodes", b"max_nodes", "max_seconds", b"max_seconds", "method", b"method", "node_threshold", b"node_threshold", "request_id", b"request_id", "saes", b"saes", "seed", b"seed", "skip_check", b"skip_check", "skip_graph", b"skip_graph", "steps", b"steps", "target", b"target", "text", b"text"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__controls: _TypeAlias = _typing.Literal["controls"]  # noqa: Y015
+    _WhichOneofArgType__controls: _TypeAlias = _typing.Literal["_controls", b"_controls"]  # noqa: Y015
+    _WhichOneofReturnType__edge_threshold: _TypeAlias = _typing.Literal["edge_threshold"]  # noqa: Y015
+    _WhichOneofArgType__edge_threshold: _TypeAlias = _typing.Literal["_edge_threshold", b"_edge_threshold"]  # noqa: Y015
+    _WhichOneofReturnType__groups: _TypeAlias = _typing.Literal["groups"]  # noqa: Y015
+    _WhichOneofArgType__groups: _TypeAlias = _typing.Literal["_groups", b"_groups"]  # noqa: Y015
+    _WhichOneofReturnType__max_nodes: _TypeAlias = _typing.Literal["max_nodes"]  # noqa: Y015
+    _WhichOneofArgType__max_nodes: _TypeAlias = _typing.Literal["_max_nodes", b"_max_nodes"]  # noqa: Y015
+    _WhichOneofReturnType__node_threshold: _TypeAlias = _typing.Literal["node_threshold"]  # noqa: Y015
+    _WhichOneofArgType__node_threshold: _TypeAlias = _typing.Literal["_node_threshold", b"_node_threshold"]  # noqa: Y015
+    _WhichOneofReturnType__steps: _TypeAlias = _typing.Literal["steps"]  # noqa: Y015
+    _WhichOneofArgType__steps: _TypeAlias = _typing.Literal["_steps", b"_steps"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__controls) -> _WhichOneofReturnType__controls | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__edge_threshold) -> _WhichOneofReturnType__edge_threshold | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__groups) -> _WhichOneofReturnType__groups | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__max_nodes) -> _WhichOneofReturnType__max_nodes | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__node_threshold) -> _WhichOneofReturnType__node_threshold | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__steps) -> _WhichOneofReturnType__steps | None: ...
+
+Global___AttributeRequest: _TypeAlias = AttributeRequest  # noqa: Y015
+
+@_typing.final
+class AttributeResponse(_message.Message):
+    """One message of the stream."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PROGRESS_FIELD_NUMBER: _builtins.int
+    RESULT_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def progress(self) -> Global___StudyProgress:
+        """How far it is, in passes through the host."""
+
+    @_builtins.property
+    def result(self) -> Global___AttributeResult:
+        """Always the last message."""
+
+    def __init__(
+        self,
+        *,
+        progress: Global___StudyProgress | None = ...,
+        result: Global___AttributeResult | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["event", b"event", "progress", b"progress", "result", b"result"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["event", b"event", "progress", b"progress", "result", b"result"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_event: _TypeAlias = _typing.Literal["progress", "result"]  # noqa: Y015
+    _WhichOneofArgType_event: _TypeAlias = _typing.Literal["event", b"event"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_event) -> _WhichOneofReturnType_event | None: ...
+
+Global___AttributeResponse: _TypeAlias = AttributeResponse  # noqa: Y015
+
+@_typing.final
+class AttributeResult(_message.Message):
+    """Which nodes move the metric. Effects are those of taking a node out of its row: by how much the metric falls."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    COMPLETE_FIELD_NUMBER: _builtins.int
+    MODEL_FIELD_NUMBER: _builtins.int
+    NUM_LAYERS_FIELD_NUMBER: _builtins.int
+    TOKEN_IDS_FIELD_NUMBER: _builtins.int
+    TOKEN_TEXTS_FIELD_NUMBER: _builtins.int
+    ANSWERS_FIELD_NUMBER: _builtins.int
+    METRIC_FIELD_NUMBER: _builtins.int
+    VALUE_FIELD_NUMBER: _builtins.int
+    PROBABILITY_FIELD_NUMBER: _builtins.int
+    NODES_FIELD_NUMBER: _builtins.int
+    EDGES_FIELD_NUMBER: _builtins.int
+    CHECK_FIELD_NUMBER: _builtins.int
+    TOTALS_FIELD_NUMBER: _builtins.int
+    complete: _builtins.bool
+    """Whether everything was done; false when max_seconds or StopStudy ended it."""
+    model: _builtins.str
+    """The host's name."""
+    num_layers: _builtins.int
+    """How many layers it has."""
+    metric: Global___AttributionMetric.ValueType
+    """What the metric is made of."""
+    value: _builtins.float
+    """The metric; NaN when it was ended before anything was done, as the next."""
+    probability: _builtins.float
+    """Probability of the target's first token after the prompt."""
+    @_builtins.property
+    def token_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Ids of the prompt's tokens."""
+
+    @_builtins.property
+    def token_texts(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Text of each."""
+
+    @_builtins.property
+    def answers(self) -> _containers.RepeatedCompositeFieldContainer[Global___AttributedAnswer]:
+        """The answers, the target first."""
+
+    @_builtins.property
+    def nodes(self) -> _containers.RepeatedCompositeFieldContainer[Global___AttributionNode]:
+        """Features by falling size of their attribution, errors and embeddings likewise, then controls. With a graph, only
+        those errors and embeddings that are in it.
+        """
+
+    @_builtins.property
+    def edges(self) -> _containers.RepeatedCompositeFieldContainer[Global___AttributionEdge]:
+        """Edges of the graph; empty until all are weighed."""
+
+    @_builtins.property
+    def check(self) -> Global___AttributionCheck:
+        """How well predictions agree with what was measured; absent when nothing was."""
+
+    @_builtins.property
+    def totals(self) -> _containers.RepeatedCompositeFieldContainer[Global___AttributionTotal]:
+        """What the nodes of each SAE add up to; of those that are done."""
+
+    def __init__(
+        self,
+        *,
+        complete: _builtins.bool = ...,
+        model: _builtins.str = ...,
+        num_layers: _builtins.int = ...,
+        token_ids: _abc.Iterable[_builtins.int] | None = ...,
+        token_texts: _abc.Iterable[_builtins.str] | None = ...,
+        answers: _abc.Iterable[Global___AttributedAnswer] | None = ...,
+        metric: Global___AttributionMetric.ValueType = ...,
+        value: _builtins.float = ...,
+        probability: _builtins.float = ...,
+        nodes: _abc.Iterable[Global___AttributionNode] | None = ...,
+        edges: _abc.Iterable[Global___AttributionEdge] | None = ...,
+        check: Global___AttributionCheck | None = ...,
+        totals: _abc.Iterable[Global___AttributionTotal] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["check", b"check"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["answers", b"answers", "check", b"check", "complete", b"complete", "edges", b"edges", "metric", b"metric", "model", b"model", "nodes", b"nodes", "num_layers", b"num_layers", "probability", b"probability", "token_ids", b"token_ids", "token_texts", b"token_texts", "totals", b"totals", "value", b"value"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AttributeResult: _TypeAlias = AttributeResult  # noqa: Y015
+
+@_typing.final
+class AttributedAnswer(_message.Message):
+    """An answer that a metric is about."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TOKEN_IDS_FIELD_NUMBER: _builtins.int
+    TEXT_FIELD_NUMBER: _builtins.int
+    text: _builtins.str
+    """Its text."""
+    @_builtins.property
+    def token_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Ids of its tokens."""
+
+    def __init__(
+        self,
+        *,
+        token_ids: _abc.Iterable[_builtins.int] | None = ...,
+        text: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["text", b"text", "token_ids", b"token_ids"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AttributedAnswer: _TypeAlias = AttributedAnswer  # noqa: Y015
+
+@_typing.final
+class AttributionNode(_message.Message):
+    """Something that was added to a row of the residual stream."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KIND_FIELD_NUMBER: _builtins.int
+    ROLE_FIELD_NUMBER: _builtins.int
+    FEATURE_FIELD_NUMBER: _builtins.int
+    HOOK_POINT_FIELD_NUMBER: _builtins.int
+    POSITION_FIELD_NUMBER: _builtins.int
+    ACTIVATION_FIELD_NUMBER: _builtins.int
+    ATTRIBUTION_FIELD_NUMBER: _builtins.int
+    MEASURED_FIELD_NUMBER: _builtins.int
+    INFLUENCE_FIELD_NUMBER: _builtins.int
+    LABEL_FIELD_NUMBER: _builtins.int
+    kind: Global___AttributionNodeKind.ValueType
+    """What it is."""
+    role: Global___AttributionNodeRole.ValueType
+    """Why it is told."""
+    hook_point: _builtins.str
+    """Where the row is read, as `blocks.5.hook_resid_post`."""
+    position: _builtins.int
+    """Position of its token."""
+    activation: _builtins.float
+    """A feature's activation, in the SAE's own units; of others the length of what they add to the row."""
+    attribution: _builtins.float
+    """Its predicted effect, in units of the metric."""
+    measured: _builtins.float
+    """Its measured effect, in units of the metric; absent when it was not taken out."""
+    influence: _builtins.float
+    """The share of all influence on the metric that it and the more influential nodes have together, from 0 to 1; absent
+    when it is not in the graph.
+    """
+    @_builtins.property
+    def feature(self) -> _feature_pb2.FeatureRef:
+        """Its feature; of an error only the SAE means anything, and an embedding has none."""
+
+    @_builtins.property
+    def label(self) -> _feature_pb2.FeatureLabel:
+        """What the SAE's file calls the feature. Absent when it has no labels."""
+
+    def __init__(
+        self,
+        *,
+        kind: Global___AttributionNodeKind.ValueType = ...,
+        role: Global___AttributionNodeRole.ValueType = ...,
+        feature: _feature_pb2.FeatureRef | None = ...,
+        hook_point: _builtins.str = ...,
+        position: _builtins.int = ...,
+        activation: _builtins.float = ...,
+        attribution: _builtins.float = ...,
+        measured: _builtins.float | None = ...,
+        influence: _builtins.float | None = ...,
+        label: _feature_pb2.FeatureLabel | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_influence", b"_influence", "_measured", b"_measured", "feature", b"feature", "influence", b"influence", "label", b"label", "measured", b"measured"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_influence", b"_influence", "_measured", b"_measured", "activation", b"activation", "attribution", b"attribution", "feature", b"feature", "hook_point", b"hook_point", "influence", b"influence", "kind", b"kind", "label", b"label", "measured", b"measured", "position", b"position", "role", b"role"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__influence: _TypeAlias = _typing.Literal["influence"]  # noqa: Y015
+    _WhichOneofArgType__influence: _TypeAlias = _typing.Literal["_influence", b"_influence"]  # noqa: Y015
+    _WhichOneofReturnType__measured: _TypeAlias = _typing.Literal["measured"]  # noqa: Y015
+    _WhichOneofArgType__measured: _TypeAlias = _typing.Literal["_measured", b"_measured"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__influence) -> _WhichOneofReturnType__influence | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__measured) -> _WhichOneofReturnType__measured | None: ...
+
+Global___AttributionNode: _TypeAlias = AttributionNode  # noqa: Y015
+
+@_typing.final
+class AttributionEdge(_message.Message):
+    """What a node adds to the activation of a later feature, or to the metric, in linear approximation and past all other
+    features in between.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SOURCE_FIELD_NUMBER: _builtins.int
+    TARGET_FIELD_NUMBER: _builtins.int
+    WEIGHT_FIELD_NUMBER: _builtins.int
+    source: _builtins.int
+    """Index of the node it comes from."""
+    target: _builtins.int
+    """Index of the feature it goes to; absent when it goes to the metric."""
+    weight: _builtins.float
+    """In units of the target."""
+    def __init__(
+        self,
+        *,
+        source: _builtins.int = ...,
+        target: _builtins.int | None = ...,
+        weight: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_target", b"_target", "target", b"target"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_target", b"_target", "source", b"source", "target", b"target", "weight", b"weight"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__target: _TypeAlias = _typing.Literal["target"]  # noqa: Y015
+    _WhichOneofArgType__target: _TypeAlias = _typing.Literal["_target", b"_target"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__target) -> _WhichOneofReturnType__target | None: ...
+
+Global___AttributionEdge: _TypeAlias = AttributionEdge  # noqa: Y015
+
+@_typing.final
+class AttributionCheck(_message.Message):
+    """Predicted against measured effects of features."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CHECKED_FIELD_NUMBER: _builtins.int
+    RANK_CORRELATION_FIELD_NUMBER: _builtins.int
+    RANK_CORRELATION_TOP_FIELD_NUMBER: _builtins.int
+    MEAN_EFFECT_TOP_FIELD_NUMBER: _builtins.int
+    MEAN_EFFECT_RANDOM_ACTIVE_FIELD_NUMBER: _builtins.int
+    MEAN_EFFECT_RANDOM_INACTIVE_FIELD_NUMBER: _builtins.int
+    checked: _builtins.int
+    """How many were taken out, one at a time."""
+    rank_correlation: _builtins.float
+    """Spearman's rank correlation over the strongest and the random active ones, from -1 to 1; absent when there is
+    nothing to rank.
+    """
+    rank_correlation_top: _builtins.float
+    """The same over the strongest alone."""
+    mean_effect_top: _builtins.float
+    """Mean absolute measured effect of the strongest, in units of the metric."""
+    mean_effect_random_active: _builtins.float
+    """Of the random active ones."""
+    mean_effect_random_inactive: _builtins.float
+    """Of the random inactive ones."""
+    def __init__(
+        self,
+        *,
+        checked: _builtins.int = ...,
+        rank_correlation: _builtins.float | None = ...,
+        rank_correlation_top: _builtins.float | None = ...,
+        mean_effect_top: _builtins.float = ...,
+        mean_effect_random_active: _builtins.float = ...,
+        mean_effect_random_inactive: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_rank_correlation", b"_rank_correlation", "_rank_correlation_top", b"_rank_correlation_top", "rank_correlation", b"rank_correlation", "rank_correlation_top", b"rank_correlation_top"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_rank_correlation", b"_rank_correlation", "_rank_correlation_top", b"_rank_correlation_top", "checked", b"checked", "mean_effect_random_active", b"mean_effect_random_active", "mean_effect_random_inactive", b"mean_effect_random_inactive", "mean_effect_top", b"mean_effect_top", "rank_correlation", b"rank_correlation", "rank_correlation_top", b"rank_correlation_top"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__rank_correlation: _TypeAlias = _typing.Literal["rank_correlation"]  # noqa: Y015
+    _WhichOneofArgType__rank_correlation: _TypeAlias = _typing.Literal["_rank_correlation", b"_rank_correlation"]  # noqa: Y015
+    _WhichOneofReturnType__rank_correlation_top: _TypeAlias = _typing.Literal["rank_correlation_top"]  # noqa: Y015
+    _WhichOneofArgType__rank_correlation_top: _TypeAlias = _typing.Literal["_rank_correlation_top", b"_rank_correlation_top"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__rank_correlation) -> _WhichOneofReturnType__rank_correlation | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__rank_correlation_top) -> _WhichOneofReturnType__rank_correlation_top | None: ...
+
+Global___AttributionCheck: _TypeAlias = AttributionCheck  # noqa: Y015
+
+@_typing.final
+class AttributionTotal(_message.Message):
+    """What the nodes of one SAE add up to."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SAE_FIELD_NUMBER: _builtins.int
+    NUM_ACTIVE_FIELD_NUMBER: _builtins.int
+    FEATURES_FIELD_NUMBER: _builtins.int
+    ERRORS_FIELD_NUMBER: _builtins.int
+    sae: _builtins.str
+    """Name of the SAE."""
+    num_active: _builtins.int
+    """How many features are active, counted once a token."""
+    features: _builtins.float
+    """Sum of their attributions."""
+    errors: _builtins.float
+    """Sum of the attributions of its errors."""
+    def __init__(
+        self,
+        *,
+        sae: _builtins.str = ...,
+        num_active: _builtins.int = ...,
+        features: _builtins.float = ...,
+        errors: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["errors", b"errors", "features", b"features", "num_active", b"num_active", "sae", b"sae"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AttributionTotal: _TypeAlias = AttributionTotal  # noqa: Y015

@@ -94,6 +94,11 @@ class FeatureServiceStub:
                 request_serializer=steerd_dot_pb_dot_v1_dot_feature__service__pb2.SearchByTextsRequest.SerializeToString,
                 response_deserializer=steerd_dot_pb_dot_v1_dot_feature__service__pb2.SearchByTextsResponse.FromString,
                 _registered_method=True)
+        self.Attribute = channel.unary_stream(
+                '/steerd.v1.FeatureService/Attribute',
+                request_serializer=steerd_dot_pb_dot_v1_dot_feature__service__pb2.AttributeRequest.SerializeToString,
+                response_deserializer=steerd_dot_pb_dot_v1_dot_feature__service__pb2.AttributeResponse.FromString,
+                _registered_method=True)
         self.StopStudy = channel.unary_unary(
                 '/steerd.v1.FeatureService/StopStudy',
                 request_serializer=steerd_dot_pb_dot_v1_dot_feature__service__pb2.StopStudyRequest.SerializeToString,
@@ -186,6 +191,13 @@ class FeatureServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Attribute(self, request, context):
+        """Finds the features of a prompt that move what the host answers, and tests them by taking them out.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def StopStudy(self, request, context):
         """Has a study that is under way end with what it has done so far, which its own stream then tells.
         """
@@ -250,6 +262,11 @@ def add_FeatureServiceServicer_to_server(servicer, server):
                     servicer.SearchByTexts,
                     request_deserializer=steerd_dot_pb_dot_v1_dot_feature__service__pb2.SearchByTextsRequest.FromString,
                     response_serializer=steerd_dot_pb_dot_v1_dot_feature__service__pb2.SearchByTextsResponse.SerializeToString,
+            ),
+            'Attribute': grpc.unary_stream_rpc_method_handler(
+                    servicer.Attribute,
+                    request_deserializer=steerd_dot_pb_dot_v1_dot_feature__service__pb2.AttributeRequest.FromString,
+                    response_serializer=steerd_dot_pb_dot_v1_dot_feature__service__pb2.AttributeResponse.SerializeToString,
             ),
             'StopStudy': grpc.unary_unary_rpc_method_handler(
                     servicer.StopStudy,
@@ -559,6 +576,33 @@ class FeatureService:
             '/steerd.v1.FeatureService/SearchByTexts',
             steerd_dot_pb_dot_v1_dot_feature__service__pb2.SearchByTextsRequest.SerializeToString,
             steerd_dot_pb_dot_v1_dot_feature__service__pb2.SearchByTextsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Attribute(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/steerd.v1.FeatureService/Attribute',
+            steerd_dot_pb_dot_v1_dot_feature__service__pb2.AttributeRequest.SerializeToString,
+            steerd_dot_pb_dot_v1_dot_feature__service__pb2.AttributeResponse.FromString,
             options,
             channel_credentials,
             insecure,

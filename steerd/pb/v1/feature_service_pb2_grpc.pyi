@@ -60,6 +60,8 @@ class FeatureServiceStub:
     """Finds the features whose directions point most like a given one, in SAEs of any layer."""
     SearchByTexts: _grpc.UnaryStreamMultiCallable[_feature_service_pb2.SearchByTextsRequest, _feature_service_pb2.SearchByTextsResponse]
     """Finds the features that fire on some texts and not on others."""
+    Attribute: _grpc.UnaryStreamMultiCallable[_feature_service_pb2.AttributeRequest, _feature_service_pb2.AttributeResponse]
+    """Finds the features of a prompt that move what the host answers, and tests them by taking them out."""
     StopStudy: _grpc.UnaryUnaryMultiCallable[_feature_service_pb2.StopStudyRequest, _feature_service_pb2.StopStudyResponse]
     """Has a study that is under way end with what it has done so far, which its own stream then tells."""
 
@@ -95,6 +97,8 @@ class FeatureServiceAsyncStub(FeatureServiceStub):
     """Finds the features whose directions point most like a given one, in SAEs of any layer."""
     SearchByTexts: _aio.UnaryStreamMultiCallable[_feature_service_pb2.SearchByTextsRequest, _feature_service_pb2.SearchByTextsResponse]  # type: ignore[assignment]
     """Finds the features that fire on some texts and not on others."""
+    Attribute: _aio.UnaryStreamMultiCallable[_feature_service_pb2.AttributeRequest, _feature_service_pb2.AttributeResponse]  # type: ignore[assignment]
+    """Finds the features of a prompt that move what the host answers, and tests them by taking them out."""
     StopStudy: _aio.UnaryUnaryMultiCallable[_feature_service_pb2.StopStudyRequest, _feature_service_pb2.StopStudyResponse]  # type: ignore[assignment]
     """Has a study that is under way end with what it has done so far, which its own stream then tells."""
 
@@ -193,6 +197,14 @@ class FeatureServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_feature_service_pb2.SearchByTextsResponse], _abc.AsyncIterator[_feature_service_pb2.SearchByTextsResponse]]:
         """Finds the features that fire on some texts and not on others."""
+
+    @_abc_1.abstractmethod
+    def Attribute(
+        self,
+        request: _feature_service_pb2.AttributeRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_feature_service_pb2.AttributeResponse], _abc.AsyncIterator[_feature_service_pb2.AttributeResponse]]:
+        """Finds the features of a prompt that move what the host answers, and tests them by taking them out."""
 
     @_abc_1.abstractmethod
     def StopStudy(

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
+from steerd.host.host_model import HostModel
+from steerd.host.token_texts import TokenTexts
 from steerd.studies.attribution.check import check_of
 from steerd.studies.attribution.connections import Connections
 from steerd.studies.attribution.graph_pruning import Floats, PrunedGraph
+from steerd.studies.attribution.metric import answers_of
 from steerd.studies.attribution.node_choice import ChosenNode
 from steerd.studies.attribution.node_effects import NodeEffects
 from steerd.studies.attribution.result import AttributedNode, Attribution, AttributionEdge, NodeKind, SaeTotal
@@ -34,8 +37,8 @@ class Findings:
         assert effects.clean is not None
         weights = self.connections.weights() if self.connections else None
         nodes, edges = self._plain() if weights is None else self._connected(weights, wish)
-        return Attribution(
-            token_ids=wish.prompt_ids,
+        return replace(
+            nothing_found(effects.prompt.host, wish),
             value=float(effects.clean.values[0]),
             probability=effects.prompt.probability(effects.clean.logits),
             nodes=nodes,
@@ -81,6 +84,19 @@ class Findings:
         return self.measured[tried] if tried < len(self.measured) else None
 
 
+def nothing_found(host: HostModel, wish: AttributionWish) -> Attribution:
+    """The result before the first slice."""
+    texts = TokenTexts(host.tokenizer)
+    return Attribution(
+        model=host.name,
+        num_layers=host.num_layers,
+        token_ids=wish.prompt_ids,
+        token_texts=tuple(texts.run(wish.prompt_ids)),
+        metric=wish.metric,
+        answer_texts=tuple("".join(texts.run(ids)) for ids in answers_of(wish.metric)),
+    )
+
+
 def _influence(graph: PrunedGraph, place: int) -> float | None:
     return float(graph.cumulative[place]) if graph.nodes[place] else None
 
@@ -93,10 +109,11 @@ def _node(node: ChosenNode, measured: float | None, influence: float | None = No
         position=node.part.position,
         activation=node.activation,
         attribution=node.attribution,
-        sae=node.sae,
+        sae=node.sae.name if node.sae else "",
         feature=node.feature,
         measured=measured,
         influence=influence,
+        label=node.sae.label(node.feature) if node.sae and node.kind is NodeKind.FEATURE else None,
     )
 
 

@@ -33,3 +33,14 @@ class AnswerLogit:
 
 
 Metric = TokenLogit | AnswerLogprob | AnswerLogit
+
+
+def answers_of(metric: Metric) -> tuple[tuple[int, ...], ...]:
+    """The tokens of the target and of what it is compared with, if anything."""
+    match metric:
+        case TokenLogit(target, against):
+            return ((target,),) if against is None else ((target,), (against,))
+        case AnswerLogprob(answer, other):
+            return (answer,) if other is None else (answer, other)
+        case AnswerLogit(answer):
+            return (answer,)

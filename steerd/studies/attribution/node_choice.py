@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from steerd.steering.loaded_saes import LoadedSae
 from steerd.studies.attribution.ablation import Part
 from steerd.studies.attribution.node_effects import EMBEDDING, NodeEffects
 from steerd.studies.attribution.result import NodeKind, NodeRole
@@ -17,12 +18,12 @@ _TRIES = 100  # for an inactive feature: most of an SAE's are
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ChosenNode:
-    """A node with what it adds to its row, `part`; `explained` is its SAE's number, -1 of none."""
+    """A node with what it adds to its row, `part`; `explained` is the number of its `sae`, -1 of none."""
 
     kind: NodeKind
     role: NodeRole
     explained: int
-    sae: str
+    sae: LoadedSae | None
     feature: int
     part: Part
     activation: float
@@ -77,7 +78,7 @@ def random_inactive(effects: NodeEffects, count: int, generator: torch.Generator
 def _inactive(effects: NodeEffects, number: int, position: int, feature: int) -> ChosenNode:
     explained = effects.explained[number]
     part = Part(explained.sae.hook_point, position, torch.zeros_like(explained.error[position]))
-    role, sae = NodeRole.RANDOM_INACTIVE, explained.sae.name
+    role, sae = NodeRole.RANDOM_INACTIVE, explained.sae
     return ChosenNode(NodeKind.FEATURE, role, number, sae, feature, part, activation=0.0, attribution=0.0)
 
 
@@ -99,7 +100,7 @@ def _feature(effects: NodeEffects, number: int, place: int, role: NodeRole) -> C
         kind=NodeKind.FEATURE,
         role=role,
         explained=number,
-        sae=explained.sae.name,
+        sae=explained.sae,
         feature=int(explained.features[place]),
         part=Part(explained.sae.hook_point, position, vector),
         activation=float(explained.acts[place]),
@@ -115,7 +116,7 @@ def _errors(effects: NodeEffects, number: int) -> list[ChosenNode]:
             Part(explained.sae.hook_point, position, vector),
             gradient,
             number,
-            explained.sae.name,
+            explained.sae,
         )
         for position, vector in _counted(effects, explained.error)
     ]
@@ -136,7 +137,9 @@ def _counted(effects: NodeEffects, rows: Tensor) -> Iterator[tuple[int, Tensor]]
         yield position, rows[position]
 
 
-def _whole(kind: NodeKind, part: Part, gradient: Tensor, number: int = -1, sae: str = "") -> ChosenNode:
+def _whole(
+    kind: NodeKind, part: Part, gradient: Tensor, number: int = -1, sae: LoadedSae | None = None
+) -> ChosenNode:
     """A node that is one vector of its row."""
     return ChosenNode(
         kind=kind,

@@ -6,6 +6,9 @@ import math
 from dataclasses import dataclass
 from enum import StrEnum
 
+from steerd.sae.feature_label import FeatureLabel
+from steerd.studies.attribution.metric import Metric
+
 
 class NodeKind(StrEnum):
     """What a node is: an SAE's feature, what its SAE leaves unexplained of a row, or a token's embedding."""
@@ -44,6 +47,7 @@ class AttributedNode:
     feature: int = -1
     measured: float | None = None
     influence: float | None = None
+    label: FeatureLabel | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,11 +96,16 @@ class Attribution:
 
     `value` is the metric, `probability` that of its first token after the prompt. `totals` are of the SAEs
     that are done. With a graph, of errors and embeddings only those are told that are in it. Not `complete`
-    when it was stopped before its end; before its first slice nothing is known. `token_texts` is empty where
-    nobody has told it yet.
+    when it was stopped before its end; before its first slice nothing is known. `answer_texts` are those of
+    the target and, if there is one, of the answer that it is compared with.
     """
 
+    model: str
+    num_layers: int
     token_ids: tuple[int, ...]
+    token_texts: tuple[str, ...]
+    metric: Metric
+    answer_texts: tuple[str, ...]
     value: float = math.nan
     probability: float = math.nan
     nodes: tuple[AttributedNode, ...] = ()
@@ -104,4 +113,3 @@ class Attribution:
     check: AttributionCheck | None = None
     totals: tuple[SaeTotal, ...] = ()
     complete: bool = False
-    token_texts: tuple[str, ...] = ()

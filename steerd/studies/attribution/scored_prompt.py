@@ -11,7 +11,7 @@ from torch import Tensor
 
 from steerd.host.hook_point import HookPoint
 from steerd.host.host_model import HostModel
-from steerd.studies.attribution.metric import AnswerLogit, AnswerLogprob, Metric, TokenLogit
+from steerd.studies.attribution.metric import AnswerLogit, AnswerLogprob, Metric, TokenLogit, answers_of
 
 Edit = Callable[[Tensor], Tensor]
 """Rows of the prompt [copies, texts, tokens, d_model], of at least float32 -> what takes their place."""
@@ -29,9 +29,7 @@ class ScoredPrompt:
         self.host = host
         self.prompt_ids = tuple(prompt_ids)
         self._metric = metric
-        texts = [
-            [*prompt_ids, *answer[:-1]] for answer in _answers(metric)
-        ]  # the last token predicts nothing
+        texts = [[*prompt_ids, *answer[:-1]] for answer in _scored(metric)]  # the last token predicts nothing
         longest = max(map(len, texts))
         padded = [text + text[-1:] * (longest - len(text)) for text in texts]
         self._ids = torch.tensor(padded, dtype=torch.long)  # [texts, seq]
@@ -68,7 +66,7 @@ class ScoredPrompt:
                 here = logits[:, 0, last]
                 return here[:, target] if against is None else here[:, target] - here[:, against]
             case AnswerLogprob():
-                answers = _answers(self._metric)
+                answers = _scored(self._metric)
                 sums = [_logprob(logits[:, text, last:], answer) for text, answer in enumerate(answers)]
                 return sums[0] if len(sums) == 1 else sums[0] - sums[1]
             case AnswerLogit(target):
@@ -77,7 +75,7 @@ class ScoredPrompt:
 
     def probability(self, logits: Tensor) -> float:
         """Of the target's first token, by logits [copies, texts, seq, vocab] of the first copy."""
-        first = _answers(self._metric)[0][0]
+        first = _scored(self._metric)[0][0]
         return float(logits[0, 0, len(self.prompt_ids) - 1].softmax(dim=-1)[first])
 
     def _edited(self, copies: int, edit: Edit, rows: Tensor) -> Tensor:
@@ -94,13 +92,10 @@ def _float32(x: Tensor) -> Tensor:
     return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
-def _answers(metric: Metric) -> tuple[tuple[int, ...], ...]:
-    """Of each text the tokens that are scored."""
-    if isinstance(metric, TokenLogit):
-        return ((metric.target,),)
-    if isinstance(metric, AnswerLogit) or metric.against is None:
-        return (metric.target,)
-    return (metric.target, metric.against)
+def _scored(metric: Metric) -> tuple[tuple[int, ...], ...]:
+    """Of each text the tokens that are scored; two single tokens are scored by one."""
+    answers = answers_of(metric)
+    return answers[:1] if isinstance(metric, TokenLogit) else answers
 
 
 def _logprob(logits: Tensor, answer: Sequence[int]) -> Tensor:

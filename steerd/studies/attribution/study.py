@@ -12,7 +12,7 @@ from steerd.host.host_model import HostModel
 from steerd.steering.loaded_saes import LoadedSae
 from steerd.studies.attribution.ablation import ablation_effects
 from steerd.studies.attribution.connections import Connections
-from steerd.studies.attribution.findings import Findings
+from steerd.studies.attribution.findings import Findings, nothing_found
 from steerd.studies.attribution.integrated_gradients import GroupedPaths
 from steerd.studies.attribution.node_choice import (
     random_active,
@@ -51,7 +51,7 @@ class Attributing:
     def result(self) -> Attribution:
         """What is known of the SAEs that are done; measured and connected as far as it got."""
         if self._effects.clean is None:
-            return Attribution(token_ids=self._wish.prompt_ids)
+            return nothing_found(self._prompt.host, self._wish)
         findings = self._findings or self._choose()
         return findings.told(self._effects, self._wish, complete=self._complete)
 
