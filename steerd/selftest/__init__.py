@@ -9,6 +9,7 @@
 - `probe_set`: all probes together
 - `naive_rows`: on which rows, and how strongly there
 - `references`: what the plain host says of the probes; taken before an engine takes the host over
+- `studied_probe`: a probe as a study beside the engine's steps
 - `engine_client`: the same questions to an engine
 - `checks`: engine against plain host, and engine against itself
 - `sae_fit`: whether the SAEs read what they were trained on

@@ -11,11 +11,13 @@ import torch
 from torch import Tensor
 
 from steerd.engine.engine import Engine
+from steerd.host.host_model import HostModel
 from steerd.selftest.engine_client import EngineClient
 from steerd.selftest.probe_set import ProbeSet
 from steerd.selftest.probes import Probe
 from steerd.selftest.references import References
 from steerd.selftest.report import Finding, Status
+from steerd.selftest.studied_probe import StudiedProbe
 from steerd.steering.scope import Phase, Scope
 
 # Rows are summed in another order in a batch of another shape. In 16 bits now and then a row comes out far
@@ -31,16 +33,18 @@ class Checks:
     """Asks one engine and compares. Gaps are between log-probabilities, in nats."""
 
     def __init__(
-        self, engine: Engine, probes: ProbeSet, references: References, *, at_once: int, dtype: torch.dtype
+        self, engine: Engine, probes: ProbeSet, references: References, *, at_once: int, host: HostModel
     ) -> None:
-        """`at_once` requests run together; `dtype` is the host's."""
+        """`at_once` requests run together."""
+        self._host = host
+        self._forward = engine.steered_forward
         self._client = EngineClient(engine, at_once)
         self._at_once = at_once
         self._why_no_sharing = engine.why_no_sharing
         self._probes = probes
         self._shared = [probes.plain, *probes.steered]
         self._references = references
-        self._in_16_bits = dtype.itemsize <= 2
+        self._in_16_bits = host.dtype.itemsize <= 2
         self._alone_by_name: dict[str, Tensor] = {}
 
     def steered_is_reference(self) -> Finding:
@@ -55,6 +59,11 @@ class Checks:
         """Without steering, against the plain host."""
         probes = [self._probes.plain]
         return self._judged(self._from_reference(probes, self._alone(probes)))
+
+    def studied_is_reference(self) -> Finding:
+        """Each intervention on a study's whole forward, against the naive hook's."""
+        found = self._client.study([StudiedProbe(self._forward, self._host, probe) for probe in self._shared])
+        return self._judged(self._from_reference(self._shared, found))
 
     def batched_is_alone(self) -> Finding:
         """Beside each other and requests steered hard, against alone."""

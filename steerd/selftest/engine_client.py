@@ -5,6 +5,7 @@ from __future__ import annotations
 import queue
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -12,10 +13,13 @@ from torch import Tensor
 from steerd.engine.engine import Engine
 from steerd.engine.events import FailedEvent, FinishedEvent, ScoredEvent, StreamEvent, TokenEvent
 from steerd.engine.request import GenerationRequest
+from steerd.engine.study import Study, StudyEnded, StudyEvent, StudyFailed
 from steerd.errors import Unavailable
 from steerd.selftest.probes import Probe
 
-_TIMEOUT_SECONDS = 300.0  # for the next event of a request
+_TIMEOUT_SECONDS = 300.0  # for the next event of a request or a study
+
+E = TypeVar("E")
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +58,20 @@ class EngineClient:
             for of in tokens
         ]
 
+    def study(self, studies: Sequence[Study[Tensor]]) -> list[Tensor]:
+        """The result of each study, one after the other. Raises as `score` does."""
+        return [self._studied(study) for study in studies]
+
+    def _studied(self, study: Study[Tensor]) -> Tensor:
+        events = queue.SimpleQueue[StudyEvent]()
+        self._engine.study(study, events.put)
+        while True:
+            match _next(events):
+                case StudyEnded(result):
+                    return result  # type: ignore[no-any-return]  # of the study's own type
+                case StudyFailed(error):
+                    raise error
+
     def _run(self, requests: Sequence[GenerationRequest]) -> list[list[StreamEvent]]:
         """The events of each request."""
         streams: list[list[StreamEvent]] = []
@@ -69,17 +87,21 @@ class EngineClient:
     def _to_the_end(self, events: queue.SimpleQueue[StreamEvent]) -> list[StreamEvent]:
         found: list[StreamEvent] = []
         while not (found and isinstance(found[-1], FinishedEvent)):
-            try:
-                event = events.get(timeout=_TIMEOUT_SECONDS)
-            except queue.Empty:
-                message = f"the engine gave no answer for {_TIMEOUT_SECONDS:g} s"
-                raise Unavailable(message, reason="ENGINE_SILENT") from None
+            event = _next(events)
             if isinstance(event, FailedEvent):
                 raise event.error
             if isinstance(event, FinishedEvent):
                 self.tokens_taken_over += event.cached_prompt_tokens
             found.append(event)
         return found
+
+
+def _next(events: queue.SimpleQueue[E]) -> E:
+    try:
+        return events.get(timeout=_TIMEOUT_SECONDS)
+    except queue.Empty:
+        message = f"the engine gave no answer for {_TIMEOUT_SECONDS:g} s"
+        raise Unavailable(message, reason="ENGINE_SILENT") from None
 
 
 def _tensor(values: list[float]) -> Tensor:

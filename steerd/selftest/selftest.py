@@ -35,6 +35,7 @@ Check = Callable[[Checks], Finding]
 
 _AS_CONFIGURED: dict[str, Check] = {
     "steered = reference": Checks.steered_is_reference,
+    "studied = reference": Checks.studied_is_reference,
     "unsteered = plain host": Checks.unsteered_is_plain,
     "batch isolation": Checks.batched_is_alone,
     "permutation": Checks.order_is_nothing,
@@ -82,7 +83,7 @@ def selftest(
         engine = make_engine(host, saes, changed, _Silent(), sample_every)
         if watch is not None:
             engine.watch(watch)
-        asked = Checks(engine, probes, references, at_once=changed.max_running_requests, dtype=host.dtype)
+        asked = Checks(engine, probes, references, at_once=changed.max_running_requests, host=host)
         findings |= _run(engine, asked, checks)
         del engine, asked
         _free_memory()

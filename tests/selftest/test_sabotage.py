@@ -53,7 +53,7 @@ class Workbench:
         engine.start()
         try:
             at_once = config.max_running_requests
-            return check(Checks(engine, self.probes, self.references, at_once=at_once, dtype=self.host.dtype))
+            return check(Checks(engine, self.probes, self.references, at_once=at_once, host=self.host))
         finally:
             engine.stop()
 
@@ -180,6 +180,8 @@ SABOTAGES: list[tuple[Check, Sabotage, EngineConfig]] = [
     (Checks.steered_is_reference, dropped_edit, CONFIG),
     (Checks.steered_is_reference, off_by_one_span, CONFIG),
     (Checks.steered_is_reference, conditions_forgotten, CONFIG),
+    (Checks.studied_is_reference, dropped_edit, CONFIG),
+    (Checks.studied_is_reference, conditions_forgotten, CONFIG),
     (Checks.cached_is_uncached, states_lost, CONFIG),
     (Checks.unsteered_is_plain, steered_by_nobody, CONFIG),
     (Checks.batched_is_alone, swapped_slots, CONFIG),
@@ -216,8 +218,8 @@ def test_one_request_at_a_time_is_no_sabotage(bench: Workbench, check: Check) ->
 
 def test_pages_that_are_shared_whatever_steers_them_are_found(bench: Workbench) -> None:
     engine = Engine(bench.host, bench.saes, SHARING, StepLog())
-    pages = engine._pages
-    engine._pages = lambda request, wishes: pages(
+    pages = engine._entrance._pages
+    engine._entrance._pages = lambda request, wishes: pages(
         replace(request, steering=Steering()), replace(wishes, edits=())
     )
 
@@ -229,7 +231,7 @@ def test_pages_that_are_shared_whatever_steers_them_are_found(bench: Workbench) 
 
 def test_pages_that_nobody_finds_again_are_told(bench: Workbench) -> None:
     engine = Engine(bench.host, bench.saes, SHARING, StepLog())
-    engine._pages = lambda _request, _wishes: NO_PAGES
+    engine._entrance._pages = lambda _request, _wishes: NO_PAGES
 
     finding = bench.ask(engine, Checks.shared_is_own, SHARING)
 
