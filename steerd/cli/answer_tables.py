@@ -41,13 +41,14 @@ def flip_table(flip: Flip) -> Table:
     title = (
         "The right answer wins with" if flip.is_minimal else "The right answer wins with, perhaps with less"
     )
-    table = Table("intervention", title=title, title_justify="left")
+    table = Table("intervention", "label", title=title, title_justify="left")
     table.add_column("lead with it alone", justify="right")
     table.add_column("without it", justify="right")
     for member in flip.members:
         leads = (member.lead_alone, member.lead_without)
         shown = ("" if lead is None else f"{lead:+.3f}" for lead in leads)
-        table.add_row(edit_text(member.intervention), *shown, style=MARK)
+        label = label_text(member.label) if member.label else ""
+        table.add_row(edit_text(member.intervention), label, *shown, style=MARK)
     return table
 
 

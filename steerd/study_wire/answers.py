@@ -166,6 +166,7 @@ def _flip_of(message: pb.AnswerFlip) -> Flip:
 def _member_message(member: FlipMember) -> pb.FlipMember:
     return pb.FlipMember(
         intervention=asked_message(member.intervention, steering_pb2.UNIT_ACTIVATION),
+        label=label_message(member.label),
         lead_alone=member.lead_alone,
         lead_without=member.lead_without,
     )
@@ -174,6 +175,7 @@ def _member_message(member: FlipMember) -> pb.FlipMember:
 def _member_of(message: pb.FlipMember) -> FlipMember:
     return FlipMember(
         intervention=intervention_of(message.intervention),
+        label=label_of(message.label) if message.HasField("label") else None,
         lead_alone=message.lead_alone if message.HasField("lead_alone") else None,
         lead_without=message.lead_without if message.HasField("lead_without") else None,
     )

@@ -49,10 +49,9 @@ def comparison() -> AnswerComparison:
         for number, pushes in enumerate(SIDES)
     )
     scope = Scope(positions=(PositionRange(1),))
-    members = (
-        FlipMember(Intervention(target=FeatureRef("late", 3), operation=Ablate(), scope=scope), -0.5, None),
-        FlipMember(Intervention(target=FeatureRef("early", 8), operation=Add(0.75), scope=scope), None, -1.5),
-    )
+    ablated = Intervention(target=FeatureRef("late", 3), operation=Ablate(), scope=scope)
+    added = Intervention(target=FeatureRef("early", 8), operation=Add(0.75), scope=scope)
+    members = (FlipMember(ablated, None, -0.5, None), FlipMember(added, FeatureLabel("b"), None, -1.5))
     controls = (ControlEffect(9, 0.25, 3.0, 0.125), ControlEffect(4, 0.0, 0.0, 0.0))
     flip = Flip(members, score(), score(), is_minimal=False, controls=controls)
     return AnswerComparison(True, ("a", " b"), score(), score(), features, flip, tried=17)

@@ -1874,7 +1874,7 @@ Global___AnswerFeature: _TypeAlias = AnswerFeature  # noqa: Y015
 @_typing.final
 class AnswerFlip(_message.Message):
     """The smallest set of interventions, of those tried, under which the right answer leads: is likelier than the wrong
-    one, and likelier than it was.
+    one, and likelier than it was. Of sets as small that lead most, the one that does least to the control texts.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -1930,6 +1930,7 @@ class FlipMember(_message.Message):
     INTERVENTION_FIELD_NUMBER: _builtins.int
     LEAD_ALONE_FIELD_NUMBER: _builtins.int
     LEAD_WITHOUT_FIELD_NUMBER: _builtins.int
+    LABEL_FIELD_NUMBER: _builtins.int
     lead_alone: _builtins.float
     """By how much the right answer leads under it alone. Absent when that was not tried."""
     lead_without: _builtins.float
@@ -1938,16 +1939,21 @@ class FlipMember(_message.Message):
     def intervention(self) -> _steering_pb2.Intervention:
         """What is done, in activation units, as Generate takes it."""
 
+    @_builtins.property
+    def label(self) -> _feature_pb2.FeatureLabel:
+        """What the SAE's file calls the feature. Absent when it has no labels."""
+
     def __init__(
         self,
         *,
         intervention: _steering_pb2.Intervention | None = ...,
         lead_alone: _builtins.float | None = ...,
         lead_without: _builtins.float | None = ...,
+        label: _feature_pb2.FeatureLabel | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_lead_alone", b"_lead_alone", "_lead_without", b"_lead_without", "intervention", b"intervention", "lead_alone", b"lead_alone", "lead_without", b"lead_without"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_lead_alone", b"_lead_alone", "_lead_without", b"_lead_without", "intervention", b"intervention", "label", b"label", "lead_alone", b"lead_alone", "lead_without", b"lead_without"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_lead_alone", b"_lead_alone", "_lead_without", b"_lead_without", "intervention", b"intervention", "lead_alone", b"lead_alone", "lead_without", b"lead_without"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_lead_alone", b"_lead_alone", "_lead_without", b"_lead_without", "intervention", b"intervention", "label", b"label", "lead_alone", b"lead_alone", "lead_without", b"lead_without"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__lead_alone: _TypeAlias = _typing.Literal["lead_alone"]  # noqa: Y015
     _WhichOneofArgType__lead_alone: _TypeAlias = _typing.Literal["_lead_alone", b"_lead_alone"]  # noqa: Y015

@@ -4,7 +4,7 @@
 - `study`: the study, `ComparingAnswers`: score, predict, ablate, search
 - `pushing_features`: what gradients say is worth being tried
 - `answer_meter`: how likely both answers are under sets of interventions
-- `flip_search`: the search for a small set that makes the right answer win
+- `flip_tries`: what was tried to make the right answer win; `flip_search` says what to try next
 - `control_effects`: what the set does to other texts
 - `last_rows`: steered texts up to the host's head, and their logits
 """

@@ -27,16 +27,20 @@ class FlipSearch:
         self.leads: dict[Set, float] = {frozenset(): lead}
 
     @property
-    def smallest(self) -> Set | None:
-        """Of the sets tried so far that flip the answer the smallest, by the largest lead; None of none."""
+    def flips(self) -> list[Set]:
+        """The smallest of the sets tried so far that flip the answer, by falling lead."""
         flipping = [tried for tried, lead in self.leads.items() if lead > 0]
-        return min(flipping, key=lambda tried: (len(tried), -self.leads[tried]), default=None)
+        fewest = min(map(len, flipping), default=0)
+        return sorted((each for each in flipping if len(each) == fewest), key=lambda each: -self.leads[each])
 
     @property
-    def is_minimal(self) -> bool:
-        """Whether the smallest one was tried without each of its moves."""
-        smallest = self.smallest
-        return smallest is not None and not self._untried(_smaller(smallest))
+    def smallest(self) -> Set | None:
+        """The first of `flips`; None of none."""
+        return next(iter(self.flips), None)
+
+    def is_minimal(self, chosen: Set) -> bool:
+        """Whether a set that flips the answer was tried without each of its moves."""
+        return not self._untried(_smaller(chosen))
 
     def run(self, try_sets: Try) -> Generator[None]:
         """Search; afterwards `smallest` is minimal, unless it is None."""

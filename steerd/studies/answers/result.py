@@ -48,6 +48,7 @@ class FlipMember:
     """
 
     intervention: Intervention
+    label: FeatureLabel | None
     lead_alone: float | None
     lead_without: float | None
 
@@ -71,7 +72,8 @@ class Flip:
     """The smallest set of interventions, of those tried, under which the right answer leads: is likelier than
     the wrong one, and than it was.
 
-    With `is_minimal` no member can be left out, which was tried.
+    With `is_minimal` no member can be left out, which was tried. Where several sets are as small, it is one
+    that does little to the control texts.
     """
 
     members: tuple[FlipMember, ...]

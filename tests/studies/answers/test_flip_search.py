@@ -58,7 +58,7 @@ def test_of_moves_that_add_up_the_fewest_are_found(seed: int) -> None:
         return
     assert found.smallest is not None
     assert len(found.smallest) == min(sizes)
-    assert found.is_minimal
+    assert found.is_minimal(found.smallest)
     assert is_minimal(margin, found.smallest)
 
 
@@ -75,7 +75,7 @@ def test_whatever_moves_do_together_the_set_is_minimal(seed: int) -> None:
         assert found.smallest is not None
         assert len(found.smallest) == 1
     if found.smallest is not None:
-        assert found.is_minimal
+        assert found.is_minimal(found.smallest)
         assert is_minimal(margins.__getitem__, found.smallest)
 
 
@@ -88,7 +88,14 @@ def test_moves_that_only_work_together_are_found() -> None:
     found = search(margin, 9)
 
     assert found.smallest == frozenset({2, 5})
-    assert found.is_minimal
+    assert found.is_minimal(frozenset({2, 5}))
+
+
+def test_of_sets_of_one_size_the_one_that_leads_most_comes_first() -> None:
+    gains = [0.5, 3.0, 1.5, 2.0]
+    found = search(lambda chosen: sum(gains[move] for move in chosen) - 1.0, 4)
+
+    assert found.flips == [frozenset({move}) for move in (1, 3, 2)]
 
 
 def test_a_set_is_not_grown_for_ever() -> None:
@@ -104,7 +111,7 @@ def test_many_moves_together_are_cut_down() -> None:
 
     assert found.smallest is not None
     assert len(found.smallest) == 11
-    assert found.is_minimal
+    assert found.is_minimal(found.smallest)
 
 
 def test_moves_that_clash_are_never_made_together() -> None:
@@ -119,7 +126,7 @@ def test_nothing_that_flips_is_told_as_nothing() -> None:
     found = search(lambda _chosen: -1.0, 4)
 
     assert found.smallest is None
-    assert not found.is_minimal
+    assert found.flips == []
 
 
 def test_without_moves_nothing_is_tried() -> None:

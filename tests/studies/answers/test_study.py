@@ -148,6 +148,8 @@ def test_a_single_ablation_flips_where_one_is_enough(planted: Planted) -> None:
     assert found.flip.is_minimal
     (member,) = found.flip.members
     assert member.intervention == ablation(FEATURES["D"])
+    assert member.label is not None
+    assert member.label.text == "planted D"
     assert found.right is not None
     assert found.wrong is not None
     assert found.flip.right.logprob - found.flip.wrong.logprob == pytest.approx(LOGITS["C"], abs=0.2)
@@ -220,6 +222,19 @@ def test_side_effects_are_those_of_plain_hooks(planted: Planted) -> None:
     assert touched.changed == 0.25  # what follows the question
     assert touched.max_kl > 5 > 4 * touched.mean_kl - 0.1 - touched.max_kl
     assert (plain.changed, plain.max_kl) == (0.0, pytest.approx(0.0, abs=1e-6))
+
+
+def test_of_flips_of_one_size_the_one_that_does_least_elsewhere_is_told(planted: Planted) -> None:
+    """With Y pushed a little, E turns the answer as D does. D leads more, but the control text needs it."""
+    pushed = Intervention(target=FEATURES["C"], operation=Add(0.2))
+    steering = Steering(interventions=(pushed,))
+    blind = planted.compare(steering=steering)
+    found = planted.compare(steering=steering, controls=(tuple(b"xF?"),))
+
+    assert flipped_by(blind) == {"D"}
+    assert flipped_by(found) == {"E"}
+    assert found.flip is not None
+    assert found.flip.controls[0].changed == 0.0
 
 
 def test_what_steers_the_request_holds_in_everything_that_is_tried(planted: Planted) -> None:
