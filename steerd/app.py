@@ -35,6 +35,7 @@ from steerd.selftest.report import Report
 from steerd.selftest.selftest import selftest
 from steerd.server.admin_service import AdminService
 from steerd.server.catalog_service import CatalogService
+from steerd.server.dose_studies import DoseStudies
 from steerd.server.feature_service import FeatureService
 from steerd.server.generation_service import GenerationService
 from steerd.server.grpc_server import GrpcServer
@@ -100,7 +101,8 @@ class App:
     def __init__(self, config: Config) -> None:
         """Bind before anything is loaded, so that a port in use is told at once. Raises ConfigError."""
         self._config = config
-        self.engine: Engine | None = None  # from `start` on, as the next
+        self.engine: Engine | None = None  # from `start` on, as the next two
+        self._studying: Studying | None = None
         self._request_log: RequestLog | None = None
         registry = CollectorRegistry()
         for collector in (ProcessCollector, PlatformCollector, GCCollector):
@@ -157,9 +159,11 @@ class App:
         self._log_addresses(host, saes)
 
     def _feature_service(self, engine: Engine, requests: RequestParser) -> FeatureService:
-        studying = Studying(engine, self._config.server, self.grpc.admission, self.metrics)
-        steered = SteeredStudies(engine.steered_forward, requests, self._config)
-        return FeatureService(studying, requests.host, requests.saes, self._config, steered)
+        config, forward = self._config, engine.steered_forward
+        self._studying = Studying(engine, config.server, self.grpc.admission, self.metrics)
+        steered = SteeredStudies(forward, requests, config)
+        dosed = DoseStudies(engine, forward, requests, config)
+        return FeatureService(self._studying, requests.host, requests.saes, config, steered, dosed)
 
     def _tell_what_is_there(self, engine: Engine, saes: LoadedSaes) -> None:
         """The parts of the monitor hear of what was loaded after they were made."""
@@ -224,8 +228,7 @@ class App:
             _log.error("the engine has died; the server ends")
             return 1
         _log.info("draining: requests in flight have %g seconds", self._config.server.drain_seconds)
-        if self.engine is not None:
-            self.engine.drain_studies()
+        self._drain_studies()
         drain = asyncio.create_task(self.grpc.drain(self._config.server.drain_seconds))
         again = asyncio.create_task(signals.get())
         await asyncio.wait({drain, again}, return_when=asyncio.FIRST_COMPLETED)
@@ -234,6 +237,13 @@ class App:
         drain.cancel()
         again.cancel()
         return 0
+
+    def _drain_studies(self) -> None:
+        """They can tell what they have done; requests would be lost."""
+        if self._studying is not None:
+            self._studying.drain()
+        if self.engine is not None:
+            self.engine.drain_studies()
 
     async def stop(self) -> None:
         """End everything now; requests in flight end with UNAVAILABLE."""

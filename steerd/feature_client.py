@@ -20,6 +20,7 @@ from steerd.steering.intervention import FeatureRef
 from steerd.studies.answers.result import AnswerComparison
 from steerd.studies.attribution.result import Attribution
 from steerd.studies.contrast_table import Contrast
+from steerd.studies.dose_curve import DoseCurve
 from steerd.studies.effect_table import EffectTable
 from steerd.studies.encoded_tokens import EncodedTokens, EncodeSummary
 from steerd.studies.feature_matches import FeatureMatches, TextMatches
@@ -32,6 +33,7 @@ from steerd.study_wire import (
     contrast,
     effects,
     encode,
+    evaluate,
     feature_description,
     feature_search,
     logit_lens,
@@ -176,6 +178,15 @@ class FeatureClient:
         with failures(self.address):
             replies = self._features.Attribute(attribution.attribute_request(call), timeout=self._timeout)
             result: Attribution = _result(_events(replies, attribution.attribute_event), told)
+        return result
+
+    def evaluate(
+        self, call: evaluate.EvaluateCall, told: Callable[[Progress], None] | None = None
+    ) -> DoseCurve:
+        """What steering by a feature does at each strength; `told` is as above. Raises RemoteError."""
+        with failures(self.address):
+            replies = self._features.EvaluateSteering(evaluate.evaluate_request(call), timeout=self._timeout)
+            result: DoseCurve = _result(_events(replies, evaluate.evaluate_event), told)
         return result
 
 

@@ -195,6 +195,7 @@ TORCH_FREE = (
     "steerd.studies.attribution.wish",
     "steerd.studies.applied_steering",
     "steerd.studies.effect_table",
+    "steerd.studies.dose_curve",
     "steerd.studies.encoded_tokens",
     "steerd.studies.lens_table",
     "steerd.studies.trace_table",

@@ -51,11 +51,7 @@ class StudyLine:
             if self._refusal is not None:
                 raise self._refusal
             if len(self._jobs) >= self._max_studies:
-                raise Overloaded(
-                    f"{len(self._jobs)} studies are under way, of at most {self._max_studies}",
-                    reason="TOO_MANY_STUDIES",
-                    retry_after_seconds=5.0,
-                )
+                raise too_many_studies(len(self._jobs), self._max_studies)
             job = StudyJob(study, deliver)
             self._jobs.append(job)
         self._wake()
@@ -152,6 +148,12 @@ class StudyLine:
         with self._changed:
             self._jobs.remove(job)
             self._changed.notify_all()
+
+
+def too_many_studies(under_way: int, most: int) -> Overloaded:
+    """The refusal of a study for want of room."""
+    message = f"{under_way} studies are under way, of at most {most}"
+    return Overloaded(message, reason="TOO_MANY_STUDIES", retry_after_seconds=5.0)
 
 
 def _close(job: StudyJob) -> None:

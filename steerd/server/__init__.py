@@ -27,8 +27,11 @@ A study passes `feature_service`, then:
 - `steered_studies`: those of one text under steering; `parse_steered` is what their requests share,
   `parse_lens`, `parse_trace`, `parse_effects` and `parse_answers` what each has of its own; `parse_token`, a
   token by its name
+- `dose_studies`: how strongly to steer; `parse_evaluate` reads what is asked, `dosing` tries each strength by
+  the requests that `dose_requests` makes, with the texts of `dose_texts` and next to `control_features`
 - `studying`: one study's life: begin, progress, stop, result
 - `study_stream`: from the engine's thread to this study's coroutine
+- `composed_study`: studies that are made of requests and of other studies; `engine_texts` runs these
 - `study_cache`: results by what they depend on
 - `feature_lookup`: the short questions, which are no streams
 

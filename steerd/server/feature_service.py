@@ -12,6 +12,7 @@ from steerd.config import Config
 from steerd.host.host_model import HostModel
 from steerd.pb.v1 import feature_service_pb2 as pb
 from steerd.pb.v1.feature_service_pb2_grpc import FeatureServiceServicer
+from steerd.server.dose_studies import DoseStudies
 from steerd.server.feature_lookup import FeatureLookup
 from steerd.server.parse_attribution import parse_attribution
 from steerd.server.parse_contrast import parse_contrast
@@ -41,6 +42,7 @@ TraceContext = grpc.aio.ServicerContext[pb.TraceRequest, pb.TraceResponse]
 EffectsContext = grpc.aio.ServicerContext[pb.MeasureEffectsRequest, pb.MeasureEffectsResponse]
 AnswersContext = grpc.aio.ServicerContext[pb.CompareAnswersRequest, pb.CompareAnswersResponse]
 AttributeContext = grpc.aio.ServicerContext[pb.AttributeRequest, pb.AttributeResponse]
+EvaluateContext = grpc.aio.ServicerContext[pb.EvaluateSteeringRequest, pb.EvaluateSteeringResponse]
 ContrastContext = grpc.aio.ServicerContext[pb.ContrastFeaturesRequest, pb.ContrastFeaturesResponse]
 
 
@@ -61,9 +63,11 @@ class FeatureService(FeatureServiceServicer):
         saes: LoadedSaes,
         config: Config,
         steered: SteeredStudies,
+        dosed: DoseStudies,
     ) -> None:
         self._studying = studying
         self._steered = steered
+        self._dosed = dosed
         self._host = host
         self._saes = saes
         self._config = config
@@ -135,6 +139,11 @@ class FeatureService(FeatureServiceServicer):
             result_message=contrast.contrast_message,
             key=self._key(wish),
         )
+
+    async def EvaluateSteering(  # type: ignore[override]
+        self, message: pb.EvaluateSteeringRequest, context: EvaluateContext
+    ) -> None:
+        await self._studying.run(message, context, self._dosed.evaluate)
 
     async def GetFeature(
         self,

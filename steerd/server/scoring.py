@@ -46,12 +46,12 @@ class Scoring:
         """The answer; raises what the engine refuses or fails with. What is left is cancelled."""
         parsed = self._parser.parse(message, request_id)
         requests = [*parsed.steered, *parsed.baselines]
-        streams = [EventStream(_most_events(request)) for request in requests]
+        streams = [EventStream(most_events(request)) for request in requests]
         submissions = self._engine.submit_all(
             [(request, stream.deliver) for request, stream in zip(requests, streams, strict=True)]
         )
         try:
-            scored = [await _scored(stream, requests[0].steering) for stream in streams]
+            scored = [await scored_events(stream, requests[0].steering) for stream in streams]
         finally:
             for submission in submissions:
                 self._engine.cancel(submission)
@@ -80,15 +80,16 @@ class Scoring:
         )
 
 
-def _most_events(request: GenerationRequest) -> int:
-    """Two a row, its score and what fires there, a first and a last.
+def most_events(request: GenerationRequest) -> int:
+    """Two a row, its score or token and what fires there, a first and a last.
 
-    Streams are read one by one, so each must hold all its events.
+    Streams may be read one by one, so each must hold all its events.
     """
-    return 2 * len(request.given_ids) + 2
+    return 2 * (len(request.given_ids) + request.num_new) + 2
 
 
-async def _scored(stream: EventStream, steering: Steering) -> Scored:
+async def scored_events(stream: EventStream, steering: Steering) -> Scored:
+    """All that is scored, as it comes; raises why a text was not scored to its end."""
     chunks: list[ScoredEvent] = []
     fired: list[Firing] = []
     while True:

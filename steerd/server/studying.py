@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Callable, Iterable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from typing import Any, Generic, Protocol, TypeVar
 
@@ -14,9 +14,10 @@ import grpc
 
 from steerd.config import ServerConfig
 from steerd.engine.study import DeliverStudy, Study, StudyEnded, StudyFailed
-from steerd.engine.study_line import StudyJob
+from steerd.engine.study_line import StudyJob, too_many_studies
 from steerd.errors import AlreadyExists, DeadlineExceeded, NotFound, Unavailable
 from steerd.server.admission import Admission
+from steerd.server.composed_study import ComposedJob, ComposedStudy
 from steerd.server.edge_observer import EdgeObserver
 from steerd.server.parse import request_id_of
 from steerd.server.parse_study import StudyMessage
@@ -31,6 +32,7 @@ Request = TypeVar("Request", bound=StudyMessage)
 
 _SECONDS_BETWEEN_PROGRESS = 0.5
 _CACHED_RESULTS = 32
+_MAX_COMPOSED = 4  # each has requests of its own in the engine
 
 _log = logging.getLogger(__name__)
 
@@ -66,7 +68,7 @@ class AskedStudy(Generic[R]):
     Its result, if complete, is kept under `key`, unless that is empty.
     """
 
-    study: Study[R]
+    study: Study[R] | ComposedStudy[R]
     response: StudyResponse
     result_message: Callable[[R], Any]
     part_messages: Callable[[Any], Iterable[Any]] = lambda _: ()
@@ -84,7 +86,9 @@ class Studying:
         self._admission = admission
         self._observer = observer
         self._cache = StudyCache(_CACHED_RESULTS)
-        self._jobs: dict[str, StudyJob] = {}  # by request id
+        self._stops: dict[str, Callable[[bool], None]] = {}  # by request id; whether to keep the result
+        self._composed = 0  # under way
+        self._draining = False
 
     async def run(
         self,
@@ -134,30 +138,57 @@ class Studying:
 
     def stop(self, request_id: str) -> None:
         """Have a study end with its result so far; raises NotFound."""
-        job = self._jobs.get(request_id)
-        if job is None:
+        stop = self._stops.get(request_id)
+        if stop is None:
             message = f"no study {request_id!r} is under way"
             raise NotFound(message, reason="STUDY_NOT_FOUND", field="request_id")
-        self._engine.stop_study(job, keep=True)
+        stop(True)
+
+    def drain(self) -> None:
+        """Take no more in, and have all end with their results so far."""
+        self._draining = True
+        for stop in self._stops.values():
+            stop(True)
 
     async def _studied(self, asked: AskedStudy[R], message: StudyMessage, request_id: str, context: Any) -> R:
         """Run the study to its end; whatever ends the call ends the study."""
-        if request_id in self._jobs:
+        if request_id in self._stops:
             raise AlreadyExists(f"request_id {request_id!r} is in use")
         stream = StudyStream()
-        job = self._jobs[request_id] = self._engine.study(asked.study, stream.deliver)
-        limit = message.max_seconds or self._config.max_study_seconds
-        timer = asyncio.get_running_loop().call_later(limit, lambda: self._engine.stop_study(job, keep=True))
-        try:
-            await context.send_initial_metadata(())
-            result: R = await self._followed(stream, asked, context)
-        finally:
-            timer.cancel()
-            self._engine.stop_study(job, keep=False)
-            del self._jobs[request_id]
+        with self._begun(asked.study, stream) as stop:
+            self._stops[request_id] = stop
+            limit = message.max_seconds or self._config.max_study_seconds
+            timer = asyncio.get_running_loop().call_later(limit, stop, True)
+            try:
+                await context.send_initial_metadata(())
+                result: R = await self._followed(stream, asked, context)
+            finally:
+                timer.cancel()
+                stop(False)
+                del self._stops[request_id]
         if asked.key and result.complete:
             self._cache.put(asked.key, result)
         return result
+
+    @contextmanager
+    def _begun(
+        self, study: Study[Any] | ComposedStudy[Any], stream: StudyStream
+    ) -> Iterator[Callable[[bool], None]]:
+        """Hold a place for a study that has begun; yields how it is stopped."""
+        if self._draining:
+            raise Unavailable("the server is shutting down", reason="DRAINING")
+        if not isinstance(study, ComposedStudy):
+            job = self._engine.study(study, stream.deliver)
+            yield lambda keep: self._engine.stop_study(job, keep=keep)
+            return
+        if self._composed >= _MAX_COMPOSED:
+            raise too_many_studies(self._composed, _MAX_COMPOSED)
+        self._composed += 1
+        composed = ComposedJob(study, stream.deliver)
+        try:
+            yield lambda keep: composed.stop(keep=keep)
+        finally:
+            self._composed -= 1
 
     async def _followed(self, stream: StudyStream, asked: AskedStudy[R], context: Any) -> R:
         told = -_SECONDS_BETWEEN_PROGRESS

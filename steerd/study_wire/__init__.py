@@ -10,4 +10,5 @@
 - `label`: labels of features with their score
 - `feature_description`: labels, found features and GetFeature's pages
 - `feature_search`: SearchFeatures, NearestFeatures and SearchByTexts
+- `evaluate`: EvaluateSteering
 """

@@ -14,6 +14,7 @@ import grpc
 from steerd.config import Config, LimitsConfig, ServerConfig, SteeringConfig
 from steerd.engine.events import FinishedEvent, PromptEvent, StreamEvent, Timings, TokenEvent, TokenReading
 from steerd.engine.request import FinishReason, GenerationRequest
+from steerd.engine.steered_forward import SteeredForward
 from steerd.engine.study import DeliverStudy, Study
 from steerd.engine.study_line import StudyJob, StudyLine
 from steerd.engine.waiting_line import Submission
@@ -21,6 +22,7 @@ from steerd.engine.watch_list import WatchList
 from steerd.monitoring.activity import Activity
 from steerd.monitoring.top_features import TopFeatures
 from steerd.server.catalog_service import CatalogService
+from steerd.server.dose_studies import DoseStudies
 from steerd.server.edge_observer import Rpc
 from steerd.server.feature_service import FeatureService
 from steerd.server.generation_service import GenerationService
@@ -30,9 +32,11 @@ from steerd.server.parse import RequestParser
 from steerd.server.parse_steering import SteeringParser
 from steerd.server.policy import Policies
 from steerd.server.preset_book import Preset, PresetBook
+from steerd.server.steered_studies import SteeredStudies
 from steerd.server.studying import Studying
 from steerd.steering.intervention import Ablate, FeatureRef, Intervention
 from steerd.steering.steering import NamedVersion
+from steerd.steering.step_plan import StepPlanner
 from tests.server.running_server import tiny_parts
 
 
@@ -126,9 +130,10 @@ async def scripted_server(
     policies = Policies((), saes)
     steering = SteeringParser(host, saes, limits, SteeringConfig(), presets, policies)
     grpc_server = GrpcServer(config, counts)
+    requests = RequestParser(host, saes, limits, steering)
     generation = GenerationService(
         engine,
-        RequestParser(host, saes, limits, steering),
+        requests,
         config=config,
         admission=grpc_server.admission,
         observer=counts,
@@ -136,7 +141,11 @@ async def scripted_server(
     catalog = CatalogService(host, saes, Config(), presets, policies, "", tuple)
     monitor = MonitorService(Activity(), TopFeatures(), watch=WatchList, snapshots_lost=print)
     studying = Studying(engine, config, grpc_server.admission, counts)
-    feature = FeatureService(studying, host, saes, Config(server=config))
+    forward = SteeredForward(host, StepPlanner(host, saes, 0))
+    whole = Config(server=config)
+    steered = SteeredStudies(forward, requests, whole)
+    dosed = DoseStudies(engine, forward, requests, whole)
+    feature = FeatureService(studying, host, saes, whole, steered, dosed)
     await grpc_server.start(generation, catalog, feature=feature, monitor=monitor, is_healthy=lambda: True)
     address = f"127.0.0.1:{grpc_server.port}"
     try:

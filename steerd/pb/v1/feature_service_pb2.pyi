@@ -221,6 +221,30 @@ ATTRIBUTION_NODE_ROLE_RANDOM_INACTIVE: AttributionNodeRole.ValueType  # 3
 """A control, drawn from the features that are not active on their token: without them nothing may change."""
 Global___AttributionNodeRole: _TypeAlias = AttributionNodeRole  # noqa: Y015
 
+class _DoseOperation:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _DoseOperationEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_DoseOperation.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    DOSE_OPERATION_UNSPECIFIED: _DoseOperation.ValueType  # 0
+    """Same as DOSE_OPERATION_ADD."""
+    DOSE_OPERATION_ADD: _DoseOperation.ValueType  # 1
+    """Add the strength."""
+    DOSE_OPERATION_SET: _DoseOperation.ValueType  # 2
+    """Set the feature to the strength."""
+
+class DoseOperation(_DoseOperation, metaclass=_DoseOperationEnumTypeWrapper):
+    """What is done with a feature at a strength."""
+
+DOSE_OPERATION_UNSPECIFIED: DoseOperation.ValueType  # 0
+"""Same as DOSE_OPERATION_ADD."""
+DOSE_OPERATION_ADD: DoseOperation.ValueType  # 1
+"""Add the strength."""
+DOSE_OPERATION_SET: DoseOperation.ValueType  # 2
+"""Set the feature to the strength."""
+Global___DoseOperation: _TypeAlias = DoseOperation  # noqa: Y015
+
 @_typing.final
 class Text(_message.Message):
     """A text to be studied."""
@@ -2922,3 +2946,391 @@ class AttributionTotal(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___AttributionTotal: _TypeAlias = AttributionTotal  # noqa: Y015
+
+@_typing.final
+class EvaluateSteeringRequest(_message.Message):
+    """Which feature, how strong, and what is written with it."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    MAX_SECONDS_FIELD_NUMBER: _builtins.int
+    FEATURE_FIELD_NUMBER: _builtins.int
+    PROMPTS_FIELD_NUMBER: _builtins.int
+    STRENGTHS_FIELD_NUMBER: _builtins.int
+    UNIT_FIELD_NUMBER: _builtins.int
+    OPERATION_FIELD_NUMBER: _builtins.int
+    SCOPE_FIELD_NUMBER: _builtins.int
+    MAX_NEW_TOKENS_FIELD_NUMBER: _builtins.int
+    TEMPERATURE_FIELD_NUMBER: _builtins.int
+    CONTROL_TEXTS_FIELD_NUMBER: _builtins.int
+    CONTROL_FEATURES_FIELD_NUMBER: _builtins.int
+    REFINEMENTS_FIELD_NUMBER: _builtins.int
+    MAX_SURPRISE_GAIN_FIELD_NUMBER: _builtins.int
+    MAX_REPETITION_GAIN_FIELD_NUMBER: _builtins.int
+    MAX_SIDE_KL_FIELD_NUMBER: _builtins.int
+    request_id: _builtins.str
+    """As GenerateRequest.request_id."""
+    max_seconds: _builtins.float
+    """As EncodeRequest.max_seconds."""
+    unit: _steering_pb2.Unit.ValueType
+    """Of strengths. Default: UNIT_FEATURE_MAX where the feature's maximum is recorded, otherwise UNIT_RESID_NORM."""
+    operation: Global___DoseOperation.ValueType
+    """What is done with the feature. Default: DOSE_OPERATION_ADD."""
+    max_new_tokens: _builtins.int
+    """Tokens of an answer at most. Default: 32."""
+    temperature: _builtins.float
+    """As SamplingParams.temperature; each prompt has a seed of its own, the same at every strength. Default: 0.7."""
+    control_features: _builtins.int
+    """Other features of the SAE, of like density, that are added by the same length to compare; at most 4. Default: 1."""
+    refinements: _builtins.int
+    """More strengths to try between the last safe one and the next; at most 6. Default: 2."""
+    max_surprise_gain: _builtins.float
+    """What a safe strength may add to the answers' surprise (see TextEffect), in nats. Default: 0.7, which is twice the
+    perplexity.
+    """
+    max_repetition_gain: _builtins.float
+    """What a safe strength may add to their repetition. Default: 0.2."""
+    max_side_kl: _builtins.float
+    """Largest side_kl (see NextTokenEffect) of a safe strength, in nats. Default: no bound."""
+    @_builtins.property
+    def feature(self) -> _feature_pb2.FeatureRef:
+        """The feature."""
+
+    @_builtins.property
+    def prompts(self) -> _containers.RepeatedCompositeFieldContainer[Global___Text]:
+        """What answers are written to: texts that were not used to choose the feature. Default: eight questions of the
+        server's own.
+        """
+
+    @_builtins.property
+    def strengths(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
+        """Strengths in `unit`, each above 0. Default: 0.25, 0.5, 1, 1.5, 2 and 3 in UNIT_FEATURE_MAX, or 0.1, 0.2, 0.4, 0.6,
+        0.8 and 1 in UNIT_RESID_NORM.
+        """
+
+    @_builtins.property
+    def scope(self) -> _steering_pb2.Scope:
+        """Where. Default: everywhere but on special tokens."""
+
+    @_builtins.property
+    def control_texts(self) -> _containers.RepeatedCompositeFieldContainer[Global___Text]:
+        """Texts whose next tokens steering should leave alone. Default: six sentences of the server's own."""
+
+    def __init__(
+        self,
+        *,
+        request_id: _builtins.str = ...,
+        max_seconds: _builtins.float = ...,
+        feature: _feature_pb2.FeatureRef | None = ...,
+        prompts: _abc.Iterable[Global___Text] | None = ...,
+        strengths: _abc.Iterable[_builtins.float] | None = ...,
+        unit: _steering_pb2.Unit.ValueType = ...,
+        operation: Global___DoseOperation.ValueType = ...,
+        scope: _steering_pb2.Scope | None = ...,
+        max_new_tokens: _builtins.int | None = ...,
+        temperature: _builtins.float | None = ...,
+        control_texts: _abc.Iterable[Global___Text] | None = ...,
+        control_features: _builtins.int | None = ...,
+        refinements: _builtins.int | None = ...,
+        max_surprise_gain: _builtins.float | None = ...,
+        max_repetition_gain: _builtins.float | None = ...,
+        max_side_kl: _builtins.float | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_control_features", b"_control_features", "_max_new_tokens", b"_max_new_tokens", "_max_repetition_gain", b"_max_repetition_gain", "_max_side_kl", b"_max_side_kl", "_max_surprise_gain", b"_max_surprise_gain", "_refinements", b"_refinements", "_temperature", b"_temperature", "control_features", b"control_features", "feature", b"feature", "max_new_tokens", b"max_new_tokens", "max_repetition_gain", b"max_repetition_gain", "max_side_kl", b"max_side_kl", "max_surprise_gain", b"max_surprise_gain", "refinements", b"refinements", "scope", b"scope", "temperature", b"temperature"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_control_features", b"_control_features", "_max_new_tokens", b"_max_new_tokens", "_max_repetition_gain", b"_max_repetition_gain", "_max_side_kl", b"_max_side_kl", "_max_surprise_gain", b"_max_surprise_gain", "_refinements", b"_refinements", "_temperature", b"_temperature", "control_features", b"control_features", "control_texts", b"control_texts", "feature", b"feature", "max_new_tokens", b"max_new_tokens", "max_repetition_gain", b"max_repetition_gain", "max_seconds", b"max_seconds", "max_side_kl", b"max_side_kl", "max_surprise_gain", b"max_surprise_gain", "operation", b"operation", "prompts", b"prompts", "refinements", b"refinements", "request_id", b"request_id", "scope", b"scope", "strengths", b"strengths", "temperature", b"temperature", "unit", b"unit"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__control_features: _TypeAlias = _typing.Literal["control_features"]  # noqa: Y015
+    _WhichOneofArgType__control_features: _TypeAlias = _typing.Literal["_control_features", b"_control_features"]  # noqa: Y015
+    _WhichOneofReturnType__max_new_tokens: _TypeAlias = _typing.Literal["max_new_tokens"]  # noqa: Y015
+    _WhichOneofArgType__max_new_tokens: _TypeAlias = _typing.Literal["_max_new_tokens", b"_max_new_tokens"]  # noqa: Y015
+    _WhichOneofReturnType__max_repetition_gain: _TypeAlias = _typing.Literal["max_repetition_gain"]  # noqa: Y015
+    _WhichOneofArgType__max_repetition_gain: _TypeAlias = _typing.Literal["_max_repetition_gain", b"_max_repetition_gain"]  # noqa: Y015
+    _WhichOneofReturnType__max_side_kl: _TypeAlias = _typing.Literal["max_side_kl"]  # noqa: Y015
+    _WhichOneofArgType__max_side_kl: _TypeAlias = _typing.Literal["_max_side_kl", b"_max_side_kl"]  # noqa: Y015
+    _WhichOneofReturnType__max_surprise_gain: _TypeAlias = _typing.Literal["max_surprise_gain"]  # noqa: Y015
+    _WhichOneofArgType__max_surprise_gain: _TypeAlias = _typing.Literal["_max_surprise_gain", b"_max_surprise_gain"]  # noqa: Y015
+    _WhichOneofReturnType__refinements: _TypeAlias = _typing.Literal["refinements"]  # noqa: Y015
+    _WhichOneofArgType__refinements: _TypeAlias = _typing.Literal["_refinements", b"_refinements"]  # noqa: Y015
+    _WhichOneofReturnType__temperature: _TypeAlias = _typing.Literal["temperature"]  # noqa: Y015
+    _WhichOneofArgType__temperature: _TypeAlias = _typing.Literal["_temperature", b"_temperature"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__control_features) -> _WhichOneofReturnType__control_features | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__max_new_tokens) -> _WhichOneofReturnType__max_new_tokens | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__max_repetition_gain) -> _WhichOneofReturnType__max_repetition_gain | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__max_side_kl) -> _WhichOneofReturnType__max_side_kl | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__max_surprise_gain) -> _WhichOneofReturnType__max_surprise_gain | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__refinements) -> _WhichOneofReturnType__refinements | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__temperature) -> _WhichOneofReturnType__temperature | None: ...
+
+Global___EvaluateSteeringRequest: _TypeAlias = EvaluateSteeringRequest  # noqa: Y015
+
+@_typing.final
+class EvaluateSteeringResponse(_message.Message):
+    """One message of the stream."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PROGRESS_FIELD_NUMBER: _builtins.int
+    RESULT_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def progress(self) -> Global___StudyProgress:
+        """How far it is, in strengths."""
+
+    @_builtins.property
+    def result(self) -> Global___EvaluateSteeringResult:
+        """Always the last message."""
+
+    def __init__(
+        self,
+        *,
+        progress: Global___StudyProgress | None = ...,
+        result: Global___EvaluateSteeringResult | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["event", b"event", "progress", b"progress", "result", b"result"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["event", b"event", "progress", b"progress", "result", b"result"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_event: _TypeAlias = _typing.Literal["progress", "result"]  # noqa: Y015
+    _WhichOneofArgType_event: _TypeAlias = _typing.Literal["event", b"event"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_event) -> _WhichOneofReturnType_event | None: ...
+
+Global___EvaluateSteeringResponse: _TypeAlias = EvaluateSteeringResponse  # noqa: Y015
+
+@_typing.final
+class EvaluateSteeringResult(_message.Message):
+    """What steering by the feature does at each strength."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    COMPLETE_FIELD_NUMBER: _builtins.int
+    FEATURE_FIELD_NUMBER: _builtins.int
+    OUTPUT_SCORE_FIELD_NUMBER: _builtins.int
+    PROMOTED_TOKENS_FIELD_NUMBER: _builtins.int
+    PLAIN_FIELD_NUMBER: _builtins.int
+    PLAIN_SAMPLE_FIELD_NUMBER: _builtins.int
+    POINTS_FIELD_NUMBER: _builtins.int
+    CONTROL_FEATURES_FIELD_NUMBER: _builtins.int
+    SAFE_UP_TO_FIELD_NUMBER: _builtins.int
+    SWEET_SPOT_FIELD_NUMBER: _builtins.int
+    complete: _builtins.bool
+    """Whether all strengths were tried; false when max_seconds or StopStudy ended it."""
+    output_score: _builtins.float
+    """Its output score (arXiv 2505.20063), from 0 to 1: after a neutral text, with the feature raised by ten times the
+    largest activation there, the probability of the likeliest promoted token times its rank from the bottom.
+    """
+    plain_sample: _builtins.str
+    """The first of them."""
+    safe_up_to: _builtins.int
+    """Index of the largest strength up to which all are safe. Absent when not even the smallest is."""
+    sweet_spot: _builtins.int
+    """Index of the safe strength with the best score. Absent when none has an effect."""
+    @_builtins.property
+    def feature(self) -> _feature_pb2.FeatureRef:
+        """The feature."""
+
+    @_builtins.property
+    def promoted_tokens(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The twenty tokens that its direction promotes most, through the host's own head."""
+
+    @_builtins.property
+    def plain(self) -> Global___TextEffect:
+        """Answers without steering."""
+
+    @_builtins.property
+    def points(self) -> _containers.RepeatedCompositeFieldContainer[Global___DosePoint]:
+        """In rising order of strength."""
+
+    @_builtins.property
+    def control_features(self) -> _containers.RepeatedCompositeFieldContainer[_feature_pb2.FeatureRef]:
+        """The features that were added for comparison."""
+
+    def __init__(
+        self,
+        *,
+        complete: _builtins.bool = ...,
+        feature: _feature_pb2.FeatureRef | None = ...,
+        output_score: _builtins.float = ...,
+        promoted_tokens: _abc.Iterable[_builtins.str] | None = ...,
+        plain: Global___TextEffect | None = ...,
+        plain_sample: _builtins.str = ...,
+        points: _abc.Iterable[Global___DosePoint] | None = ...,
+        control_features: _abc.Iterable[_feature_pb2.FeatureRef] | None = ...,
+        safe_up_to: _builtins.int | None = ...,
+        sweet_spot: _builtins.int | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_safe_up_to", b"_safe_up_to", "_sweet_spot", b"_sweet_spot", "feature", b"feature", "plain", b"plain", "safe_up_to", b"safe_up_to", "sweet_spot", b"sweet_spot"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_safe_up_to", b"_safe_up_to", "_sweet_spot", b"_sweet_spot", "complete", b"complete", "control_features", b"control_features", "feature", b"feature", "output_score", b"output_score", "plain", b"plain", "plain_sample", b"plain_sample", "points", b"points", "promoted_tokens", b"promoted_tokens", "safe_up_to", b"safe_up_to", "sweet_spot", b"sweet_spot"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__safe_up_to: _TypeAlias = _typing.Literal["safe_up_to"]  # noqa: Y015
+    _WhichOneofArgType__safe_up_to: _TypeAlias = _typing.Literal["_safe_up_to", b"_safe_up_to"]  # noqa: Y015
+    _WhichOneofReturnType__sweet_spot: _TypeAlias = _typing.Literal["sweet_spot"]  # noqa: Y015
+    _WhichOneofArgType__sweet_spot: _TypeAlias = _typing.Literal["_sweet_spot", b"_sweet_spot"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__safe_up_to) -> _WhichOneofReturnType__safe_up_to | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__sweet_spot) -> _WhichOneofReturnType__sweet_spot | None: ...
+
+Global___EvaluateSteeringResult: _TypeAlias = EvaluateSteeringResult  # noqa: Y015
+
+@_typing.final
+class DosePoint(_message.Message):
+    """One strength."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    STRENGTH_FIELD_NUMBER: _builtins.int
+    FEATURE_MAX_FIELD_NUMBER: _builtins.int
+    RESID_NORM_FIELD_NUMBER: _builtins.int
+    NEXT_TOKEN_FIELD_NUMBER: _builtins.int
+    TEXT_FIELD_NUMBER: _builtins.int
+    CONTROL_NEXT_TOKEN_FIELD_NUMBER: _builtins.int
+    CONTROL_TEXT_FIELD_NUMBER: _builtins.int
+    FLUENCY_FIELD_NUMBER: _builtins.int
+    SCORE_FIELD_NUMBER: _builtins.int
+    IS_SAFE_FIELD_NUMBER: _builtins.int
+    SAMPLE_FIELD_NUMBER: _builtins.int
+    strength: _builtins.float
+    """In the SAE's own units."""
+    feature_max: _builtins.float
+    """In recorded maxima of the feature; 0 when none is recorded."""
+    resid_norm: _builtins.float
+    """As a share of the hook point's median residual norm."""
+    fluency: _builtins.float
+    """From 0 to 1: the perplexity of unsteered answers over that of these, at most 1, less what repeats itself more."""
+    score: _builtins.float
+    """From 0 to 1: harmonic mean of fluency and of what `concept` gained."""
+    is_safe: _builtins.bool
+    """Whether the answers keep the bounds of the request."""
+    sample: _builtins.str
+    """The first answer."""
+    @_builtins.property
+    def next_token(self) -> Global___NextTokenEffect:
+        """What it does to next tokens."""
+
+    @_builtins.property
+    def text(self) -> Global___TextEffect:
+        """What its answers are like."""
+
+    @_builtins.property
+    def control_next_token(self) -> Global___NextTokenEffect:
+        """The same when the control features are added by the same length, their mean. Absent without any."""
+
+    @_builtins.property
+    def control_text(self) -> Global___TextEffect:
+        """The same of their answers. Absent without any."""
+
+    def __init__(
+        self,
+        *,
+        strength: _builtins.float = ...,
+        feature_max: _builtins.float = ...,
+        resid_norm: _builtins.float = ...,
+        next_token: Global___NextTokenEffect | None = ...,
+        text: Global___TextEffect | None = ...,
+        control_next_token: Global___NextTokenEffect | None = ...,
+        control_text: Global___TextEffect | None = ...,
+        fluency: _builtins.float = ...,
+        score: _builtins.float = ...,
+        is_safe: _builtins.bool = ...,
+        sample: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["control_next_token", b"control_next_token", "control_text", b"control_text", "next_token", b"next_token", "text", b"text"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["control_next_token", b"control_next_token", "control_text", b"control_text", "feature_max", b"feature_max", "fluency", b"fluency", "is_safe", b"is_safe", "next_token", b"next_token", "resid_norm", b"resid_norm", "sample", b"sample", "score", b"score", "strength", b"strength", "text", b"text"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DosePoint: _TypeAlias = DosePoint  # noqa: Y015
+
+@_typing.final
+class NextTokenEffect(_message.Message):
+    """What steering does to next tokens, against the unsteered host: at the first new token of the prompts, and at all
+    tokens of the control texts.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KL_FIELD_NUMBER: _builtins.int
+    CHANGED_FIELD_NUMBER: _builtins.int
+    PROMOTED_GAIN_FIELD_NUMBER: _builtins.int
+    OUTPUT_SCORE_FIELD_NUMBER: _builtins.int
+    SIDE_KL_FIELD_NUMBER: _builtins.int
+    SIDE_CHANGED_FIELD_NUMBER: _builtins.int
+    kl: _builtins.float
+    """KL(steered || unsteered) at the first new token, in nats, mean over the prompts."""
+    changed: _builtins.float
+    """Share of the prompts whose likeliest first token is another one."""
+    promoted_gain: _builtins.float
+    """Probability that the promoted tokens gain together."""
+    output_score: _builtins.float
+    """As EvaluateSteeringResult.output_score, at this strength and after the prompts."""
+    side_kl: _builtins.float
+    """KL(steered || unsteered) a token of the control texts, in nats."""
+    side_changed: _builtins.float
+    """Share of their tokens after which the likeliest token is another one."""
+    def __init__(
+        self,
+        *,
+        kl: _builtins.float = ...,
+        changed: _builtins.float = ...,
+        promoted_gain: _builtins.float = ...,
+        output_score: _builtins.float = ...,
+        side_kl: _builtins.float = ...,
+        side_changed: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["changed", b"changed", "kl", b"kl", "output_score", b"output_score", "promoted_gain", b"promoted_gain", "side_changed", b"side_changed", "side_kl", b"side_kl"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___NextTokenEffect: _TypeAlias = NextTokenEffect  # noqa: Y015
+
+@_typing.final
+class TextEffect(_message.Message):
+    """What answers are like, as the unsteered host reads them; means over the prompts, special tokens left out."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CONCEPT_FIELD_NUMBER: _builtins.int
+    ACTIVE_SHARE_FIELD_NUMBER: _builtins.int
+    PROMOTED_SHARE_FIELD_NUMBER: _builtins.int
+    SURPRISE_FIELD_NUMBER: _builtins.int
+    REPETITION_FIELD_NUMBER: _builtins.int
+    concept: _builtins.float
+    """Largest activation of the feature in an answer, as a share of its recorded maximum (of the median residual norm
+    when none is recorded), at most 1.
+    """
+    active_share: _builtins.float
+    """Share of the tokens on which the feature is active."""
+    promoted_share: _builtins.float
+    """Share of the tokens that it promotes."""
+    surprise: _builtins.float
+    """-log p of a token, in nats: how strange the host finds it."""
+    repetition: _builtins.float
+    """Share of the runs of four tokens that came before in the same answer."""
+    def __init__(
+        self,
+        *,
+        concept: _builtins.float = ...,
+        active_share: _builtins.float = ...,
+        promoted_share: _builtins.float = ...,
+        surprise: _builtins.float = ...,
+        repetition: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["active_share", b"active_share", "concept", b"concept", "promoted_share", b"promoted_share", "repetition", b"repetition", "surprise", b"surprise"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TextEffect: _TypeAlias = TextEffect  # noqa: Y015

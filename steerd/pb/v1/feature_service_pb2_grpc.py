@@ -99,6 +99,11 @@ class FeatureServiceStub:
                 request_serializer=steerd_dot_pb_dot_v1_dot_feature__service__pb2.AttributeRequest.SerializeToString,
                 response_deserializer=steerd_dot_pb_dot_v1_dot_feature__service__pb2.AttributeResponse.FromString,
                 _registered_method=True)
+        self.EvaluateSteering = channel.unary_stream(
+                '/steerd.v1.FeatureService/EvaluateSteering',
+                request_serializer=steerd_dot_pb_dot_v1_dot_feature__service__pb2.EvaluateSteeringRequest.SerializeToString,
+                response_deserializer=steerd_dot_pb_dot_v1_dot_feature__service__pb2.EvaluateSteeringResponse.FromString,
+                _registered_method=True)
         self.StopStudy = channel.unary_unary(
                 '/steerd.v1.FeatureService/StopStudy',
                 request_serializer=steerd_dot_pb_dot_v1_dot_feature__service__pb2.StopStudyRequest.SerializeToString,
@@ -198,6 +203,14 @@ class FeatureServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def EvaluateSteering(self, request, context):
+        """Tells what steering by a feature does at each of some strengths, and which to take. Answers are written by the
+        engine as ordinary requests.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def StopStudy(self, request, context):
         """Has a study that is under way end with what it has done so far, which its own stream then tells.
         """
@@ -267,6 +280,11 @@ def add_FeatureServiceServicer_to_server(servicer, server):
                     servicer.Attribute,
                     request_deserializer=steerd_dot_pb_dot_v1_dot_feature__service__pb2.AttributeRequest.FromString,
                     response_serializer=steerd_dot_pb_dot_v1_dot_feature__service__pb2.AttributeResponse.SerializeToString,
+            ),
+            'EvaluateSteering': grpc.unary_stream_rpc_method_handler(
+                    servicer.EvaluateSteering,
+                    request_deserializer=steerd_dot_pb_dot_v1_dot_feature__service__pb2.EvaluateSteeringRequest.FromString,
+                    response_serializer=steerd_dot_pb_dot_v1_dot_feature__service__pb2.EvaluateSteeringResponse.SerializeToString,
             ),
             'StopStudy': grpc.unary_unary_rpc_method_handler(
                     servicer.StopStudy,
@@ -603,6 +621,33 @@ class FeatureService:
             '/steerd.v1.FeatureService/Attribute',
             steerd_dot_pb_dot_v1_dot_feature__service__pb2.AttributeRequest.SerializeToString,
             steerd_dot_pb_dot_v1_dot_feature__service__pb2.AttributeResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def EvaluateSteering(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/steerd.v1.FeatureService/EvaluateSteering',
+            steerd_dot_pb_dot_v1_dot_feature__service__pb2.EvaluateSteeringRequest.SerializeToString,
+            steerd_dot_pb_dot_v1_dot_feature__service__pb2.EvaluateSteeringResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -62,6 +62,10 @@ class FeatureServiceStub:
     """Finds the features that fire on some texts and not on others."""
     Attribute: _grpc.UnaryStreamMultiCallable[_feature_service_pb2.AttributeRequest, _feature_service_pb2.AttributeResponse]
     """Finds the features of a prompt that move what the host answers, and tests them by taking them out."""
+    EvaluateSteering: _grpc.UnaryStreamMultiCallable[_feature_service_pb2.EvaluateSteeringRequest, _feature_service_pb2.EvaluateSteeringResponse]
+    """Tells what steering by a feature does at each of some strengths, and which to take. Answers are written by the
+    engine as ordinary requests.
+    """
     StopStudy: _grpc.UnaryUnaryMultiCallable[_feature_service_pb2.StopStudyRequest, _feature_service_pb2.StopStudyResponse]
     """Has a study that is under way end with what it has done so far, which its own stream then tells."""
 
@@ -99,6 +103,10 @@ class FeatureServiceAsyncStub(FeatureServiceStub):
     """Finds the features that fire on some texts and not on others."""
     Attribute: _aio.UnaryStreamMultiCallable[_feature_service_pb2.AttributeRequest, _feature_service_pb2.AttributeResponse]  # type: ignore[assignment]
     """Finds the features of a prompt that move what the host answers, and tests them by taking them out."""
+    EvaluateSteering: _aio.UnaryStreamMultiCallable[_feature_service_pb2.EvaluateSteeringRequest, _feature_service_pb2.EvaluateSteeringResponse]  # type: ignore[assignment]
+    """Tells what steering by a feature does at each of some strengths, and which to take. Answers are written by the
+    engine as ordinary requests.
+    """
     StopStudy: _aio.UnaryUnaryMultiCallable[_feature_service_pb2.StopStudyRequest, _feature_service_pb2.StopStudyResponse]  # type: ignore[assignment]
     """Has a study that is under way end with what it has done so far, which its own stream then tells."""
 
@@ -205,6 +213,16 @@ class FeatureServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_feature_service_pb2.AttributeResponse], _abc.AsyncIterator[_feature_service_pb2.AttributeResponse]]:
         """Finds the features of a prompt that move what the host answers, and tests them by taking them out."""
+
+    @_abc_1.abstractmethod
+    def EvaluateSteering(
+        self,
+        request: _feature_service_pb2.EvaluateSteeringRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_feature_service_pb2.EvaluateSteeringResponse], _abc.AsyncIterator[_feature_service_pb2.EvaluateSteeringResponse]]:
+        """Tells what steering by a feature does at each of some strengths, and which to take. Answers are written by the
+        engine as ordinary requests.
+        """
 
     @_abc_1.abstractmethod
     def StopStudy(

@@ -1,0 +1,71 @@
+"""Studies of how strongly to steer: each request to the study that answers it."""
+
+from __future__ import annotations
+
+from functools import cached_property
+
+from steerd.config import Config
+from steerd.engine.steered_forward import SteeredForward
+from steerd.pb.v1 import feature_service_pb2 as pb
+from steerd.server.dosing import Dosing
+from steerd.server.engine_texts import EngineTexts, TextEngine
+from steerd.server.parse import RequestParser
+from steerd.server.parse_evaluate import parse_evaluate
+from steerd.server.parse_study import StudyParser
+from steerd.server.study_cache import study_key
+from steerd.server.studying import AskedStudy
+from steerd.server.violations import Violations
+from steerd.steering.plan_hash import identities
+from steerd.studies.dose_curve import DoseCurve
+from steerd.study_wire.evaluate import curve_message
+
+_SHARE_OF_PLACES = 4  # of the requests that run at once, one in so many may be a study's
+
+
+class DoseStudies:
+    """What is wrong with a request is raised, policies included."""
+
+    def __init__(
+        self, engine: TextEngine, forward: SteeredForward, requests: RequestParser, config: Config
+    ) -> None:
+        """`engine` writes and reads texts, `forward` runs them steered."""
+        self._engine = engine
+        self._forward = forward
+        self._requests = requests
+        self._config = config
+
+    def evaluate(self, message: pb.EvaluateSteeringRequest) -> AskedStudy[DoseCurve]:
+        """EvaluateSteering."""
+        violations = Violations()
+        wish = parse_evaluate(message, self._parser(violations))
+        violations.raise_if_any()
+        assert wish is not None  # otherwise a violation was recorded
+        engine = self._config.engine
+        return AskedStudy(
+            study=Dosing(
+                EngineTexts(self._engine, at_once=max(engine.max_running_requests // _SHARE_OF_PLACES, 1)),
+                self._forward,
+                self._requests,
+                wish,
+                slice_tokens=engine.study_tokens,
+            ),
+            response=pb.EvaluateSteeringResponse,
+            result_message=curve_message,
+            key=study_key(self._requests.host, self._identities, _without_call(message)),
+        )
+
+    def _parser(self, violations: Violations) -> StudyParser:
+        return StudyParser(self._requests.host, self._requests.saes, self._config, violations)
+
+    @cached_property
+    def _identities(self) -> dict[str, bytes]:
+        return identities(self._requests.saes)
+
+
+def _without_call(message: pb.EvaluateSteeringRequest) -> bytes:
+    """What is asked for, whoever asks."""
+    asked = pb.EvaluateSteeringRequest()
+    asked.CopyFrom(message)
+    asked.ClearField("request_id")
+    asked.ClearField("max_seconds")
+    return asked.SerializeToString(deterministic=True)
