@@ -144,7 +144,14 @@ class App:
                 observer=self.metrics,
             ),
             CatalogService(
-                host, saes, config, presets, policies, engine.why_no_sharing, lambda: watch.current.features
+                host,
+                saes,
+                config,
+                presets,
+                policies,
+                engine.why_no_sharing,
+                lambda: engine.why_no_graphs,
+                lambda: watch.current.features,
             ),
             feature=self._feature_service(engine, requests),
             monitor=MonitorService(

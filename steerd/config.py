@@ -59,6 +59,8 @@ class EngineConfig:
     """How much the engine takes on at once. `max_batch_tokens` bounds the rows of one step.
 
     With `share_prefixes` a prompt takes over the keys and values of an earlier one that begins alike.
+    `cuda_graphs` says whether decode steps are recorded once and run again by the device: `auto` where the
+    device is a CUDA one and a trial at the start agrees with plain steps, `on` there or not at all.
     Studies (FeatureService) run between steps, in slices of about `study_tokens` rows, at most `max_studies`
     at once; while requests run they get at most `study_share` of the time.
     """
@@ -69,6 +71,7 @@ class EngineConfig:
     max_waiting_requests: int = field(default=64, metadata=_between(0, 65536))
     page_size: int = field(default=32, metadata=_between(4, 1024))
     share_prefixes: bool = True
+    cuda_graphs: str = field(default="auto", metadata=_matching(r"auto|on|off"))
     study_tokens: int = field(default=256, metadata=_between(1, 65536))
     study_share: float = field(default=0.25, metadata=_between(0.01, 1))
     max_studies: int = field(default=4, metadata=_between(0, 64))
@@ -228,6 +231,7 @@ class Config:
             _check_unique(key, (f"{table.name}@{table.version}" for table in tables))
         self._check_saes()
         self._check_weights()
+        self._check_graphs()
         self._check_host()
         self._check_watch()
         self._check_page()
@@ -254,6 +258,12 @@ class Config:
         if model.weights == "int8_head" and (model.dtype, model.device) != ("float32", "cpu"):
             bound = "as_loaded, as int8_head is for float32 on the cpu"
             refuse("model.weights", f"{bound} and not for {model.dtype} on {model.device}", model.weights)
+
+    def _check_graphs(self) -> None:
+        device = self.model.device
+        if self.engine.cuda_graphs == "on" and not device.startswith("cuda"):
+            bound = f"auto or off where model.device is {device}, as only CUDA devices record steps"
+            refuse("engine.cuda_graphs", bound, self.engine.cuda_graphs)
 
     def _check_saes(self) -> None:
         if len(self.saes) > MAX_SAES:

@@ -110,6 +110,11 @@ def test_another_host_has_no_starter_sae() -> None:
         ({"server": {"host": "0.0.0.0"}}, ["server.host must be a loopback", "'0.0.0.0'", "--insecure"]),
         ({"server": {"host": "example.org"}}, ["server.host must be a loopback", "'example.org'"]),
         ({"model": {"dtype": "int8"}}, ["model.dtype", "bfloat16", "'int8'"]),
+        ({"engine": {"cuda_graphs": "yes"}}, ["engine.cuda_graphs", "auto|on|off", "'yes'"]),
+        (
+            {"engine": {"cuda_graphs": "on"}},
+            ["engine.cuda_graphs", "auto or off where model.device is cpu", "'on'"],
+        ),
         ({"model": {"weights": "int4"}}, ["model.weights", "as_loaded|int8_head", "'int4'"]),
         (
             {"model": {"weights": "int8_head", "dtype": "bfloat16"}},

@@ -20,9 +20,13 @@
 - `steered_forward`: whole texts beside the steps, for studies, steered as requests are
 - `scored`: how likely given tokens are
 - `sampler`: logits to next tokens, every request with its own temperature, filters and seed
+- `recorded_steps`: decode steps that the device runs again by itself
+- `recorder_choice`: whether they are recorded here
 - `kv_cache`: keys and values of the running requests
 - `prefix_pages`: prompt pages in memory, by a hash of their tokens and of what was done to them
+- `decode_keys`: where the keys are of a step that is recorded
 - `paged_attention`: attention of a packed step, request by request
+- `batchable`: what host and machine must have before a host is taken over
 - `host_check`: whether a host can be batched at all, tried out at start
 - `continuous_batching`: transformers' batching, a step at a time; it and `kv_cache` alone know its internals
 """

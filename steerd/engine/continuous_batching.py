@@ -8,10 +8,10 @@ steers the prompt.
 
 from __future__ import annotations
 
-import os
 import queue
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -35,13 +35,14 @@ from transformers.generation.continuous_batching.requests import FutureRequestSt
 from transformers.generation.continuous_batching.scheduler import FIFOScheduler
 from transformers.generation.logits_process import LogitsProcessorList
 
+from steerd.engine.batchable import GIB, bytes_per_token, check_attention, check_memory
 from steerd.engine.kv_cache import KvCache
 from steerd.engine.prefix_pages import NO_PAGES, PromptPages
-from steerd.errors import ConfigError, HostError
+from steerd.engine.recorded_steps import RecordedSteps, Recorder
+from steerd.errors import HostError
 from steerd.host.host_model import HostModel
 
 ATTENTION_NAME = "steerd_paged"
-GIB = 1 << 30
 
 Sample = Callable[[Tensor, Sequence[str]], tuple[Tensor, Tensor]]
 """Logits [n, vocab] float32 and the n request ids they are for -> token ids [n] and log-probabilities [n]."""
@@ -86,21 +87,26 @@ class ContinuousBatch:
         max_batch_tokens: int,
         max_running_requests: int,
         page_size: int,
+        recorder: Recorder | None = None,
     ) -> None:
-        """Take over the host's attention and allocate the cache.
+        """Take over the host's attention and allocate the cache; a recorder may record decode steps.
 
-        Raises HostError for hosts it would get wrong, ConfigError for more memory than there is.
+        Raises HostError for hosts it would get wrong or that cannot be recorded, ConfigError for more memory
+        than there is.
         """
-        _check_host(host)
-        _check_memory(host.device, kv_cache_gib)
+        check_attention(host)
+        check_memory(host.device, kv_cache_gib)
         AttentionInterface.register(ATTENTION_NAME, _paged_attention)
         host.model.set_attn_implementation(ATTENTION_NAME)
         self._host = host
         self._sample = sample
         self._logits: Tensor | None = None  # of the step that runs
+        self._kept_logits: Tensor | None = None  # [rows, vocab], of steps that are recorded
+        self._recorded = None if recorder is None else RecordedSteps(recorder)
+        self._max_running = max_running_requests
         self._page_hashes: dict[str, tuple[bytes, ...]] = {}  # of the prompts that are not yet run
         config = host.model.config.get_text_config()
-        num_blocks = int(kv_cache_gib * GIB) // _bytes_per_token(host) // page_size
+        num_blocks = int(kv_cache_gib * GIB) // bytes_per_token(host) // page_size
         batching_config = resolve_continuous_batching_config(
             config=config,
             cb_config=ContinuousBatchingConfig(
@@ -110,7 +116,11 @@ class ContinuousBatch:
                 max_requests_per_batch=max_running_requests,
                 allow_block_sharing=False,
                 use_async_batching=False,
-                use_cuda_graph=False,
+                use_cuda_graph=False,  # RecordedSteps does that
+                # Steps of several rows a request keep their size, whatever those that are recorded need.
+                q_padding_interval_size=1,
+                kv_padding_interval_size=1,
+                max_blocks_per_request=0,
                 return_logprobs=True,
                 seed=0,
                 # transformers' estimate counts masks that we never make, so it must not be what refuses.
@@ -120,7 +130,13 @@ class ContinuousBatch:
             has_logit_processors=False,
             device=host.device,
         )
+        # transformers has a path of its own for steps of one row a request, of at most so many blocks.
+        self._most_blocks = min(max(num_blocks, 1), host.max_context // page_size + 1)
+        if self._recorded is not None:
+            batching_config.max_blocks_per_request = self._most_blocks
         self.cache = self._make_cache(config, batching_config)
+        if self._recorded is not None and self.cache.why_copied:
+            raise HostError(f"steps of host {host.name!r} cannot be recorded: {self.cache.why_copied}")
         # Any: transformers' types allow for asynchronous batches and unresolved configs, which ours are not.
         self._processor: Any = self._make_processor(config, batching_config)
 
@@ -151,22 +167,52 @@ class ContinuousBatch:
         self._processor.scheduler.set_request_cancellation(request_id)
         self._processor.scheduler.clear_cancelled_requests()
 
-    def pack(self) -> list[PackedRows]:
-        """Lay out the next step; empty when nothing runs."""
+    @property
+    def why_not_recorded(self) -> str:
+        """What made it impossible to record steps with the recorder that was given; empty for nothing."""
+        return "" if self._recorded is None else self._recorded.why_not
+
+    @property
+    def steps_replayed(self) -> int:
+        """Steps that were run from recordings."""
+        return 0 if self._recorded is None else self._recorded.replayed
+
+    @property
+    def padding(self) -> int:
+        """Rows of nobody after those of the step that `pack` laid out."""
+        outputs = self._processor.inputs_and_outputs
+        return int(outputs.num_q_tokens - outputs.total_seqlen_q)
+
+    def pack(self, *, may_record: bool = True) -> list[PackedRows]:
+        """Lay out the next step; empty when nothing runs.
+
+        One with one row a request is laid out for a recording, if there is a recorder and it may be.
+        """
+        runner, outputs = self._processor.model_runner, self._processor.inputs_and_outputs
+        runner.pad_inputs = self._recorded is not None and may_record
+        self.cache.max_blocks_per_request = self._most_blocks if runner.pad_inputs else 0
         if not self._processor.prepare_next_batch():
             return []
-        requests = self._processor.inputs_and_outputs.requests_in_batch
-        self.cache.plan_step(requests)
-        return [_packed_rows(request) for request in requests]
+        if outputs.use_block_table:
+            self.cache.plan_decoding(outputs.requests_in_batch, outputs.num_q_tokens)
+        else:
+            self.cache.plan_step(outputs.requests_in_batch)
+        return [_packed_rows(request) for request in outputs.requests_in_batch]
 
-    def run(self, scored: Sequence[int] = ()) -> BatchOutput:
+    def run(self, scored: Sequence[int] = (), *, program: Hashable = None) -> BatchOutput:
         """Run the step that `pack` laid out: forward, sample, and move every request on.
 
-        The logits of the `scored` rows of the step are computed and returned as well.
+        The logits of the `scored` rows of the step are computed and returned as well. `program` is what hooks
+        do beside the numbers in their tensors.
         """
         outputs = self._processor.inputs_and_outputs
         sampling = [r.state.request_id for r in outputs.requests_in_batch if r.has_new_token]
-        logits = self._forward(len(sampling), scored)  # [sampling + scored, vocab]
+        if outputs.use_block_table:
+            rows = [row for row, r in enumerate(outputs.requests_in_batch) if r.has_new_token]
+            decoded = self._decode(program)
+            logits = decoded[torch.tensor([*rows, *scored], dtype=torch.long, device=decoded.device)]
+        else:
+            logits = self._forward(len(sampling), scored)  # [sampling + scored, vocab]
         token_ids, logprobs = self._sample(logits[: len(sampling)], sampling)
         outputs.output_ids[0, : len(sampling)].copy_(token_ids)
         # transformers carries log-probabilities in the same int32 tensor, as bits.
@@ -200,8 +246,33 @@ class ContinuousBatch:
         assert logits is not None  # compute_batch ends with _keep_logits
         return logits
 
+    def _decode(self, program: Hashable) -> Tensor:
+        """Logits in float32 of all rows, those of nobody too, of a step that is, or becomes, a recording."""
+        runner, outputs = self._processor.model_runner, self._processor.inputs_and_outputs
+        batch_data = outputs.get_model_kwargs(use_padding=True)
+        num_rows = outputs.num_q_tokens
+        rows = batch_data["logits_indices"]  # one of transformers' tensors that stay
+        rows.copy_(torch.arange(num_rows))
+        if runner.supports_logits_to_keep(self._host.model):
+            batch_data["logits_to_keep"] = rows
+        assert self._recorded is not None  # or it would not have been laid out so
+        self._recorded.run(
+            partial(
+                runner._forward_process_and_sample, self._host.model, batch_data, *outputs.get_cb_kwargs()
+            ),
+            program=(program, self.cache.keys.version),
+            shape=(num_rows, self.cache.keys.width),
+        )
+        assert self._kept_logits is not None
+        return self._kept_logits[:num_rows]
+
     def _keep_logits(self, scores: Tensor, output_ids: Tensor) -> None:  # noqa: ARG002  # in place of a sampler
-        self._logits = scores[0]
+        if not self._processor.inputs_and_outputs.use_block_table:
+            self._logits = scores[0]
+            return
+        if self._kept_logits is None:  # no recording yet: each is made after such a step has run
+            self._kept_logits = scores.new_zeros(self._max_running, scores.shape[-1])
+        self._kept_logits[: scores.shape[1]].copy_(scores[0])
 
     def _make_cache(self, config: Any, batching_config: Any) -> KvCache:
         model: Any = self._host.model
@@ -237,6 +308,8 @@ class ContinuousBatch:
             distributed_helper=_single_process(),
         )
         processor.model_runner._sample = self._keep_logits
+        # All on one stream: what is written before a forward, and read after it, is in order then.
+        processor.inputs_and_outputs.compute_stream = None
         return processor
 
 
@@ -267,34 +340,3 @@ def _paged_attention(
     """The attention that transformers' layers call by name; see KvCache.attend."""
     layer: int = module.layer_idx  # type: ignore[assignment]  # every attention module has it
     return cache.attend(layer, query, key, value, scaling, kwargs), None
-
-
-def _bytes_per_token(host: HostModel) -> int:
-    config = host.model.config.get_text_config()
-    head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    kv_heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
-    return int(2 * config.num_hidden_layers * kv_heads * head_dim * host.dtype.itemsize)
-
-
-def _check_memory(device: torch.device, kv_cache_gib: float) -> None:
-    if device.type == "cuda":
-        free_gib = torch.cuda.mem_get_info(device)[0] / GIB
-    else:
-        free_gib = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / GIB
-    if kv_cache_gib > free_gib:
-        raise ConfigError(
-            f"engine.kv_cache_gib is {kv_cache_gib:g}, but {device} has only {free_gib:.1f} GiB"
-        )
-
-
-def _check_host(host: HostModel) -> None:
-    """Refuse what our attention would get wrong, rather than serve wrong text."""
-    model = host.model
-    if not getattr(model, "_supports_attention_backend", False):
-        raise HostError(
-            f"host {host.name!r} ({type(model).__name__}) has an attention that cannot be replaced"
-        )
-    if any(hasattr(module, "sinks") for module in model.modules()):
-        raise HostError(
-            f"host {host.name!r} ({type(model).__name__}) uses attention sinks, which are not supported"
-        )

@@ -59,7 +59,7 @@ class EditTally:
                 _cells(done, done.amounts, readings.acts[hook_point], after)
                 for hook_point, after in readings.edits.items()
                 for done in after.done
-                if done.amounts is not None
+                if done.amounts is not None and len(done.edits.cells.rows)
             ]
             if found:
                 self._add_cells(found)

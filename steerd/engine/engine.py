@@ -16,6 +16,8 @@ from steerd.engine.entrance import Entrance
 from steerd.engine.events import EngineObserver, FailedEvent
 from steerd.engine.guarded_observer import GuardedObserver
 from steerd.engine.host_check import check_packed_steps
+from steerd.engine.recorded_steps import Recorder
+from steerd.engine.recorder_choice import choose_recorder
 from steerd.engine.request import FinishReason, GenerationRequest
 from steerd.engine.running_requests import RunningRequests
 from steerd.engine.steered_forward import SteeredForward
@@ -28,6 +30,7 @@ from steerd.errors import FieldViolation, InvalidRequest, Unavailable
 from steerd.host.host_model import HostModel
 from steerd.steering.loaded_saes import LoadedSaes
 from steerd.steering.plan_hash import identities
+from steerd.steering.room import Room
 from steerd.steering.step_plan import StepPlanner
 
 _log = logging.getLogger(__name__)
@@ -49,14 +52,21 @@ class Engine:
         config: EngineConfig,
         observer: EngineObserver,
         sample_every: int = 0,
+        *,
+        recorder: Recorder | None = None,
     ) -> None:
-        """Take over the host; HostError when it cannot be batched.
+        """Take over the host.
 
-        Each `sample_every`-th token is encoded whole (0: none).
+        Raises HostError when it cannot be batched, ConfigError when steps must be recorded and cannot be.
+
+        Each `sample_every`-th token is encoded whole (0: none). `recorder` is used instead of CUDA's.
         """
         check_packed_steps(host)
+        graphs = choose_recorder(config.cuda_graphs, host, recorder)
+        self._why_no_graphs = graphs.why_not
         self._config = config
-        self._planner = StepPlanner(host, saes, sample_every)
+        room = Room(config.max_batch_tokens, config.max_running_requests) if graphs.recorder else None
+        self._planner = StepPlanner(host, saes, sample_every, room)
         self.steered_forward = SteeredForward(host, self._planner)
         self._batch = ContinuousBatch(
             host,
@@ -66,6 +76,7 @@ class Engine:
             max_batch_tokens=config.max_batch_tokens,
             max_running_requests=config.max_running_requests,
             page_size=config.page_size,
+            recorder=graphs.recorder,
         )
         self._line = WaitingLine(
             max_running=config.max_running_requests, max_waiting=config.max_waiting_requests
@@ -103,6 +114,16 @@ class Engine:
     def why_no_sharing(self) -> str:
         """Why prompts do not take over the keys and values of others that begin alike; empty when they do."""
         return self._entrance.why_no_sharing
+
+    @property
+    def why_no_graphs(self) -> str:
+        """Why decode steps are not recorded; empty when they are."""
+        return self._why_no_graphs or self._batch.why_not_recorded
+
+    @property
+    def steps_replayed(self) -> int:
+        """Steps that the device ran from recordings."""
+        return self._batch.steps_replayed
 
     @property
     def running(self) -> int:
@@ -210,7 +231,8 @@ class Engine:
         self._step.watch(self._wanted_watch)
         self._drop_cancelled()
         self._entrance.admit()
-        packed = self._batch.pack()
+        wishes = self._running.wishes().values()
+        packed = self._batch.pack(may_record=self._planner.can_record(wishes))
         step_seconds = None
         if packed:
             self._step.run(packed)

@@ -48,7 +48,7 @@ class Entrance:
         """Why prompts do not take over the keys and values of others that begin alike; empty when they do."""
         if not self._config.share_prefixes:
             return "engine.share_prefixes is off"
-        return self._batch.cache.why_no_sharing
+        return self._batch.cache.why_copied
 
     def check_fits(self, request: GenerationRequest) -> None:
         """Raise InvalidRequest for a request that could never fit in the memory."""

@@ -23,7 +23,15 @@ from transformers.generation.continuous_batching.cache_allocators.full_attention
 from transformers.generation.continuous_batching.model_runner import infer_max_single_request_tokens
 from transformers.generation.continuous_batching.requests import FutureRequestState, RequestState
 
-from steerd.engine.paged_attention import AttentionPlan, Segment, attend, attend_one, plan_attention
+from steerd.engine.decode_keys import DecodeKeys
+from steerd.engine.paged_attention import (
+    AttentionPlan,
+    Segment,
+    attend,
+    attend_decoding,
+    attend_one,
+    plan_attention,
+)
 from steerd.engine.prefix_pages import PrefixPages, PromptPages
 
 FULL = FullAttentionCacheAllocator.layer_type
@@ -40,10 +48,19 @@ class KvCache(PagedAttentionCache):
         only_full = set(self.cache_allocators) == {FULL}
         self._in_pieces = only_full and self.cache_allocators[FULL].blocks_per_sector == 1
         self._plan: AttentionPlan | None = None
+        self._decoding: DecodeKeys | None = None  # of a step that is laid out to be recorded
         self._copied_bounds: dict[str, list[tuple[slice, slice]]] = {}
         self._pages = PrefixPages()
         if self._in_pieces:
             self._lay_out_by_layer(self.cache_allocators[FULL])
+            # Of the two blocks that are no request's, transformers writes to the second only.
+            self.keys = DecodeKeys(
+                page=self._full.tokens_per_page,
+                zeros=0,
+                nobody=1,
+                dtype=self.dtype,
+                device=self.cache_tensor.device,
+            )
         # Layers of several kinds share the memory in pieces too large for some of them, so it is tried out.
         self.num_tokens: int = infer_max_single_request_tokens(self)
         """How many tokens of one request fit when nothing runs."""
@@ -59,8 +76,11 @@ class KvCache(PagedAttentionCache):
         return self.total_bytes - int(self.compute_free_capacity(relative=False))
 
     @property
-    def why_no_sharing(self) -> str:
-        """What keeps prompts from taking over each other's pages; empty when nothing does."""
+    def why_copied(self) -> str:
+        """What keeps keys from being read where they lie; empty when nothing does.
+
+        Where they are copied, prompts do not take over each other's pages, and steps cannot be recorded.
+        """
         if set(self.cache_allocators) != {FULL}:
             return "sliding-window layers"
         return "" if self._in_pieces else "pages whose size is no multiple of 128 bytes"
@@ -79,7 +99,7 @@ class KvCache(PagedAttentionCache):
     def begin(self, request_id: str, pages: PromptPages) -> int:
         """Fill the memory of a request: the first pages of its prompt, as far as they are known, then zeros.
 
-        Returns how many tokens those pages hold. Nothing is taken over where `why_no_sharing` has a reason.
+        Returns how many tokens those pages hold. Nothing is taken over where `why_copied` has a reason.
         """
         if not self._in_pieces:
             return 0
@@ -114,8 +134,18 @@ class KvCache(PagedAttentionCache):
         wanted = None if self._in_pieces else read_index
         super().extend_read_and_write_indices(request_id, past_length, query_length, wanted, write_index)
 
+    def fill_block_table(self, *_: Any) -> None:
+        """Nothing: `plan_decoding` lays out such a step as a whole."""
+
+    def plan_decoding(self, requests: Sequence[FutureRequestState], num_rows: int) -> None:
+        """Work out how the rows of a step to be recorded attend: one a request, then those of nobody."""
+        blocks = [self._full.block_table[request.state.request_id] for request in requests]
+        self.keys.plan(blocks, [request.state.position_offset for request in requests], num_rows)
+        self._decoding = self.keys
+
     def plan_step(self, requests: Sequence[FutureRequestState]) -> None:
         """Work out how the rows of the coming step attend."""
+        self._decoding = None
         if self._in_pieces:
             first_rows = _starts([request.query_length for request in requests])
             segments = [self._segment(*pair) for pair in zip(requests, first_rows, strict=True)]
@@ -149,6 +179,13 @@ class KvCache(PagedAttentionCache):
             x.squeeze(0).transpose(0, 1) for x in (query, key, value)
         )  # [rows, heads, head_dim]
         allocator, softcap = self.layer_to_allocator[layer], kwargs.get("softcap")
+        if self._decoding is not None:
+            k_cache, v_cache = self._full._kv_token_views[layer]
+            k_cache.index_copy_(0, self._decoding.write, key)
+            v_cache.index_copy_(0, self._decoding.write, value)
+            return attend_decoding(
+                self._decoding, query, k_cache, v_cache, scaling=scaling, softcap=softcap
+            ).unsqueeze(0)
         write_index = kwargs["write_index"][allocator.index]
         if self._in_pieces:
             assert self._plan is not None

@@ -4,6 +4,9 @@ The rows of a step belong to different requests; each may see the keys of its ow
 decode one row are handled together: those whose keys start at equal distances form one strided view, so one
 call serves them with nothing copied. Keys of a request that do not lie in one piece are gathered first.
 
+In a decode step that is to be recorded (`attend_decoding`) slices of the cache would become part of the
+recording, so keys are gathered by tensors of places.
+
 Shapes: q, k, v rows [rows, heads, head_dim]; the cache of a layer [tokens, kv_heads, head_dim].
 """
 
@@ -15,6 +18,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
+
+from steerd.engine.decode_keys import DecodeKeys
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +112,30 @@ def attend(
             query[rows], k_cache[keys], v_cache[keys], scaling=scaling, window=None, softcap=softcap
         )
     return out
+
+
+def attend_decoding(
+    keys: DecodeKeys,
+    query: Tensor,
+    k_cache: Tensor,
+    v_cache: Tensor,
+    *,
+    scaling: float | None,
+    softcap: float | None,
+) -> Tensor:
+    """What query [rows, heads, head_dim] attends to, one row a request, by the numbers in `keys` alone."""
+    num_rows, (_, kv_heads, head_dim) = len(query), k_cache.shape
+    q = query.reshape(num_rows, kv_heads, -1, head_dim)  # as in _attend_group
+    places = keys.places.flatten()
+    k, v = (
+        cache.index_select(0, places).view(num_rows, keys.width, kv_heads, head_dim).transpose(1, 2)
+        for cache in (k_cache, v_cache)
+    )
+    if softcap is not None:
+        out = _softcapped(q, k, v, keys.mask == 0, scaling, softcap)
+    else:
+        out = scaled_dot_product_attention(q, k, v, attn_mask=keys.mask, scale=scaling)
+    return out.reshape(num_rows, -1, head_dim)
 
 
 def _equally_spaced_runs(segments: Sequence[Segment]) -> list[list[Segment]]:

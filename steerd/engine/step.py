@@ -66,13 +66,15 @@ class Step:
         started = time.monotonic()
         try:
             spans = self._spans(packed)
-            plan = self._planner.plan(spans, self._running.wishes())
+            plan = self._planner.plan(spans, self._running.wishes(), self._batch.padding)
             self._under_way = plan, spans
             planned = time.monotonic()
             scored = self._scored_rows(spans)
-            output = self._batch.run([row for part in scored for row in part.rows])
+            rows_of_scores = [row for part in scored for row in part.rows]
+            output = self._batch.run(rows_of_scores, program=self._planner.program)
             scores = dict(score(output.scored, scored))
             forwarded = time.monotonic()
+            plan.take_kept()
             readings = StepReadings(plan)
         except Exception as error:
             _log.exception("a step of %d requests failed", len(packed))

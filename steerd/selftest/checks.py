@@ -37,10 +37,10 @@ class Checks:
     ) -> None:
         """`at_once` requests run together."""
         self._host = host
+        self._engine = engine
         self._forward = engine.steered_forward
         self._client = EngineClient(engine, at_once)
         self._at_once = at_once
-        self._why_no_sharing = engine.why_no_sharing
         self._probes = probes
         self._shared = [probes.plain, *probes.steered]
         self._references = references
@@ -78,10 +78,18 @@ class Checks:
 
     def cached_is_uncached(self) -> Finding:
         """What was generated token by token, scored as a whole text."""
-        generated = self._client.generate(self._shared, _GENERATED)
-        pairs = zip(self._shared, generated, strict=True)
-        scored = self._client.score([replace(probe, continuation=got.token_ids) for probe, got in pairs])
-        return self._judged(self._gaps([got.logprobs for got in generated], scored))
+        return self._judged(self._generated_and_scored(self._shared))
+
+    def graph_is_eager(self) -> Finding:
+        """What was generated in recorded steps beside neighbours, scored in steps that never are."""
+        if why_no_graphs := self._engine.why_no_graphs:
+            return Finding(Status.SKIPPED, None, None, why_no_graphs)
+        before = self._engine.steps_replayed
+        gaps = self._generated_and_scored(self._probes.recordable, self._probes.neighbours)
+        replayed = self._engine.steps_replayed - before
+        if not replayed:
+            return Finding(Status.WARNING, None, None, "no step was run from a recording")
+        return self._judged(gaps, f"{replayed} steps run from recordings")
 
     def lengths_are_nothing(self) -> Finding:
         """Prompts of one token and around a page side by side, against the naive hook's."""
@@ -91,8 +99,9 @@ class Checks:
     def shared_is_own(self) -> Finding:
         """Prompts that begin alike, one after the other and again, against the naive hook's."""
         probes = self._probes.sharing
-        if self._why_no_sharing or not probes:
-            return Finding(Status.SKIPPED, None, None, self._why_no_sharing or "no prompt fills a page")
+        why_no_sharing = self._engine.why_no_sharing
+        if why_no_sharing or not probes:
+            return Finding(Status.SKIPPED, None, None, why_no_sharing or "no prompt fills a page")
         own = [self._client.score([probe])[0] for probe in probes]
         before = self._client.tokens_taken_over
         shared = [self._client.score([probe])[0] for probe in probes]
@@ -128,6 +137,15 @@ class Checks:
             if probe.name not in self._alone_by_name:
                 self._alone_by_name[probe.name] = self._client.score([probe])[0]
         return [self._alone_by_name[probe.name] for probe in probes]
+
+    def _generated_and_scored(
+        self, probes: Sequence[Probe], beside: Sequence[Probe] = ()
+    ) -> dict[str, Tensor]:
+        """What is generated token by token, beside others, against its score as a whole text."""
+        generated = self._client.generate([*probes, *beside], _GENERATED)[: len(probes)]
+        pairs = list(zip(probes, generated, strict=True))
+        scored = self._client.score([replace(probe, continuation=got.token_ids) for probe, got in pairs])
+        return {probe.name: got.logprobs - own for (probe, got), own in zip(pairs, scored, strict=True)}
 
     def _from_reference(self, probes: Sequence[Probe], got: Sequence[Tensor]) -> dict[str, Tensor]:
         pairs = zip(probes, got, strict=True)

@@ -10,6 +10,7 @@ from steerd.selftest import texts
 from steerd.selftest.plain_rows import PlainRows
 from steerd.selftest.probes import Probe, split
 from steerd.selftest.steered_probes import direction_points, shoves, steered_probes
+from steerd.steering.intervention import FeatureRef, WholeSae
 from steerd.steering.loaded_saes import LoadedSaes
 
 # Tokens of the text that most is asked about, of its prompt, and where special tokens are put into it.
@@ -25,7 +26,8 @@ class ProbeSet:
     """`steered` are of the plain one's text, whose rows are kept; `lengths` of texts around a page long.
 
     The prompts of `sharing` begin with the same page, which is steered in another way in each.
-    `neighbours` share batches with them, and nobody looks at what they get.
+    `neighbours` share batches with them, and nobody looks at what they get. `recordable` are the plain one
+    and those of the steered ones whose steps can be recorded.
     """
 
     plain: Probe
@@ -33,6 +35,7 @@ class ProbeSet:
     lengths: Sequence[Probe]
     sharing: Sequence[Probe]
     neighbours: Sequence[Probe]
+    recordable: Sequence[Probe]
     rows: PlainRows
 
     def with_references(self) -> list[Probe]:
@@ -63,8 +66,19 @@ def make_probe_set(host: HostModel, saes: LoadedSaes, page_size: int) -> ProbeSe
             replace(_probe(host, f"neighbour {length}", texts.SECOND, length), interventions=hard)
             for length in _NEIGHBOURS
         ],
+        recordable=[probe for probe in (plain, *steered) if _is_recordable(probe, saes)],
         rows=rows,
     )
+
+
+def _is_recordable(probe: Probe, saes: LoadedSaes) -> bool:
+    """Whether no SAE has to be encoded as a whole for it."""
+    targets = [edit.target for edit in probe.interventions]
+    tests = [edit.condition.tests for edit in probe.interventions if edit.condition]
+    targets += [test.target for tested in tests for test in tested]
+    names = {target.sae for target in targets if isinstance(target, FeatureRef)}
+    has_whole = any(isinstance(target, WholeSae) for target in targets)
+    return not has_whole and all(saes.get(name).sae.activation.columnwise for name in names)
 
 
 def _probe(host: HostModel, name: str, text: str, num_prompt: int) -> Probe:

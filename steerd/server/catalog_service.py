@@ -37,13 +37,16 @@ class CatalogService(CatalogServiceServicer):
         presets: PresetBook,
         policies: Policies,
         why_no_sharing: str,
+        why_no_graphs: Callable[[], str],
         watched: Callable[[], Sequence[WatchedFeature]],
     ) -> None:
-        """`why_no_sharing` says why prompts share no prefixes, empty when they do.
+        """`why_no_sharing` says why prompts share no prefixes, empty when they do, and `why_no_graphs` why
+        steps are not recorded.
 
         `watched` is asked for the watch list whenever it is to be told.
         """
         self._why_no_sharing = why_no_sharing
+        self._why_no_graphs = why_no_graphs
         self._watched = watched
         self._host = host
         self._saes = saes
@@ -61,7 +64,7 @@ class CatalogService(CatalogServiceServicer):
             model=_host_model(self._host),
             limits=_limits(self._config),
             watched_features=watched_messages(self._watched()),
-            capabilities=_capabilities(self._config.steering, self._why_no_sharing),
+            capabilities=_capabilities(self._config.steering, self._why_no_sharing, self._why_no_graphs()),
         )
 
     async def ListSaes(
@@ -124,10 +127,12 @@ def _limits(config: Config) -> pb.Limits:
     )
 
 
-def _capabilities(steering: SteeringConfig, why_no_sharing: str) -> pb.Capabilities:
+def _capabilities(steering: SteeringConfig, why_no_sharing: str, why_no_graphs: str) -> pb.Capabilities:
     return pb.Capabilities(
         prefix_sharing=not why_no_sharing,
         prefix_sharing_reason=why_no_sharing,
+        cuda_graphs=not why_no_graphs,
+        cuda_graphs_reason=why_no_graphs,
         max_dose=steering.max_dose,
         over_dose=_over_dose(steering.over_dose),
     )

@@ -13,10 +13,12 @@
 - `lanes`: conditions and bounds of edits, resolved: tests of features and the lanes that they open
 - `wish_resolver`: resolves them when it starts
 - `hooked_points`: the hook points in use: tables and hooks
+- `room`: what tables need to know in advance where they must not move
 - `point_table`: what is read and edited at one hook point, encoder vectors and directions gathered once
 - `edit_tables`: the edits of one hook point by row and column, in tensors that stay from step to step
 - `lane_tables`: the tests and lanes of one hook point by request, and their state from step to step
 - `step_rows`: whose rows a step has, for tests and lanes
+- `kept_readings`: where hooks leave what they read, for one copy after the forward
 - `row_mean`: the mean that reconstructions are measured against
 - `row_span`: which rows of a step are a request's
 - `edit_cells`: which rows and columns of a step are whose edits

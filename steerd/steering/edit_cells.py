@@ -61,7 +61,7 @@ def edit_cells(found: Sequence[SpanEdit], lengths: Floats) -> EditCells:
     """The cells of a hook point's edits; lengths [columns] are those of the directions."""
     along = [(part, part.edit.does.column) for part in found if isinstance(part.edit.does, ColumnEdit)]
     rows = [part.rows for part, _ in along]
-    counts = [len(each) for each in rows]
+    counts = np.array([len(each) for each in rows], dtype=np.int64)
     ends = np.cumsum(counts, dtype=np.int64)
     columns = np.repeat(np.array([column for _, column in along], dtype=np.int64), counts)
     return EditCells(

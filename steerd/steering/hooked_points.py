@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, ItemsView, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -13,6 +13,7 @@ from steerd.steering.edit_tables import EditTables
 from steerd.steering.lane_tables import LaneTables
 from steerd.steering.loaded_saes import LoadedSaes
 from steerd.steering.point_table import PointTable
+from steerd.steering.room import Room
 from steerd.steering.steered_point import SteeredPoint
 
 
@@ -30,12 +31,19 @@ class HookedPoint:
     lanes: LaneTables
     hook: SteeredPoint = field(default_factory=SteeredPoint)
 
+    @property
+    def versions(self) -> tuple[int, ...]:
+        """Of all its tables."""
+        return self.table.version, self.edits.version, self.demanded.version, self.lanes.version
+
 
 class HookedPoints:
     """By hook point, all that were ever needed; a hook is attached when its point is first asked for."""
 
-    def __init__(self, host: HostModel, saes: LoadedSaes) -> None:
+    def __init__(self, host: HostModel, saes: LoadedSaes, room: Room | None = None) -> None:
+        """With a Room the tables stay in their places."""
         self._host = host
+        self._room = room
         self._saes: dict[HookPoint, dict[str, SparseAutoencoder]] = {}
         for loaded in saes:
             self._saes.setdefault(loaded.hook_point, {})[loaded.name] = loaded.sae
@@ -51,6 +59,15 @@ class HookedPoints:
     def all(self) -> Collection[HookedPoint]:
         """All points with a hook."""
         return self._points.values()
+
+    @property
+    def attached(self) -> Collection[HookPoint]:
+        """Where they are."""
+        return self._points.keys()
+
+    def items(self) -> ItemsView[HookPoint, HookedPoint]:
+        """The same by hook point."""
+        return self._points.items()
 
     @contextmanager
     def at_rest(self) -> Iterator[None]:
@@ -70,8 +87,13 @@ class HookedPoints:
             handle.remove()
 
     def _attached(self, hook_point: HookPoint) -> HookedPoint:
-        device, saes = self._host.device, self._saes.get(hook_point, {})
-        table = PointTable(saes, self._host.d_model, device)
-        point = HookedPoint(saes, table, EditTables(device), EditTables(device), LaneTables(device))
+        device, room, saes = self._host.device, self._room, self._saes.get(hook_point, {})
+        point = HookedPoint(
+            saes=saes,
+            table=PointTable(saes, self._host.d_model, device, is_fixed=room is not None),
+            edits=EditTables(device, room),
+            demanded=EditTables(device, room),
+            lanes=LaneTables(device, room),
+        )
         self._handles.append(self._host.attach(hook_point, point.hook))
         return point

@@ -11,6 +11,7 @@ from torch import Tensor
 from steerd.steering.apply import Lanes, Rows, Tests, gates, open_lanes, run_tests
 from steerd.steering.coverage import Bools
 from steerd.steering.lanes import Lane, ResolvedTest
+from steerd.steering.room import Room
 
 MAX_CLAUSES = 4
 MAX_TESTS = 62
@@ -42,13 +43,21 @@ class LaneTables:
 
     `put` when a request starts and `clear` when it ends; `begin` and `cover` with each layout of a step;
     `run_tests` and `open` in the forward. The tensors stay from step to step; they grow with the requests.
+    With a Room, tests and lanes that were there once are run in every step, and `version` grows when that or
+    the place of the tensors changes.
     """
 
-    def __init__(self, device: torch.device) -> None:
+    def __init__(self, device: torch.device, room: Room | None = None) -> None:
         self._device = device
-        self._tests = _grown({}, _TESTS, 0, 0, device)  # each [slots, tests]
-        self._lanes = _grown({}, _LANES, 0, 0, device)  # each [slots, lanes], needs [slots, lanes, clauses]
-        self._covered = torch.zeros(0, 0, dtype=torch.bool, device=device)  # [rows, lanes]
+        self.version = 0
+        self.keeps_tests = self.keeps_lanes = False
+        """Whether they have a part in every step from now on, be there none."""
+        self._is_fixed = room is not None
+        slots, rows = (room.requests + 1, room.rows) if room is not None else (0, 0)
+        self._tests = _grown({}, _TESTS, slots, 0, device)  # each [slots, tests]
+        # Each [slots, lanes], but needs [slots, lanes, clauses].
+        self._lanes = _grown({}, _LANES, slots, 0, device)
+        self._covered = torch.zeros(rows, 0, dtype=torch.bool, device=device)  # [rows, lanes]
 
     def put(
         self, slot: int, tests: Sequence[ResolvedTest], lanes: Sequence[Lane], *, num_kept: int = 0
@@ -83,6 +92,7 @@ class LaneTables:
         self._fit(num_slots, 0, 0)
         if num_rows > len(self._covered):
             self._covered = self._covered.new_zeros(2 * num_rows, self._covered.shape[1])
+            self.version += 1
         self._covered.zero_()
 
     def cover(self, first_row: int, rows: Bools, lane: int) -> None:
@@ -117,6 +127,10 @@ class LaneTables:
     def _fit(self, slots: int, tests: int, lanes: int) -> None:
         num_slots, num_tests = self._tests["column"].shape
         num_lanes = self._covered.shape[1]
+        if slots > num_slots or tests > num_tests or lanes > num_lanes:
+            self.version += 1
+        self.keeps_tests |= self._is_fixed and tests > 0
+        self.keeps_lanes |= self._is_fixed and lanes > 0
         if slots > num_slots or tests > num_tests:
             more = max(slots, num_slots), max(tests, num_tests)
             self._tests = _grown(self._tests, _TESTS, *more, self._device)

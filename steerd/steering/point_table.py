@@ -32,11 +32,22 @@ class PointTable:
     `acquire` and `release` are counted, so a target keeps its column while anyone needs it and costs nothing
     afterwards; copies of a target have columns of their own. A columnwise SAE (ReLU, JumpReLU) is read at
     O(d_model) per column; a TopK SAE has to encode its whole dictionary, of which the columns are then taken.
-    What may be added stands in `directions` [capacity, d_model], `lengths` [capacity] long.
+    What may be added stands in `directions` [capacity, d_model], `lengths` [capacity] long. `version` grows
+    when that moves.
     """
 
-    def __init__(self, saes: Mapping[str, SparseAutoencoder], d_model: int, device: torch.device) -> None:
-        """`saes` are all that read this hook point, by name."""
+    def __init__(
+        self,
+        saes: Mapping[str, SparseAutoencoder],
+        d_model: int,
+        device: torch.device,
+        *,
+        is_fixed: bool = False,
+    ) -> None:
+        """`saes` are all that read this hook point, by name. When `is_fixed`, free columns are read as well,
+        for a width that seldom changes."""
+        self.is_fixed = is_fixed
+        self.version = 0
         self._saes = dict(saes)
         self._d_model = d_model
         self._device = device
@@ -46,6 +57,16 @@ class PointTable:
         self._encoded_whole: list[tuple[SparseAutoencoder, Tensor, Tensor]] = []
         self.num_columns = 0
         self._allocate(INITIAL_CAPACITY)
+
+    @property
+    def width(self) -> int:
+        """How many columns are read."""
+        return len(self._b_enc) if self.is_fixed else self.num_columns
+
+    @property
+    def encodes_whole(self) -> bool:
+        """Whether some SAE has to encode its whole dictionary."""
+        return bool(self._encoded_whole)
 
     def acquire(self, target: ColumnTarget, copy: int = 0) -> int:
         """The target's column, given to it now unless it has one."""
@@ -67,8 +88,8 @@ class PointTable:
             self._find_encoded_whole()
 
     def read(self, x: Tensor) -> Tensor:
-        """Activations and projections [rows, num_columns] of rows x [rows, d_model] in float32."""
-        used = slice(0, self.num_columns)
+        """Activations and projections [rows, width] of rows x [rows, d_model] in float32."""
+        used = slice(0, self.width)
         acts = read_columns(x, self._enc[used], self._b_enc[used], self._threshold[used])
         for sae, columns, features in self._encoded_whole:
             acts.index_copy_(1, columns, sae.encode(x)[:, features])
@@ -131,6 +152,7 @@ class PointTable:
         self.lengths[:capacity] = lengths
 
     def _allocate(self, capacity: int) -> None:
+        self.version += 1
         self._enc = torch.zeros(capacity, self._d_model, device=self._device)
         self._b_enc = torch.zeros(capacity, device=self._device)
         self.directions = torch.zeros(capacity, self._d_model, device=self._device)

@@ -98,6 +98,11 @@ class RequestWishes:
     columns: tuple[HeldColumn, ...]
     is_steady: bool
 
+    @property
+    def is_along_directions(self) -> bool:
+        """Whether all its edits are, and none makes a row into what a whole SAE makes of it."""
+        return all(isinstance(edit.does, ColumnEdit) for edit in self.edits)
+
     def factors(self, first_position: int, token_ids: Sequence[int]) -> list[Floats]:
         """How strong each of its edits is on consecutive rows; to be asked as Coverage says."""
         return [edit.coverage.factors(first_position, token_ids) for edit in self.edits]

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -17,6 +17,7 @@ from torch import Tensor
 from steerd.sae.autoencoder import SparseAutoencoder
 from steerd.steering.apply import AffineTables, add_directions, amounts, keep_lengths, reconstruct_rows
 from steerd.steering.edit_cells import EditCells
+from steerd.steering.kept_readings import KeptPoint
 from steerd.steering.lane_tables import LaneTables
 from steerd.steering.point_table import PointTable
 from steerd.steering.row_mean import RowMean
@@ -128,12 +129,28 @@ class RowsAfter:
     changes: Tensor
 
 
+NOTHING_DONE = EditsDone(amounts=None, made=None, reconstructions=())
+
+
+@dataclass(frozen=True, slots=True)
+class Keeping:
+    """Where a hook leaves what it read, and the `rows` [rows, d_model] if an SAE is to encode some of them.
+
+    `step` [1] is the number of the step under way.
+    """
+
+    kept: KeptPoint
+    step: Tensor
+    rows: Tensor | None
+
+
 @dataclass(slots=True)
 class PointStep:
     """One hook point's part of a step: what requests ask for there, and what policies demand after that.
 
     Filled by the hook: `acts` [rows, columns], `is_open` [rows, lanes] where edits wait for lanes, and what
-    was done where there are any.
+    was done where there are any. With `keeping` it is filled by `take` after the forward, as the hook may
+    have run as part of a recording.
     """
 
     table: PointTable
@@ -141,17 +158,19 @@ class PointStep:
     demanded: PointEdits | None
     lanes: PointLanes | None
     encodings: tuple[SaeEncoding, ...] = ()
+    keeping: Keeping | None = None
     acts: Tensor = field(init=False)
     is_open: Tensor | None = field(init=False, default=None)
-    edits_done: EditsDone = field(init=False)
-    demanded_done: EditsDone = field(init=False)
+    edits_done: EditsDone = field(init=False, default=NOTHING_DONE)
+    demanded_done: EditsDone = field(init=False, default=NOTHING_DONE)
     after: RowsAfter = field(init=False)
 
     def read(self, x: Tensor) -> None:
         """Take the planned readings of rows x [rows, d_model], float32."""
         self.acts = self.table.read(x)
-        for encoding in self.encodings:
-            encoding.read(x)
+        if self.keeping is None:
+            for encoding in self.encodings:
+                encoding.read(x)
         if self.lanes is not None:
             self.is_open = self.lanes.run(self.acts)
 
@@ -182,6 +201,42 @@ class PointStep:
     def compare(self, x: Tensor, result: Tensor) -> None:
         """Keep what the edits made of the rows x [rows, d_model]."""
         self.after = RowsAfter(self.table.read(result), x.norm(dim=1), (result - x).norm(dim=1))
+
+    def keep(self, x: Tensor, keeping: Keeping) -> None:
+        """Leave what was read of rows x [rows, d_model], and done, where it is found after the forward."""
+        kept = keeping.kept
+        kept.acts.copy_(self.acts)
+        if keeping.rows is not None:
+            keeping.rows.copy_(x)
+        if self.edits is not None and self.edits_done.amounts is not None:
+            kept.amounts.copy_(self.edits_done.amounts)
+            if self.edits_done.made is not None:
+                kept.made.copy_(self.edits_done.made)
+        if self.demanded is not None and self.demanded_done.amounts is not None:
+            kept.demanded_amounts.copy_(self.demanded_done.amounts)
+        if self.is_edited:
+            kept.acts_after.copy_(self.after.acts)
+            kept.lengths.copy_(self.after.lengths)
+            kept.changes.copy_(self.after.changes)
+        kept.step.copy_(keeping.step)
+
+    def take(self, kept: KeptPoint) -> None:
+        """After the forward: take what the hook left, on the CPU; SAEs encode the rows left for them."""
+        self.acts = kept.acts
+        made = kept.made > 0 if self.lanes is not None and self.lanes.has_lanes else None
+        self.edits_done = replace(self.edits_done, amounts=kept.amounts, made=made)
+        self.demanded_done = replace(self.demanded_done, amounts=kept.demanded_amounts)
+        if self.is_edited:
+            self.after = RowsAfter(kept.acts_after, kept.lengths, kept.changes)
+        for encoding in self.encodings:
+            assert self.keeping is not None
+            assert self.keeping.rows is not None  # where there are encodings
+            encoding.read(self.keeping.rows)
+
+    @property
+    def is_edited(self) -> bool:
+        """Whether anything may be done to the rows."""
+        return self.edits is not None or self.demanded is not None
 
     def _reconstructed(
         self, x: Tensor, parts: Sequence[Reconstruction]
@@ -236,7 +291,8 @@ class SteeredPoint:
         result = x if step.edits is None else step.edited(x, step.edits)
         if step.demanded is not None:
             result = step.with_demanded(result, step.demanded)
-        if result is x:
-            return None
-        step.compare(x, result)
-        return result.to(resid.dtype)
+        if step.is_edited:
+            step.compare(x, result)
+        if step.keeping is not None:
+            step.keep(x, step.keeping)
+        return result.to(resid.dtype) if step.is_edited else None

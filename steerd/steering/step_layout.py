@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 
 import numpy as np
@@ -36,14 +36,16 @@ class StepLayout:
     """What stays the same while the rows of a step are the same requests' and the same is done to them.
 
     By span: `slots` and first rows `starts` [spans]. By row: `ordinary` [rows], whether it is neither a
-    special token nor the very first, whose row is unlike all others whatever its token. `points` have edits,
-    tests or readings of a request, `saes` are read; `top_rows` are by SAE. `rows` is there where some point
-    has `lanes`, and `has_triggers` says whether somebody wants to know how the tests went.
+    special token nor the very first, whose row is unlike all others whatever its token; `padding` rows of
+    nobody follow. `points` have edits, tests or readings of a request, `saes` are read; `top_rows` are by
+    SAE. `rows` is there where some point has `lanes`, and `has_triggers` says whether somebody wants to know
+    how the tests went.
     """
 
     slots: Ints
     starts: Ints
     ordinary: Bools
+    padding: int
     edits: dict[HookPoint, PointEdits]
     demanded: dict[HookPoint, PointEdits]
     lanes: dict[HookPoint, PointLanes]
@@ -65,33 +67,43 @@ def lay_out(
     points: HookedPoints,
     rows: StepRows,
     special_ids: frozenset[int],
+    padding: int = 0,
 ) -> StepLayout:
     """Write the edits of a step into the tables of their points; `wishes` and `strengths` are by span."""
     slots = np.array([request.slot for request in wishes], dtype=np.int64)
     starts = np.array([span.first_row for span in spans], dtype=np.int64)
     ordinary = np.array(_ordinary(spans, special_ids), dtype=np.bool_)
+    num_rows = len(ordinary) + padding
     edits = _edits_by_point(spans, wishes, strengths, demanded=False)
     demanded = _edits_by_point(spans, wishes, strengths, demanded=True)
-    lanes = _lanes_by_point(edits, wishes, points, rows, len(ordinary))
-    if lanes:
-        rows.write(slots, starts, ordinary)
+    tested = {resolved.hook_point for request in wishes for resolved in request.tests}
     reads = [reads for request in wishes for reads in request.by_sae]
+    wanted = frozenset((*edits, *demanded, *tested, *(read.hook_point for read in reads)))
+    for point, hooked in points.items():
+        if hooked.edits.is_kept:
+            edits.setdefault(point, [])
+        if hooked.demanded.is_kept:
+            demanded.setdefault(point, [])
+    lanes = _lanes_by_point(edits, tested, 1 + int(slots.max()), points, rows, num_rows)
+    if lanes:
+        rows.write(slots, starts, ordinary, padding)
     return StepLayout(
         slots=slots,
         starts=starts,
         ordinary=ordinary,
+        padding=padding,
         edits={
-            point: _point_edits(found, points[point].edits, points[point].table, len(ordinary))
+            point: _point_edits(found, points[point].edits, points[point].table, num_rows)
             for point, found in edits.items()
         },
         demanded={
-            point: _point_edits(found, points[point].demanded, points[point].table, len(ordinary))
+            point: _point_edits(found, points[point].demanded, points[point].table, num_rows)
             for point, found in demanded.items()
         },
         lanes=lanes,
         rows=rows if lanes else None,
         has_triggers=any(request.triggers for request in wishes),
-        points=frozenset((*edits, *demanded, *lanes, *(read.hook_point for read in reads))),
+        points=wanted,
         saes=frozenset(read.sae for read in reads),
         top_rows=_top_rows(spans, wishes),
     )
@@ -120,18 +132,20 @@ def _edits_by_point(
 
 def _lanes_by_point(
     edits: Mapping[HookPoint, Sequence[SpanEdit]],
-    wishes: Sequence[RequestWishes],
+    tested: Set[HookPoint],
+    num_slots: int,
     points: HookedPoints,
     rows: StepRows,
     num_rows: int,
 ) -> dict[HookPoint, PointLanes]:
     """Where tests are run and where edits wait for them; tells the tables which rows these edits are for."""
-    tested = {resolved.hook_point for request in wishes for resolved in request.tests}
     waiting = {point for point, found in edits.items() if any(part.edit.lane is not None for part in found)}
+    tested = tested | {point for point, hooked in points.items() if hooked.lanes.keeps_tests}
+    waiting |= {point for point, hooked in points.items() if hooked.lanes.keeps_lanes}
     lanes = {}
     for point in tested | waiting:
         tables = points[point].lanes
-        tables.begin(1 + max(request.slot for request in wishes), num_rows)
+        tables.begin(num_slots, num_rows)
         for part in edits.get(point, ()):
             if part.edit.lane is not None:
                 tables.cover(part.first_row, part.factors > 0, part.edit.lane)
@@ -144,6 +158,8 @@ def _point_edits(
 ) -> PointEdits:
     columns = [part.edit.does.column for part in found if isinstance(part.edit.does, ColumnEdit)]
     window = range(min(columns, default=0), max(columns, default=-1) + 1)
+    if table.is_fixed:
+        window = range(table.width)
     tables.begin(num_rows, window)
     for part in found:
         if isinstance(part.edit.does, ColumnEdit):
@@ -154,7 +170,7 @@ def _point_edits(
     numbers, preserve = tables.finish()
     return PointEdits(
         window=slice(window.start, window.stop),
-        tables=numbers if columns else None,
+        tables=numbers if window else None,
         reconstructions=tuple(_reconstructions(found, tables.device)),
         preserve=preserve,
         cells=edit_cells(found, table.lengths),

@@ -6,7 +6,7 @@ arithmetic.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Hashable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -19,11 +19,13 @@ from steerd.host.hook_point import HookPoint
 from steerd.host.host_model import HostModel
 from steerd.steering.hooked_points import HookedPoint, HookedPoints
 from steerd.steering.intervention import FeatureRef
+from steerd.steering.kept_readings import KeptReadings
 from steerd.steering.loaded_saes import LoadedSaes
 from steerd.steering.request_wishes import RequestWishes
+from steerd.steering.room import PADDING_SLOT, Room
 from steerd.steering.row_mean import RowMean
 from steerd.steering.row_span import RowSpan
-from steerd.steering.steered_point import PointStep, SaeEncoding
+from steerd.steering.steered_point import Keeping, PointStep, SaeEncoding
 from steerd.steering.step_layout import Ints, StepLayout, TopRows, lay_out
 from steerd.steering.step_rows import StepRows
 from steerd.steering.wish_resolver import WishResolver
@@ -34,11 +36,24 @@ class StepPlan:
     """The plan of one step: its layout, each hook point's part, and where the SAEs are that are read.
 
     While a layout stands and nothing is sampled it is the same plan, whose hooks overwrite their readings.
+    `kept` is where they leave them, if they do.
     """
 
     layout: StepLayout
     points: dict[HookPoint, PointStep]
     saes: dict[str, HookPoint]
+    kept: KeptReadings | None
+
+    def take_kept(self) -> None:
+        """After the forward, before anything is read of it: take in what the hooks left.
+
+        Raises RuntimeError when one of them had no part in the step.
+        """
+        if self.kept is None:
+            return
+        found = self.kept.fetch(len(self.layout.ordinary), self.layout.padding)
+        for hook_point, step in self.points.items():
+            step.take(found[hook_point])
 
     def bits(self) -> NDArray[np.int64] | None:
         """Which tests are on, by row and bit, after the forward; None when no request has triggers."""
@@ -49,23 +64,29 @@ class StepPlan:
 class StepPlanner:
     """Owns the hook points' tables and hooks. Used by the engine thread alone."""
 
-    def __init__(self, host: HostModel, saes: LoadedSaes, sample_every: int) -> None:
-        """Every `sample_every`-th row is encoded whole; 0: none."""
+    def __init__(
+        self, host: HostModel, saes: LoadedSaes, sample_every: int, room: Room | None = None
+    ) -> None:
+        """Every `sample_every`-th row is encoded whole; 0: none. Steps can only be recorded with a Room."""
         self._device = host.device
         self._special = host.special_token_ids
         self._sample_every = sample_every
         self._rows_seen = 0
         self._hook_points = {sae.name: sae.hook_point for sae in saes}
         self._means = {sae.name: RowMean(sae.sae.b_dec) for sae in saes}
-        self._points = HookedPoints(host, saes)
-        self._rows = StepRows(host.device)
-        self._resolver = WishResolver(self._points, saes, host.special_token_ids)
+        self._points = HookedPoints(host, saes, room)
+        self._rows = StepRows(host.device, room)
+        self._kept = None if room is None else KeptReadings(room, host.d_model, host.device)
+        self._resolver = WishResolver(
+            self._points, saes, host.special_token_ids, first_slot=0 if room is None else PADDING_SLOT + 1
+        )
         self.resolve, self.release = self._resolver.resolve, self._resolver.release
         self.switch = self._resolver.switch
         self.at_rest = self._points.at_rest
         self._key: list[Any] | None = None
         self._layout: StepLayout | None = None
         self._standing: StepPlan | None = None
+        self._program = self.program
         self.watched_columns: dict[str, Ints] = {}
         self._watch: Sequence[FeatureRef] = ()
 
@@ -80,18 +101,46 @@ class StepPlanner:
         self.watched_columns = {sae: np.array(found) for sae, found in columns.items()}
         self._standing = None
 
-    def plan(self, spans: Sequence[RowSpan], wishes: Mapping[str, RequestWishes]) -> StepPlan:
-        """Put the plan of the coming forward in place; the hooks will fill its readings."""
-        layout = self._laid_out(spans, [wishes[span.request_id] for span in spans])
+    @property
+    def program(self) -> Hashable:
+        """What the hooks do, but for the numbers in their tensors: while it is equal, a recording of them
+        holds."""
+        kept = 0 if self._kept is None else self._kept.version
+        points = tuple((hook_point, *point.versions) for hook_point, point in self._points.items())
+        return self._rows.version, kept, points
+
+    def can_record(self, wishes: Iterable[RequestWishes]) -> bool:
+        """Whether steps of these requests have a form that does not depend on the rows.
+
+        Where a whole SAE is to be decoded, or encoded for the sake of a few columns, they do not.
+        """
+        if any(point.table.encodes_whole for point in self._points.all()):
+            return False
+        return all(request.is_along_directions for request in wishes)
+
+    def plan(
+        self, spans: Sequence[RowSpan], wishes: Mapping[str, RequestWishes], padding: int = 0
+    ) -> StepPlan:
+        """Put the plan of the coming forward in place; the hooks will fill its readings.
+
+        So many rows of nobody follow those of the spans; there can only be some with a Room.
+        """
+        if self.program != self._program:  # something moved
+            self._key = None
+            self._standing = None
+        layout = self._laid_out(spans, [wishes[span.request_id] for span in spans], padding)
         if layout.rows is not None:
             layout.rows.begin()
         sampled_rows = self._sampled_rows(layout)
-        if self._standing is None or sampled_rows or layout is not self._standing.layout:
+        plan = self._standing
+        if plan is None or sampled_rows or layout is not plan.layout:
             everywhere = self._hook_points if sampled_rows else self.watched_columns
-            plan = self._put_in_place(layout, everywhere, sampled_rows)
+            plan = self._put_in_place(layout, everywhere, sampled_rows, self._kept)
             self._standing = None if sampled_rows else plan
-            return plan
-        return self._standing
+        if self._kept is not None:
+            self._kept.begin()
+        self._program = self.program
+        return plan
 
     @contextmanager
     def beside(self, spans: Sequence[RowSpan], wishes: Mapping[str, RequestWishes]) -> Iterator[StepPlan]:
@@ -110,7 +159,7 @@ class StepPlanner:
         if layout.rows is not None:
             layout.rows.begin()
         try:
-            yield self._put_in_place(layout, (), ())
+            yield self._put_in_place(layout, (), (), kept=None)
         finally:
             for point in self._points.all():
                 point.hook.step = None
@@ -129,26 +178,60 @@ class StepPlanner:
         self._points.close()
 
     def _put_in_place(
-        self, layout: StepLayout, everywhere: Collection[str], sampled_rows: Sequence[int]
+        self,
+        layout: StepLayout,
+        everywhere: Collection[str],
+        sampled_rows: Sequence[int],
+        kept: KeptReadings | None,
     ) -> StepPlan:
-        """Give each hook its part; SAEs are read that the layout wants, or that are read `everywhere`."""
+        """Give each hook its part; SAEs are read that the layout wants, or that are read `everywhere`.
+
+        With `kept`, where hooks are to leave what they read, each hook that there is has a part.
+        """
         read = [name for name in self._hook_points if name in layout.saes or name in everywhere]
-        active = layout.points.union(self._hook_points[name] for name in read)
+        wanted = layout.points.union(self._hook_points[name] for name in read)
+        in_place = wanted if kept is None else wanted.union(self._points.attached)
         for point in self._points.all():
             point.hook.step = None
+        steps = self._steps(in_place, layout, sampled_rows, kept)
+        for hook_point, step in steps.items():
+            self._points[hook_point].hook.step = step
+        return StepPlan(
+            layout,
+            points={hook_point: steps[hook_point] for hook_point in wanted},
+            saes={name: self._hook_points[name] for name in read},
+            kept=kept,
+        )
+
+    def _steps(
+        self,
+        hook_points: Collection[HookPoint],
+        layout: StepLayout,
+        sampled_rows: Sequence[int],
+        kept: KeptReadings | None,
+    ) -> dict[HookPoint, PointStep]:
+        """The parts of these hook points in a step."""
+        if kept is not None:
+            kept.fit({hook_point: self._points[hook_point].table.width for hook_point in hook_points})
         steps = {}
-        for hook_point in active:
+        for hook_point in hook_points:
             point = self._points[hook_point]
             encodings = self._encodings(point, layout, sampled_rows)
-            lanes = layout.lanes.get(hook_point)
-            edits, demanded = layout.edits.get(hook_point), layout.demanded.get(hook_point)
-            step = PointStep(point.table, edits, demanded, lanes, encodings)
-            point.hook.step = steps[hook_point] = step
-        return StepPlan(layout, steps, {name: self._hook_points[name] for name in read})
+            steps[hook_point] = PointStep(
+                table=point.table,
+                edits=layout.edits.get(hook_point),
+                demanded=layout.demanded.get(hook_point),
+                lanes=layout.lanes.get(hook_point),
+                encodings=encodings,
+                keeping=None if kept is None else _keeping(kept, hook_point, layout, bool(encodings)),
+            )
+        return steps
 
-    def _laid_out(self, spans: Sequence[RowSpan], wishes: Sequence[RequestWishes]) -> StepLayout:
+    def _laid_out(
+        self, spans: Sequence[RowSpan], wishes: Sequence[RequestWishes], padding: int
+    ) -> StepLayout:
         """The layout of the step before while requests, order and edits are the same and all decode."""
-        key: list[Any] | None = []
+        key: list[Any] | None = [padding]
         strengths: list[Any] = []
         for span, request in zip(spans, wishes, strict=True):
             decodes = span.first_position >= request.prompt_length and len(span.token_ids) == 1
@@ -166,7 +249,7 @@ class StepPlanner:
                 if strengths[index] is None:
                     strengths[index] = request.factors(span.first_position, span.token_ids)
             self._key = key
-            self._layout = lay_out(spans, wishes, strengths, self._points, self._rows, self._special)
+            self._layout = lay_out(spans, wishes, strengths, self._points, self._rows, self._special, padding)
         return self._layout
 
     def _encodings(
@@ -200,3 +283,13 @@ class StepPlanner:
         self._rows_seen += len(ordinary_rows)
         sampled: list[int] = ordinary_rows[first :: self._sample_every].tolist()
         return sampled
+
+
+def _keeping(kept: KeptReadings, hook_point: HookPoint, layout: StepLayout, has_encodings: bool) -> Keeping:
+    num_rows = len(layout.ordinary) + layout.padding
+    keeps_rows = has_encodings or kept.keeps_rows(hook_point)
+    return Keeping(
+        kept=kept.at(hook_point, num_rows),
+        step=kept.step,
+        rows=kept.rows_at(hook_point)[:num_rows] if keeps_rows else None,
+    )

@@ -7,19 +7,37 @@ import torch
 from numpy.typing import NDArray
 
 from steerd.steering.apply import Rows
+from steerd.steering.room import PADDING_SLOT, Room
 
 _SLOTS, _STARTS, _REQUEST_SLOTS, _REQUEST_LASTS = range(4)
 
 
 class StepRows:
-    """What tests and lanes have to know of the rows; `bits` [rows] are those of the tests that are on."""
+    """What tests and lanes have to know of the rows; `bits` [rows] are those of the tests that are on.
 
-    def __init__(self, device: torch.device) -> None:
+    `version` grows when that moves.
+    """
+
+    def __init__(self, device: torch.device, room: Room | None = None) -> None:
+        self.version = 0
         self._device = device
-        self._allocate(1)
+        self._allocate(1 if room is None else room.rows)
 
-    def write(self, slots: NDArray[np.int64], starts: NDArray[np.int64], ordinary: NDArray[np.bool_]) -> None:
-        """Take the layout of a step: slots and first rows by request, `ordinary` by row."""
+    def write(
+        self,
+        slots: NDArray[np.int64],
+        starts: NDArray[np.int64],
+        ordinary: NDArray[np.bool_],
+        padding: int = 0,
+    ) -> None:
+        """Take the layout of a step: slots and first rows by request, `ordinary` by row; then rows of nobody.
+
+        Only with a Room there may be such `padding`.
+        """
+        if padding:
+            slots = np.append(slots, np.full(padding, PADDING_SLOT))
+            starts = np.append(starts, np.arange(len(ordinary), len(ordinary) + padding))
+            ordinary = np.append(ordinary, np.zeros(padding, dtype=np.bool_))
         num_rows, num_requests = len(ordinary), len(slots)
         if num_rows > len(self._staged_ordinary):
             self._allocate(2 * num_rows)
@@ -48,6 +66,7 @@ class StepRows:
         self._bits.zero_()
 
     def _allocate(self, rows: int) -> None:
+        self.version += 1
         self._staged = np.zeros((4, rows), dtype=np.int64)
         self._staged_ordinary = np.zeros(rows, dtype=np.bool_)
         # On the CPU the tensors are the arrays themselves.

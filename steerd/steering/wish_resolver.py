@@ -41,12 +41,15 @@ _Columns = list[HeldColumn]
 class WishResolver:
     """Gives running requests their columns and slots, and takes them back."""
 
-    def __init__(self, points: HookedPoints, saes: LoadedSaes, special_ids: frozenset[int]) -> None:
+    def __init__(
+        self, points: HookedPoints, saes: LoadedSaes, special_ids: frozenset[int], *, first_slot: int = 0
+    ) -> None:
+        """Slots are numbered from `first_slot` on."""
         self._points = points
         self._saes = {sae.name: sae for sae in saes}
         self._special_ids = special_ids
         self._free_slots: list[int] = []
-        self._num_slots = 0
+        self._next_slot = first_slot
 
     def resolve(
         self,
@@ -264,8 +267,8 @@ class WishResolver:
     def _take_slot(self) -> int:
         if self._free_slots:
             return heapq.heappop(self._free_slots)
-        self._num_slots += 1
-        return self._num_slots - 1
+        self._next_slot += 1
+        return self._next_slot - 1
 
 
 def _points(wishes: RequestWishes) -> set[HookPoint]:

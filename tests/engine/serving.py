@@ -9,6 +9,7 @@ from typing import Any
 from steerd.config import EngineConfig, WatchedFeature
 from steerd.engine.engine import Engine
 from steerd.engine.events import EngineObserver
+from steerd.engine.recorded_steps import Recorder
 from steerd.engine.request import GenerationRequest
 from steerd.engine.watch_list import load_watch_list
 from steerd.host.host_model import HostModel
@@ -43,6 +44,7 @@ def serving(
     host: HostModel | None = None,
     watch: Sequence[WatchedFeature] = (),
     sample_every: int = 0,
+    recorder: Recorder | None = None,
     **options: Any,
 ) -> Iterator[Engine]:
     """A started engine, stopped at the end. `options` go to its config and complete SMALL."""
@@ -54,6 +56,7 @@ def serving(
         EngineConfig(**(SMALL | options)),
         observer or StepLog(),
         sample_every,
+        recorder=recorder,
     )
     engine.watch(load_watch_list(watch, saes))
     engine.start()

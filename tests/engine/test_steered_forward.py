@@ -37,6 +37,7 @@ from tests.engine.recorder import submit
 from tests.engine.requests import LONG, SHORT, edit, greedy_request
 from tests.engine.serving import alone, serving, tiny_saes
 from tests.engine.studies import begin
+from tests.engine.tape import TapeRecorder
 from tests.engine.test_scored import scoring
 from tests.tiny_hosts import make_tiny_host
 from tests.tiny_saes import tiny_sae
@@ -198,8 +199,10 @@ def test_it_gives_what_score_gives() -> None:
             torch.testing.assert_close(found, torch.tensor(scored.scores), rtol=0, atol=TOLERANCE)
 
 
-def test_requests_that_run_beside_it_are_as_if_alone() -> None:
-    """Between any two of their steps the tables hold other edits, of the same features among others."""
+@pytest.mark.parametrize("recorder", [None, TapeRecorder()], ids=["plain", "recorded"])
+def test_requests_that_run_beside_it_are_as_if_alone(recorder: TapeRecorder | None) -> None:
+    """Between any two of their steps the tables hold other edits, of the same features among others, and of
+    more rows than any step has."""
     texts = [
         greedy_request("steady", SHORT, 40, edit("sae-0", 3, Add(4.0)), edit("sae-1", 7, Ablate())),
         greedy_request("phased", LONG, 30, edit("sae-0", 3, Set(6.0), Phase.GENERATED)),
@@ -209,7 +212,7 @@ def test_requests_that_run_beside_it_are_as_if_alone() -> None:
     condition = Condition(((FeatureTest(target=FeatureRef("sae-0", 3), above=0.0, release_below=0.0),),))
     waits = Intervention(target=FeatureRef("sae-1", 2), operation=Add(3.0), condition=condition)
     steering = Steering(interventions=(edit("sae-0", 3, Add(-9.0)), edit("sae-0", 8, Add(2.0)), waits))
-    with serving(study_share=1.0) as engine:
+    with serving(study_share=1.0, recorder=recorder) as engine:
         study = Steered(
             engine.steered_forward,
             SteeredText(prompt_ids=LONG[:30], steering=steering),
@@ -218,12 +221,13 @@ def test_requests_that_run_beside_it_are_as_if_alone() -> None:
         )
         recorders = [submit(engine, request) for request in texts]
         begun = begin(engine, study)
-        for recorder in recorders:
-            recorder.wait()
+        for one in recorders:
+            one.wait()
         engine.stop_study(begun.job, keep=True)
         rows = begun.wait()
 
-    assert [recorder.token_ids for recorder in recorders] == expected
+    assert [one.token_ids for one in recorders] == expected
+    assert recorder is None or recorder.replayed > 20
     assert len(rows) > 20  # type: ignore[arg-type]
     for found in rows[1:]:  # type: ignore[index]
         torch.testing.assert_close(found, rows[0], rtol=TOLERANCE, atol=TOLERANCE)  # type: ignore[index]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 
@@ -16,6 +18,7 @@ from steerd.selftest.selftest import selftest
 from steerd.steering.loaded_saes import LoadedSaes
 from tests.engine.recorder import StepLog, submit
 from tests.engine.requests import SHORT, greedy_request
+from tests.engine.tape import TapeRecorder
 from tests.tiny_hosts import make_tiny_host
 from tests.tiny_saes import tiny_sae
 
@@ -67,6 +70,22 @@ def test_windows_and_16_bits_pass(architecture: str, dtype: torch.dtype) -> None
     report = selftest(host, served(host, "jumprelu"), SMALL)
 
     assert_all_compared(report, shares=architecture == "llama")
+
+
+def test_steps_that_are_recorded_are_compared_with_steps_that_are_not() -> None:
+    host = make_tiny_host()
+    tapes: list[TapeRecorder] = []
+
+    def make_engine(*parts: Any) -> Engine:
+        tapes.append(TapeRecorder())
+        return Engine(*parts, recorder=tapes[-1])
+
+    report = selftest(host, served(host, "jumprelu"), SMALL, make_engine=make_engine)
+
+    assert unsound(report) == {}, report.table()
+    assert report.findings["graph = eager"].status is Status.PASSED
+    assert "steps run from recordings" in report.findings["graph = eager"].remark
+    assert tapes[0].replayed > 10
 
 
 def test_a_host_without_saes_is_steered_along_directions() -> None:

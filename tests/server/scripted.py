@@ -138,7 +138,7 @@ async def scripted_server(
         admission=grpc_server.admission,
         observer=counts,
     )
-    catalog = CatalogService(host, saes, Config(), presets, policies, "", tuple)
+    catalog = CatalogService(host, saes, Config(), presets, policies, "", lambda: "scripted", tuple)
     monitor = MonitorService(Activity(), TopFeatures(), watch=WatchList, snapshots_lost=print)
     studying = Studying(engine, config, grpc_server.admission, counts)
     forward = SteeredForward(host, StepPlanner(host, saes, 0))

@@ -1,4 +1,4 @@
-"""What clients are told of prompts that take over the pages of others."""
+"""What clients are told of prompts that take over the pages of others, and of steps that are recorded."""
 
 from __future__ import annotations
 
@@ -37,4 +37,6 @@ def test_a_server_that_does_not_share_says_why() -> None:
     with RunningServer(config, *tiny_parts()) as server:
         assert not capabilities(server).prefix_sharing
         assert capabilities(server).prefix_sharing_reason == "engine.share_prefixes is off"
+        assert not capabilities(server).cuda_graphs
+        assert "only CUDA devices record steps" in capabilities(server).cuda_graphs_reason
         assert [cached_tokens(server), cached_tokens(server)] == [0, 0]

@@ -91,27 +91,35 @@ class Capabilities(_message.Message):
 
     PREFIX_SHARING_FIELD_NUMBER: _builtins.int
     PREFIX_SHARING_REASON_FIELD_NUMBER: _builtins.int
+    CUDA_GRAPHS_FIELD_NUMBER: _builtins.int
     MAX_DOSE_FIELD_NUMBER: _builtins.int
     OVER_DOSE_FIELD_NUMBER: _builtins.int
+    CUDA_GRAPHS_REASON_FIELD_NUMBER: _builtins.int
     prefix_sharing: _builtins.bool
     """Whether prompts that begin with the same text, steered alike, are computed once."""
     prefix_sharing_reason: _builtins.str
     """Why not; empty if so."""
+    cuda_graphs: _builtins.bool
+    """Whether steps that only go on with texts are recorded as CUDA graphs and run again by the device."""
     max_dose: _builtins.float
     """Most that interventions may add at one hook point, in multiples of its median residual norm."""
     over_dose: _steering_pb2.OverDose.ValueType
     """What happens to a request that could add more."""
+    cuda_graphs_reason: _builtins.str
+    """Why steps are not recorded as CUDA graphs; empty if they are."""
     def __init__(
         self,
         *,
         prefix_sharing: _builtins.bool = ...,
         prefix_sharing_reason: _builtins.str = ...,
+        cuda_graphs: _builtins.bool = ...,
         max_dose: _builtins.float = ...,
         over_dose: _steering_pb2.OverDose.ValueType = ...,
+        cuda_graphs_reason: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["max_dose", b"max_dose", "over_dose", b"over_dose", "prefix_sharing", b"prefix_sharing", "prefix_sharing_reason", b"prefix_sharing_reason"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cuda_graphs", b"cuda_graphs", "cuda_graphs_reason", b"cuda_graphs_reason", "max_dose", b"max_dose", "over_dose", b"over_dose", "prefix_sharing", b"prefix_sharing", "prefix_sharing_reason", b"prefix_sharing_reason"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
