@@ -31,9 +31,15 @@ class EndlessHost(HostModel):
         return frozenset()
 
 
-def load_endless_host(name: str = DEFAULT_MODEL, weights: str = "as_loaded") -> EndlessHost:
+def load_endless_host(
+    name: str = DEFAULT_MODEL,
+    weights: str = "as_loaded",
+    *,
+    dtype: str = "float32",
+    device: str = "cpu",
+) -> EndlessHost:
     """Another instance of a host in memory, which `generate` does not see end either."""
-    loaded = load_pretrained(name, dtype="float32", device="cpu", weights=weights)
+    loaded = load_pretrained(name, dtype=dtype, device=device, weights=weights)
     host = EndlessHost(loaded.model, loaded.tokenizer, name=name, folder=loaded.folder, weights=weights)
     generation_config: Any = host.model.generation_config  # Any: None is allowed, says the library's loader
     generation_config.eos_token_id = None

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 from statistics import median, quantiles
 
@@ -84,9 +84,10 @@ class Bench:
         """That many layers, or all there are."""
         return spread_layers(self._host.num_layers, min(count, self._host.num_layers))
 
-    def engine(self, ask: Ask) -> PacedEngine:
+    def engine(self, ask: Ask, *, cuda_graphs: str = "auto") -> PacedEngine:
         """An engine that will be asked for this."""
-        return PacedEngine(sharing_weights(self._host), self.saes, self._config, ask)
+        config = replace(self._config, cuda_graphs=cuda_graphs)
+        return PacedEngine(sharing_weights(self._host), self.saes, config, ask)
 
     def plain_systems(self) -> dict[str, PacedSystem]:
         """transformers' ways to run the batch."""

@@ -151,7 +151,7 @@ class PacedGenerate(_PacedModel):
         self._hook.remove()
 
     def _generate(self, prompts: Prompts, num_new: int) -> None:
-        input_ids = torch.tensor(prompts)
+        input_ids = torch.tensor(prompts, device=self._model.device)
         try:
             self._model.generate(
                 input_ids,
