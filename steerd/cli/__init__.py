@@ -29,6 +29,7 @@ What they share:
 - `text_files`: texts and chats from files
 - `answer_tables`: what compare prints
 - `steered_text`: one text with what steers it
+- `study_progress`: how far a study is
 - `terminal`: the consoles they print to
 - `tables`: readings and summaries as tables
 - `feature_pages`: features as a table or a page; `feature_folders`: what SAE folders tell without a server

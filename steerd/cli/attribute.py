@@ -14,7 +14,7 @@ from steerd.cli import arguments
 from steerd.cli.attribution_graph import graph_json, target_name
 from steerd.cli.attribution_page import render_attribution
 from steerd.cli.label_text import label_text
-from steerd.cli.steered_text import progress_teller
+from steerd.cli.study_progress import progress_teller
 from steerd.cli.terminal import open_console, print_warnings
 from steerd.client_messages import ChatTurn
 from steerd.feature_client import FeatureClient

@@ -7,7 +7,7 @@ import json
 
 from steerd.cli import arguments
 from steerd.cli.answer_tables import as_record, features_table, flip_lines, flip_table
-from steerd.cli.steered_text import progress_teller
+from steerd.cli.study_progress import progress_teller
 from steerd.cli.terminal import open_console, print_warnings
 from steerd.client_messages import ChatTurn
 from steerd.feature_client import FeatureClient

@@ -13,6 +13,7 @@ from rich.text import Text
 
 from steerd.cli import arguments
 from steerd.cli.label_text import label_text
+from steerd.cli.study_progress import progress_teller
 from steerd.cli.tables import named
 from steerd.cli.terminal import open_console
 from steerd.cli.text_files import read_texts
@@ -52,6 +53,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     )
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="deals the texts to the halves")
     parser.add_argument("--special", action="store_true", help="count special tokens and the first as well")
+    parser.add_argument("--max-seconds", type=float, default=0.0, metavar="S", help="then tell what is done")
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
     arguments.add_address(parser)
     parser.set_defaults(run=run)
@@ -68,9 +70,10 @@ def run(options: argparse.Namespace) -> int:
         top=options.top,
         seed=options.seed,
         include_special_tokens=options.special,
+        max_seconds=options.max_seconds,
     )
     with FeatureClient(options.address) as client:
-        contrast = client.contrast(call)
+        contrast = client.contrast(call, progress_teller())
     console = open_console()
     if options.json:
         console.print_json(json.dumps(asdict(contrast)))

@@ -12,6 +12,7 @@ from rich.console import Console
 from steerd.cli import arguments, steered_text
 from steerd.cli.effect_page import render_effects
 from steerd.cli.label_text import label_text
+from steerd.cli.study_progress import progress_teller
 from steerd.cli.tables import named
 from steerd.cli.terminal import open_console
 from steerd.cli.token_painter import painted, painted_changes
@@ -39,7 +40,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         metavar="SAE:FEATURE",
         help="ablate this feature; may be repeated",
     )
-    parser.add_argument("--on-special-tokens", action="store_true", help="ablate on special tokens too")
+    parser.add_argument("--special", action="store_true", help="ablate on special tokens too")
     parser.add_argument("--html", type=Path, metavar="FILE", help="write a page with the coloured text")
     parser.set_defaults(run=run)
 
@@ -49,11 +50,11 @@ def run(options: argparse.Namespace) -> int:
     call = EffectsCall(
         steered=steered_text.steered_text(options),
         features=tuple(options.feature),
-        include_special_tokens=options.on_special_tokens,
+        include_special_tokens=options.special,
         max_seconds=options.max_seconds,
     )
     with FeatureClient(options.address) as client:
-        table = client.effects(call, steered_text.progress_teller())
+        table = client.effects(call, progress_teller())
     if options.html is not None:
         options.html.write_text(render_effects(table, title="Effects of features"), encoding="utf-8")
     console = open_console()

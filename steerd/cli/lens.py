@@ -11,6 +11,7 @@ from dataclasses import asdict
 from rich.table import Table
 
 from steerd.cli import steered_text
+from steerd.cli.study_progress import progress_teller
 from steerd.cli.terminal import open_console
 from steerd.feature_client import FeatureClient
 from steerd.studies.lens_table import ChosenToken, LensCell, LensTable
@@ -55,7 +56,7 @@ def run(options: argparse.Namespace) -> int:
         max_seconds=options.max_seconds,
     )
     with FeatureClient(options.address) as client:
-        lens = client.lens(call, steered_text.progress_teller())
+        lens = client.lens(call, progress_teller())
     console = open_console()
     if options.json:
         record = asdict(lens) | {"steering": steered_text.steering_record(lens.steering)}

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import argparse
 import re
-from collections.abc import Callable
 from typing import Any
 
 from steerd.cli import arguments, steering_options
 from steerd.cli.tables import edit_text, receipt_table
 from steerd.cli.terminal import open_console, print_warnings
 from steerd.client_messages import ChatTurn
-from steerd.engine.study import Progress
 from steerd.steering.scope import PositionRange
 from steerd.studies.applied_steering import AppliedSteering
 from steerd.study_wire.steered_text import SteeredStudyText
@@ -65,17 +63,6 @@ def steered_text(options: argparse.Namespace) -> SteeredStudyText:
         presets=tuple(options.preset),
         unit=steering_options.unit(options),
     )
-
-
-def progress_teller() -> Callable[[Progress], None]:
-    """What shows on a terminal how far a study is."""
-    console = open_console(stderr=True)
-
-    def tell(progress: Progress) -> None:
-        if console.is_terminal:
-            console.print(f"{progress.done} of {progress.total} {progress.unit}", style="dim")
-
-    return tell
 
 
 def print_steering(steering: AppliedSteering, *, complete: bool) -> None:

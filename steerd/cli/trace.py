@@ -10,6 +10,7 @@ from rich.table import Table
 
 from steerd.cli import steered_text
 from steerd.cli.label_text import label_text
+from steerd.cli.study_progress import progress_teller
 from steerd.cli.terminal import open_console
 from steerd.feature_client import FeatureClient
 from steerd.studies.trace_table import TraceTable
@@ -46,7 +47,7 @@ def run(options: argparse.Namespace) -> int:
         max_seconds=options.max_seconds,
     )
     with FeatureClient(options.address) as client:
-        trace = client.trace(call, steered_text.progress_teller())
+        trace = client.trace(call, progress_teller())
     console = open_console()
     if options.json:
         record = asdict(trace) | {"steering": steered_text.steering_record(trace.steering)}
