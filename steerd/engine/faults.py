@@ -37,5 +37,10 @@ def non_finite(request: GenerationRequest) -> tuple[Exception, Fault]:
     """A host's logits are finite, so steering too strong for it is the likely reason."""
     if not request.steering.numbered:
         return RuntimeError(f"the host gave non-finite logits for request {request.id}"), Fault.LOGITS
-    description = "steered so strongly that the host's logits are no longer finite"
-    return InvalidRequest([FieldViolation("interventions", description)]), Fault.STEERED_LOGITS
+    return too_strong("the host's logits"), Fault.STEERED_LOGITS
+
+
+def too_strong(what: str) -> InvalidRequest:
+    """The refusal of interventions that the host cannot bear."""
+    description = f"steered so strongly that {what} are no longer finite"
+    return InvalidRequest([FieldViolation("interventions", description)])

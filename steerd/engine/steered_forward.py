@@ -10,6 +10,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from steerd.engine.faults import too_strong
 from steerd.engine.readings import StepReadings
 from steerd.engine.tally import Tallies
 from steerd.engine.triggers import Triggers, policy_stopped
@@ -59,8 +60,8 @@ class SteeredForward:
         """Run texts of one length; returns what the steering of each did.
 
         Readers are shown the rows at their hook points `before` or `after` all edits there. The head does not
-        run. Raises Forbidden for a text that a policy ends, HostError for a direction at a hook point that
-        the host does not have.
+        run. Raises Forbidden for a text that a policy ends, InvalidRequest for steering that the host cannot
+        bear, HostError for a direction at a hook point that the host does not have.
         """
         token_ids = torch.tensor([text.token_ids for text in texts])  # [texts, tokens]
         tallies = Tallies()
@@ -68,9 +69,12 @@ class SteeredForward:
             for each in wishes.values():
                 tallies.start(each)
             points = {*before, *after, *plan.points}
-            with self._shown(before, after):
-                deepest = max((point.layer for point in points), default=0)
-                self._host.run(token_ids, None, until=HookPoint(deepest, "resid_post"))
+            last = HookPoint(max((point.layer for point in points), default=0), "resid_post")
+            is_finite: list[Tensor] = []
+            check = {last: lambda rows: is_finite.append(rows.isfinite().all())}
+            with self._shown(before, after), self._shown({}, check):
+                self._host.run(token_ids, None, until=last)
+            _check_rows(texts, is_finite[0])
             _check_policies(texts, plan, wishes)
             tallies.add(StepReadings(plan))
             return [tallies.receipt(each) for each in wishes.values()]
@@ -109,6 +113,14 @@ def _show(reader: Reader, rows: Tensor) -> None:
 def _spans(texts: Sequence[SteeredText]) -> list[RowSpan]:
     length = len(texts[0].token_ids)
     return [RowSpan(str(number), number * length, 0, text.token_ids) for number, text in enumerate(texts)]
+
+
+def _check_rows(texts: Sequence[SteeredText], is_finite: Tensor) -> None:
+    if is_finite:
+        return
+    if any(text.steering.numbered for text in texts):
+        raise too_strong("the host's rows")
+    raise RuntimeError("the host gave rows that are not finite for a study")
 
 
 def _check_policies(

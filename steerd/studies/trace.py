@@ -86,8 +86,11 @@ class Trace:
         errors = (resid - sae.decode(acts)).norm(dim=1)
         values, features = acts.topk(min(self._wish.top, sae.d_sae), dim=1)
         shares = values * sae.W_dec.norm(dim=1)[features] / norms.unsqueeze(1)
-        for index, position in enumerate(self._wish.positions):
-            length, error = float(norms[index]), float(errors[index])
+        strongest = zip(features.tolist(), values.tolist(), shares.tolist(), strict=True)
+        lengths = zip(norms.tolist(), errors.tolist(), (acts > 0).sum(dim=1).tolist(), strict=True)
+        for position, (length, error, active), columns in zip(
+            self._wish.positions, lengths, strongest, strict=True
+        ):
             yield TracedRow(
                 sae=loaded.name,
                 hook_point=str(loaded.hook_point),
@@ -95,12 +98,10 @@ class Trace:
                 resid_norm=length,
                 error_norm=error,
                 unexplained=(error / length) ** 2,
-                active=int((acts[index] > 0).sum()),
+                active=active,
                 features=tuple(
                     TracedFeature(feature, value, share, loaded.label(feature))
-                    for feature, value, share in zip(
-                        features[index].tolist(), values[index].tolist(), shares[index].tolist(), strict=True
-                    )
+                    for feature, value, share in zip(*columns, strict=True)
                     if value > 0
                 ),
             )

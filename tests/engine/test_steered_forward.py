@@ -11,7 +11,7 @@ from torch import Tensor
 
 from steerd.engine.steered_forward import SteeredForward, SteeredText
 from steerd.engine.study import Progress
-from steerd.errors import Forbidden
+from steerd.errors import Forbidden, InvalidRequest
 from steerd.host.hook_point import HookPoint
 from steerd.host.host_model import HostModel
 from steerd.sae.config_file import Architecture
@@ -231,6 +231,15 @@ def test_requests_that_run_beside_it_are_as_if_alone(recorder: TapeRecorder | No
     assert len(rows) > 20  # type: ignore[arg-type]
     for found in rows[1:]:  # type: ignore[index]
         torch.testing.assert_close(found, rows[0], rtol=TOLERANCE, atol=TOLERANCE)  # type: ignore[index]
+
+
+def test_steering_that_the_host_cannot_bear_is_refused(tiny_host: HostModel) -> None:
+    planner = StepPlanner(tiny_host, tiny_saes(tiny_host), 0)
+    steering = Steering(interventions=(edit("sae-0", 3, Add(3e38)),) * 20)
+
+    with pytest.raises(InvalidRequest, match="interventions: steered so strongly"):
+        SteeredForward(tiny_host, planner).run([SteeredText(prompt_ids=SHORT, steering=steering)])
+    planner.close()
 
 
 def always(name: str, action: Flag | Stop) -> Trigger:
