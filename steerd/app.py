@@ -166,7 +166,7 @@ class App:
         self._log_addresses(host, saes)
 
     def _feature_service(self, engine: Engine, requests: RequestParser) -> FeatureService:
-        config, forward = self._config, engine.steered_forward
+        config, forward = self._config, engine.steered_forward(requests.saes)
         self._studying = Studying(engine, config.server, self.grpc.admission, self.metrics)
         steered = SteeredStudies(forward, requests, config)
         dosed = DoseStudies(engine, forward, requests, config)

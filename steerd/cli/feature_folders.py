@@ -10,7 +10,7 @@ from steerd.host.hook_point import HookPoint
 from steerd.sae.sae_file import NOTES_FILE, load_sae
 from steerd.starters import sae_folder
 from steerd.steering.intervention import FeatureRef
-from steerd.steering.loaded_saes import LoadedSae
+from steerd.steering.loaded_saes import LoadedSae, loaded_sae
 from steerd.studies.feature_matches import FeatureMatch, FeatureMatches, Side
 from steerd.studies.feature_page import FeaturePage
 from steerd.studies.known_features import known_page, words_matched
@@ -71,11 +71,4 @@ class FeatureFolders:
 
 def _loaded(name: str) -> LoadedSae:
     bundle = load_sae(sae_folder(name))
-    return LoadedSae(
-        name=bundle.metadata.name,
-        sae=bundle.sae,
-        hook_point=HookPoint.parse(bundle.metadata.hook_point),
-        metadata=bundle.metadata,
-        statistics=bundle.statistics,
-        notes=bundle.notes,
-    )
+    return loaded_sae(bundle.metadata.name, bundle, HookPoint.parse(bundle.metadata.hook_point))

@@ -29,7 +29,6 @@ from steerd.engine.watch_list import WatchList
 from steerd.errors import FieldViolation, InvalidRequest, Unavailable
 from steerd.host.host_model import HostModel
 from steerd.steering.loaded_saes import LoadedSaes
-from steerd.steering.plan_hash import identities
 from steerd.steering.room import Room
 from steerd.steering.step_plan import StepPlanner
 
@@ -42,7 +41,6 @@ class Engine:
 
     `submit`, `study` and what ends them may be called from any thread. Events are delivered on the engine
     thread through each one's `deliver`, which must not block; the engine never waits for a client.
-    `steered_forward` is for studies.
     """
 
     def __init__(
@@ -65,9 +63,10 @@ class Engine:
         graphs = choose_recorder(config.cuda_graphs, host, recorder)
         self._why_no_graphs = graphs.why_not
         self._config = config
+        self._host = host
+        self._served = self._wanted = saes
         room = Room(config.max_batch_tokens, config.max_running_requests) if graphs.recorder else None
         self._planner = StepPlanner(host, saes, sample_every, room)
-        self.steered_forward = SteeredForward(host, self._planner)
         self._batch = ContinuousBatch(
             host,
             # Late, as the step needs the batch and the batch the step's sampler.
@@ -91,7 +90,6 @@ class Engine:
             self._line,
             config,
             eos_token_ids=host.eos_token_ids,
-            sae_identities=identities(saes),
         )
         self._studies = StudyLine(
             max_studies=config.max_studies, share=config.study_share, wake=self._line.wake
@@ -164,13 +162,26 @@ class Engine:
         for request, _ in requests:
             self._entrance.check_fits(request)
         self._expect_turns()
-        submissions = [Submission(request, deliver) for request, deliver in requests]
+        saes = self._wanted
+        submissions = [Submission(request, deliver, saes) for request, deliver in requests]
         self._line.join([each for submission in submissions for each in submission.together()])
         return submissions
 
     def watch(self, watch: WatchList) -> None:
         """Read this list on every token from the next step on, instead of the one before."""
         self._wanted_watch = watch
+
+    def serve(self, saes: LoadedSaes) -> None:
+        """Steer and read by these SAEs all that is submitted from now on, and what the server itself reads
+        from the next step on; what was submitted before keeps those that it was submitted for.
+
+        They must have the names, hook points and d_sae of those before.
+        """
+        self._wanted = saes
+
+    def steered_forward(self, saes: LoadedSaes | None = None) -> SteeredForward:
+        """Runs of whole texts under steering by these SAEs, or by those that are served then, for studies."""
+        return SteeredForward(self._host, self._planner, saes)
 
     def cancel(self, submission: Submission) -> None:
         """End a request before its next step; nothing happens when it is over already."""
@@ -228,6 +239,9 @@ class Engine:
 
     def _turn(self) -> None:
         self._heartbeat = time.monotonic()
+        if self._wanted is not self._served:
+            self._served = self._wanted
+            self._planner.serve(self._served)
         self._step.watch(self._wanted_watch)
         self._drop_cancelled()
         self._entrance.admit()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 from steerd.config import EngineConfig
 from steerd.engine.continuous_batching import ContinuousBatch
@@ -15,6 +15,7 @@ from steerd.engine.running_request import RunningRequest
 from steerd.engine.running_requests import RunningRequests
 from steerd.engine.waiting_line import Submission, WaitingLine
 from steerd.errors import FieldViolation, InvalidRequest
+from steerd.steering.loaded_saes import LoadedSaes
 from steerd.steering.request_wishes import RequestWishes
 from steerd.steering.step_plan import StepPlanner
 
@@ -33,7 +34,6 @@ class Entrance:
         config: EngineConfig,
         *,
         eos_token_ids: frozenset[int],
-        sae_identities: Mapping[str, bytes],
     ) -> None:
         self._batch = batch
         self._planner = planner
@@ -41,7 +41,6 @@ class Entrance:
         self._line = line
         self._config = config
         self._eos_token_ids = eos_token_ids
-        self._sae_identities = sae_identities
 
     @property
     def why_no_sharing(self) -> str:
@@ -90,7 +89,7 @@ class Entrance:
         request, wishes = submission.request, None
         try:
             stops_at = request.make_stop() if request.make_stop else None
-            wishes = self._resolve(request)
+            wishes = self._resolve(request, submission.saes)
             cached_tokens = self._batch.begin(request.id, self._pages(request, wishes))
         except Exception as error:
             _log.exception("request %s cannot begin", request.id)
@@ -115,7 +114,7 @@ class Entrance:
         else:
             self._running.free(running)
 
-    def _resolve(self, request: GenerationRequest) -> RequestWishes:
+    def _resolve(self, request: GenerationRequest, saes: LoadedSaes | None) -> RequestWishes:
         capture = request.capture
         return self._planner.resolve(
             prompt_ids=request.prompt_ids,
@@ -125,12 +124,13 @@ class Entrance:
             top_k_saes=capture.top_k_saes,
             include_prompt=capture.include_prompt,
             after_edit=capture.after_edit,
+            saes=saes,
         )
 
     def _pages(self, request: GenerationRequest, wishes: RequestWishes) -> PromptPages:
         if self.why_no_sharing:
             return NO_PAGES
-        return prompt_pages(request, wishes, self._sae_identities, self._config.page_size)
+        return prompt_pages(request, wishes, wishes.saes.identities, self._config.page_size)
 
     def _check_pair(self, needed: int, room: int) -> None:
         """A request and its baseline run together or not at all."""

@@ -81,7 +81,7 @@ class StepReadings:
             if step.edits is not None or step.demanded is not None
         }
         self._top = {
-            encoding.name: TopReadings(encoding)
+            encoding.sae: TopReadings(encoding)
             for step in plan.points.values()
             for encoding in step.encodings
         }
@@ -130,7 +130,7 @@ class StepReadings:
             edits = self.edits.get(reads.hook_point)
             after = (acts if edits is None else edits.acts)[row, columns].tolist()
         if reads.top_k:
-            for feature, value in self._top[reads.sae].of(row, reads.top_k):
+            for feature, value in self._top[reads.reader].of(row, reads.top_k):
                 if feature not in features:
                     features.append(feature)
                     values.append(value)

@@ -16,6 +16,7 @@ from steerd.engine.tally import Tallies
 from steerd.engine.triggers import Triggers, policy_stopped
 from steerd.host.hook_point import HookPoint
 from steerd.host.host_model import HostModel
+from steerd.steering.loaded_saes import LoadedSaes
 from steerd.steering.receipt import Receipt
 from steerd.steering.request_wishes import RequestWishes
 from steerd.steering.row_span import RowSpan
@@ -46,9 +47,11 @@ class SteeredForward:
     """Runs whole texts with the tables and hooks of the engine. For studies: on the engine's thread, in a
     slice, without gradients."""
 
-    def __init__(self, host: HostModel, planner: StepPlanner) -> None:
+    def __init__(self, host: HostModel, planner: StepPlanner, saes: LoadedSaes | None = None) -> None:
+        """`saes` are those that the texts' steering is for; None: those served when they run."""
         self._host = host
         self._planner = planner
+        self._saes = saes
 
     def run(
         self,
@@ -86,7 +89,7 @@ class SteeredForward:
         try:
             for number, text in enumerate(texts):
                 wishes[str(number)] = self._planner.resolve(
-                    prompt_ids=text.prompt_ids, steering=text.steering
+                    prompt_ids=text.prompt_ids, steering=text.steering, saes=self._saes
                 )
             yield wishes
         finally:

@@ -11,6 +11,7 @@ from steerd.engine.events import FinishedEvent, StreamEvent, Timings
 from steerd.engine.request import FinishReason, GenerationRequest
 from steerd.engine.twins import Twins, baseline_of
 from steerd.errors import AlreadyExists, Overloaded, Unavailable
+from steerd.steering.loaded_saes import LoadedSaes
 
 Deliver = Callable[[StreamEvent], None]
 
@@ -21,8 +22,10 @@ class Submission:
     One with a baseline stands for both: they are admitted, and given up, together.
     """
 
-    def __init__(self, request: GenerationRequest, deliver: Deliver) -> None:
+    def __init__(self, request: GenerationRequest, deliver: Deliver, saes: LoadedSaes | None = None) -> None:
+        """`saes` are those that the request is for, whenever it runs; None: those served then."""
         self.request = request
+        self.saes = saes
         self.deliver = deliver
         self.submitted = time.monotonic()
         self._cancelled: float | None = None
@@ -32,7 +35,7 @@ class Submission:
         if request.baseline:
             self.twins = Twins(deliver)
             self.deliver = self.twins.tell_steered
-            self.baseline = Submission(baseline_of(request), self.twins.tell_baseline)
+            self.baseline = Submission(baseline_of(request), self.twins.tell_baseline, saes)
             self.baseline.twins = self.twins
             self.baseline.steered = self
 

@@ -38,7 +38,7 @@ class Checks:
         """`at_once` requests run together."""
         self._host = host
         self._engine = engine
-        self._forward = engine.steered_forward
+        self._forward = engine.steered_forward()
         self._client = EngineClient(engine, at_once)
         self._at_once = at_once
         self._probes = probes

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from functools import cached_property
-
 from steerd.config import Config
 from steerd.engine.steered_forward import SteeredForward
 from steerd.pb.v1 import feature_service_pb2 as pb
@@ -15,7 +13,6 @@ from steerd.server.parse_study import StudyParser
 from steerd.server.study_cache import study_key
 from steerd.server.studying import AskedStudy
 from steerd.server.violations import Violations
-from steerd.steering.plan_hash import identities
 from steerd.studies.dose_curve import DoseCurve
 from steerd.study_wire.evaluate import curve_message
 
@@ -51,15 +48,11 @@ class DoseStudies:
             ),
             response=pb.EvaluateSteeringResponse,
             result_message=curve_message,
-            key=study_key(self._requests.host, self._identities, _without_call(message)),
+            key=study_key(self._requests.host, self._requests.saes, _without_call(message)),
         )
 
     def _parser(self, violations: Violations) -> StudyParser:
         return StudyParser(self._requests.host, self._requests.saes, self._config, violations)
-
-    @cached_property
-    def _identities(self) -> dict[str, bytes]:
-        return identities(self._requests.saes)
 
 
 def _without_call(message: pb.EvaluateSteeringRequest) -> bytes:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from dataclasses import replace
-from functools import cached_property
 
 from steerd.config import Config
 from steerd.host.host_model import HostModel
@@ -18,7 +17,6 @@ from steerd.server.study_cache import study_key
 from steerd.server.studying import Studying
 from steerd.server.violations import Violations
 from steerd.steering.loaded_saes import LoadedSaes
-from steerd.steering.plan_hash import identities
 from steerd.studies.describing import Describing, OutputTokenFinders
 from steerd.studies.feature_page import TokenEffect
 from steerd.studies.known_features import words_matched
@@ -81,8 +79,4 @@ class FeatureLookup:
         return StudyParser(self._host, self._saes, self._config, violations)
 
     def _key(self, wish: object) -> str:
-        return study_key(self._host, self._identities, wish)
-
-    @cached_property
-    def _identities(self) -> dict[str, bytes]:
-        return identities(self._saes)
+        return study_key(self._host, self._saes, wish)

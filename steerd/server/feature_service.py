@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from functools import cached_property
 
 import grpc
 
@@ -24,7 +23,6 @@ from steerd.server.study_cache import study_key
 from steerd.server.studying import AskedStudy, Studying
 from steerd.server.violations import Violations
 from steerd.steering.loaded_saes import LoadedSaes
-from steerd.steering.plan_hash import identities
 from steerd.studies.attribution.result import Attribution
 from steerd.studies.attribution.study import Attributing
 from steerd.studies.contrast import Contrasting
@@ -203,8 +201,4 @@ class FeatureService(FeatureServiceServicer):
 
     def _key(self, wish: object) -> str:
         """What a study's result is cached by."""
-        return study_key(self._host, self._identities, wish)
-
-    @cached_property
-    def _identities(self) -> dict[str, bytes]:
-        return identities(self._saes)
+        return study_key(self._host, self._saes, wish)

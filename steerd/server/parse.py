@@ -6,7 +6,6 @@ import re
 import secrets
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Protocol
 
 from steerd.config import LimitsConfig
@@ -21,7 +20,7 @@ from steerd.server.parse_steering import SteeringParser
 from steerd.server.parse_target import TargetParser
 from steerd.server.violations import Violations
 from steerd.steering.loaded_saes import LoadedSaes
-from steerd.steering.plan_hash import identities, plan_hash
+from steerd.steering.plan_hash import plan_hash
 from steerd.steering.steering import Steering
 
 _REQUEST_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
@@ -89,11 +88,7 @@ class RequestParser:
 
     def plan_hash(self, steering: Steering) -> str:
         """The hash of all that steers a request on this host."""
-        return plan_hash(self.host.content_hash, steering, self._identities)
-
-    @cached_property
-    def _identities(self) -> dict[str, bytes]:
-        return identities(self.saes)
+        return plan_hash(self.host.content_hash, steering, self.saes.identities)
 
     def _make_stop(
         self, prompt_ids: tuple[int, ...], stop: tuple[str, ...]

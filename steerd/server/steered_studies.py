@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from functools import cached_property
-
 from steerd.config import Config
 from steerd.engine.steered_forward import SteeredForward
 from steerd.pb.v1 import feature_service_pb2 as pb
@@ -17,7 +15,6 @@ from steerd.server.parse_trace import parse_trace
 from steerd.server.study_cache import study_key
 from steerd.server.studying import AskedStudy
 from steerd.server.violations import Violations
-from steerd.steering.plan_hash import identities
 from steerd.steering.steering import Steering
 from steerd.studies.answers.result import AnswerComparison
 from steerd.studies.answers.study import ComparingAnswers
@@ -93,8 +90,4 @@ class SteeredStudies:
         return SteeredParser(message, study, self._requests.steering)
 
     def _key(self, wish: object) -> str:
-        return study_key(self._host, self._identities, wish)
-
-    @cached_property
-    def _identities(self) -> dict[str, bytes]:
-        return identities(self._saes)
+        return study_key(self._host, self._saes, wish)

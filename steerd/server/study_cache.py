@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import hashlib
 from collections import OrderedDict
-from collections.abc import Mapping
 from typing import Any
 
 from steerd.host.host_model import HostModel
+from steerd.steering.loaded_saes import LoadedSaes
 
 
-def study_key(host: HostModel, sae_identities: Mapping[str, bytes], wish: object) -> str:
-    """The hash of a study: host and SAEs by their weights, and the wish, a dataclass of plain data whose
-    printed form tells all of it."""
-    digest = hashlib.sha256(host.content_hash.encode())
-    for name, identity in sorted(sae_identities.items()):
+def study_key(host: HostModel, saes: LoadedSaes, wish: object) -> str:
+    """The hash of a study: host and SAEs by their weights, how often they were reloaded, as with that the
+    labels may change, and the wish, a dataclass of plain data whose printed form tells all of it."""
+    digest = hashlib.sha256(f"{host.content_hash}\0{saes.generation}".encode())
+    for name, identity in sorted(saes.identities.items()):
         digest.update(f"\0{name}\0".encode() + identity)
     digest.update(f"\0{wish!r}".encode())
     return digest.hexdigest()

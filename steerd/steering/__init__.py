@@ -7,6 +7,7 @@
 - `receipt`: what was done in the end, as data
 - `loaded_saes`: the SAEs being served, each bound to its hook point
 - `residual_norms`: how long the host's rows usually are
+- `sae_identity`: what an SAE computes, as bytes
 - `plan_hash`: all that steers a request as bytes, and their hash
 - `coverage`: scope and schedule as a factor for each row
 - `request_wishes`: a request's interventions and readings, resolved to columns of its hook points' tables

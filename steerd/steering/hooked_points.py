@@ -8,10 +8,8 @@ from dataclasses import dataclass, field
 
 from steerd.host.hook_point import HookPoint
 from steerd.host.host_model import Handle, HostModel
-from steerd.sae.autoencoder import SparseAutoencoder
 from steerd.steering.edit_tables import EditTables
 from steerd.steering.lane_tables import LaneTables
-from steerd.steering.loaded_saes import LoadedSaes
 from steerd.steering.point_table import PointTable
 from steerd.steering.room import Room
 from steerd.steering.steered_point import SteeredPoint
@@ -19,12 +17,11 @@ from steerd.steering.steered_point import SteeredPoint
 
 @dataclass(frozen=True, slots=True)
 class HookedPoint:
-    """What belongs to one hook point: the SAEs that read it, its columns, edits, lanes and hook.
+    """What belongs to one hook point: its columns, edits, lanes and hook.
 
     `edits` are what requests ask for, `demanded` what policies do.
     """
 
-    saes: dict[str, SparseAutoencoder]
     table: PointTable
     edits: EditTables
     demanded: EditTables
@@ -40,13 +37,10 @@ class HookedPoint:
 class HookedPoints:
     """By hook point, all that were ever needed; a hook is attached when its point is first asked for."""
 
-    def __init__(self, host: HostModel, saes: LoadedSaes, room: Room | None = None) -> None:
+    def __init__(self, host: HostModel, room: Room | None = None) -> None:
         """With a Room the tables stay in their places."""
         self._host = host
         self._room = room
-        self._saes: dict[HookPoint, dict[str, SparseAutoencoder]] = {}
-        for loaded in saes:
-            self._saes.setdefault(loaded.hook_point, {})[loaded.name] = loaded.sae
         self._points: dict[HookPoint, HookedPoint] = {}
         self._handles: list[Handle] = []
 
@@ -87,10 +81,9 @@ class HookedPoints:
             handle.remove()
 
     def _attached(self, hook_point: HookPoint) -> HookedPoint:
-        device, room, saes = self._host.device, self._room, self._saes.get(hook_point, {})
+        device, room = self._host.device, self._room
         point = HookedPoint(
-            saes=saes,
-            table=PointTable(saes, self._host.d_model, device, is_fixed=room is not None),
+            table=PointTable(self._host.d_model, device, is_fixed=room is not None),
             edits=EditTables(device, room),
             demanded=EditTables(device, room),
             lanes=LaneTables(device, room),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from steerd.errors import HostError, NotFound, SaeFileError
 from steerd.host.hook_point import HookPoint, Site
@@ -15,6 +15,7 @@ from steerd.sae.feature_note import FeatureNote
 from steerd.sae.sae_file import SaeBundle, SaeMetadata
 from steerd.steering.intervention import Direction, FeatureRef, Target
 from steerd.steering.residual_norms import median_norms
+from steerd.steering.sae_identity import sae_identity
 
 EVERYWHERE: tuple[Site, ...] = ("resid_pre", "resid_post")
 """Where directions can be edited in any layer; elsewhere only where an SAE reads."""
@@ -24,7 +25,10 @@ _LARGEST_NORM = 1e30  # a file may say anything
 
 @dataclass(frozen=True, slots=True)
 class LoadedSae:
-    """One served SAE: its weights on the host's device, where it reads, and what is known of its features."""
+    """One served SAE: its weights on the host's device, where it reads, and what is known of its features.
+
+    `identity` is that of `sae_identity`.
+    """
 
     name: str
     sae: SparseAutoencoder
@@ -32,6 +36,7 @@ class LoadedSae:
     metadata: SaeMetadata
     statistics: FeatureStatistics | None
     notes: tuple[FeatureNote, ...] | None
+    identity: bytes
 
     @property
     def median_resid_norm(self) -> float | None:
@@ -46,28 +51,59 @@ class LoadedSae:
         return None if self.notes is None else self.notes[feature].shown_label
 
 
+def loaded_sae(name: str, bundle: SaeBundle, hook_point: HookPoint) -> LoadedSae:
+    """What a folder holds, under a name, at a hook point of some host."""
+    return LoadedSae(
+        name=name,
+        sae=bundle.sae,
+        hook_point=hook_point,
+        metadata=bundle.metadata,
+        statistics=bundle.statistics,
+        notes=bundle.notes,
+        identity=sae_identity(bundle.sae, hook_point, bundle.metadata.weights_sha256),
+    )
+
+
 class LoadedSaes:
-    """The served SAEs by name, in the order they were added."""
+    """The served SAEs by name, in the order they were added.
+
+    Once requests are served there is nothing more to be added: who holds one of these holds the same SAEs for
+    as long as it likes. A reload makes another.
+    """
 
     def __init__(self, host: HostModel) -> None:
         self._host = host
         self._by_name: dict[str, LoadedSae] = {}
         self._measured_norms: dict[HookPoint, float] = {}
+        self.generation = 0  # grows with every reload
 
     def add(self, name: str, bundle: SaeBundle) -> LoadedSae:
         """Serve an SAE under a name; SaeFileError when it does not fit the host or the name is taken."""
         if name in self._by_name:
             raise SaeFileError(f"two SAEs are named {name!r}")
-        loaded = LoadedSae(
-            name=name,
-            sae=bundle.sae.to(self._host.device),
-            hook_point=self._checked_hook_point(name, bundle.metadata),
-            metadata=bundle.metadata,
-            statistics=bundle.statistics,
-            notes=bundle.notes,
-        )
-        self._by_name[name] = loaded
+        loaded = self._by_name[name] = self._loaded(name, bundle)
         return loaded
+
+    def reloaded(self, name: str, bundle: SaeBundle) -> LoadedSaes:
+        """The same SAEs with another in the place of one of them; NotFound when there is none of that name.
+
+        Raises SaeFileError unless it fits the host, and hook point and d_sae are those of the former: what
+        names its features by their numbers goes on doing so.
+        """
+        former, loaded = self.get(name, field="name"), self._loaded(name, bundle)
+        if loaded.hook_point != former.hook_point:
+            raise SaeFileError(
+                f"SAE {name!r} reads {former.hook_point}, and the one in its folder {loaded.hook_point}"
+            )
+        if loaded.sae.d_sae != former.sae.d_sae:
+            raise SaeFileError(
+                f"SAE {name!r} has d_sae {former.sae.d_sae}, and the one in its folder {loaded.sae.d_sae}"
+            )
+        saes = LoadedSaes(self._host)
+        saes._by_name = self._by_name | {name: loaded}
+        saes._measured_norms = self._measured_norms
+        saes.generation = self.generation + 1
+        return saes
 
     def get(self, name: str, *, field: str = "sae") -> LoadedSae:
         """The SAE of that name; NotFound names the request's field and the SAEs there are."""
@@ -75,6 +111,11 @@ class LoadedSaes:
             served = ", ".join(self._by_name) or "none"
             raise NotFound(f"no SAE named {name!r}; served: {served}", reason="SAE_NOT_FOUND", field=field)
         return self._by_name[name]
+
+    @property
+    def identities(self) -> dict[str, bytes]:
+        """By name, what each is known by."""
+        return {sae.name: sae.identity for sae in self}
 
     def measure_norms(self) -> None:
         """Run the host once, to know how long its rows are where no SAE says so; before any engine does."""
@@ -110,6 +151,10 @@ class LoadedSaes:
 
     def __len__(self) -> int:
         return len(self._by_name)
+
+    def _loaded(self, name: str, bundle: SaeBundle) -> LoadedSae:
+        hook_point = self._checked_hook_point(name, bundle.metadata)
+        return loaded_sae(name, replace(bundle, sae=bundle.sae.to(self._host.device)), hook_point)
 
     def _checked_hook_point(self, name: str, metadata: SaeMetadata) -> HookPoint:
         if metadata.d_model != self._host.d_model:

@@ -13,11 +13,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import fields, is_dataclass, replace
 from enum import Enum
 
-import torch
-
-from steerd.sae.activation_function import JumpReLU, TopK
 from steerd.steering.intervention import FeatureRef, Intervention, WholeSae
-from steerd.steering.loaded_saes import LoadedSae, LoadedSaes
+from steerd.steering.sae_identity import tagged
 from steerd.steering.scope import Schedule, Scope
 from steerd.steering.steering import Steering
 
@@ -28,7 +25,7 @@ Identities = Mapping[str, bytes]
 def plan_hash(host_hash: str, steering: Steering, known: Identities) -> str:
     """64 hex digits that depend on the host's weights and on all that is done to its rows, in this order."""
     steers = canonical_bytes(replace(steering, roles=(), warnings=()), known)
-    return hashlib.sha256(_tagged("plan", host_hash.encode(), steers)).hexdigest()
+    return hashlib.sha256(tagged("plan", host_hash.encode(), steers)).hexdigest()
 
 
 def edit_bytes(intervention: Intervention, known: Identities) -> bytes:
@@ -44,62 +41,32 @@ def canonical_bytes(value: object, known: Identities) -> bytes:
     """A value of the steering's data types; a field that takes no part in comparisons takes none here."""
     match value:
         case None:
-            return _tagged("none")
+            return tagged("none")
         case bool():
-            return _tagged("bool", bytes([value]))
+            return tagged("bool", bytes([value]))
         case int():
-            return _tagged("int", str(value).encode())
+            return tagged("int", str(value).encode())
         case float():
-            return _tagged("float", struct.pack("<d", value))
+            return tagged("float", struct.pack("<d", value))
         case str():
-            return _tagged("text", value.encode())
+            return tagged("text", value.encode())
         case Enum():
-            return _tagged(type(value).__name__, value.name.encode())
+            return tagged(type(value).__name__, value.name.encode())
         case FeatureRef(sae, index):
-            return _tagged("feature", known[sae], canonical_bytes(index, known))
+            return tagged("feature", known[sae], canonical_bytes(index, known))
         case WholeSae(sae):
-            return _tagged("sae", known[sae])
+            return tagged("sae", known[sae])
         case tuple():
-            return _tagged("tuple", *_each(value, known))
+            return tagged("tuple", *_each(value, known))
         case frozenset():
-            return _tagged("set", *sorted(_each(value, known)))
+            return tagged("set", *sorted(_each(value, known)))
         case _ if is_dataclass(value):
             compared = [field.name for field in fields(value) if field.compare]
             parts = (part for name in compared for part in (name, getattr(value, name)))
-            return _tagged(type(value).__name__, *_each(parts, known))
+            return tagged(type(value).__name__, *_each(parts, known))
         case _:
             raise AssertionError(f"no canonical bytes for {value!r}")
 
 
-def sae_identity(loaded: LoadedSae) -> bytes:
-    """32 bytes that depend on what an SAE computes and where it reads.
-
-    An SAE that was read from a file goes by the hash of that file, and by what its config made of it.
-    """
-    sae, activation = loaded.sae, loaded.sae.activation
-    tensors = [sae.b_enc, sae.b_dec]
-    if not loaded.metadata.weights_sha256:
-        tensors += [sae.W_enc, sae.W_dec]
-    if isinstance(activation, JumpReLU):
-        tensors.append(activation.threshold)
-    top_k = activation.k if isinstance(activation, TopK) else 0
-    names = loaded.metadata.weights_sha256, str(loaded.hook_point), type(activation).__name__, str(top_k)
-    return hashlib.sha256(_tagged("sae", *map(str.encode, names), *map(_tensor_bytes, tensors))).digest()
-
-
-def identities(saes: LoadedSaes) -> dict[str, bytes]:
-    """What each served SAE is known by, by name."""
-    return {loaded.name: sae_identity(loaded) for loaded in saes}
-
-
 def _each(values: Iterable[object], known: Identities) -> list[bytes]:
     return [canonical_bytes(value, known) for value in values]
-
-
-def _tagged(tag: str, *parts: bytes) -> bytes:
-    """Nothing else has these bytes: every part says how long it is."""
-    return b"".join(struct.pack("<Q", len(part)) + part for part in (tag.encode(), *parts))
-
-
-def _tensor_bytes(tensor: torch.Tensor) -> bytes:
-    return tensor.detach().to("cpu", torch.float32).contiguous().numpy().tobytes()

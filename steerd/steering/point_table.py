@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import heapq
-from collections.abc import Mapping
 from math import inf
 from typing import NamedTuple
 
@@ -23,6 +22,7 @@ ColumnTarget = FeatureRef | Direction
 
 class _Key(NamedTuple):
     target: ColumnTarget
+    sae: SparseAutoencoder | None
     copy: int
 
 
@@ -30,29 +30,21 @@ class PointTable:
     """The features and directions of one hook point that somebody reads or edits, each in a column.
 
     `acquire` and `release` are counted, so a target keeps its column while anyone needs it and costs nothing
-    afterwards; copies of a target have columns of their own. A columnwise SAE (ReLU, JumpReLU) is read at
-    O(d_model) per column; a TopK SAE has to encode its whole dictionary, of which the columns are then taken.
-    What may be added stands in `directions` [capacity, d_model], `lengths` [capacity] long. `version` grows
-    when that moves.
+    afterwards; copies of a target have columns of their own, and so has a feature of an SAE that took the
+    place of another of the same name. A columnwise SAE (ReLU, JumpReLU) is read at O(d_model) per column; a
+    TopK SAE has to encode its whole dictionary, of which the columns are then taken. What may be added stands
+    in `directions` [capacity, d_model], `lengths` [capacity] long. `version` grows when that moves.
     """
 
-    def __init__(
-        self,
-        saes: Mapping[str, SparseAutoencoder],
-        d_model: int,
-        device: torch.device,
-        *,
-        is_fixed: bool = False,
-    ) -> None:
-        """`saes` are all that read this hook point, by name. When `is_fixed`, free columns are read as well,
-        for a width that seldom changes."""
+    def __init__(self, d_model: int, device: torch.device, *, is_fixed: bool = False) -> None:
+        """When `is_fixed`, free columns are read as well, for a width that seldom changes."""
         self.is_fixed = is_fixed
         self.version = 0
-        self._saes = dict(saes)
         self._d_model = d_model
         self._device = device
         self._columns: dict[_Key, int] = {}
-        self._uses: dict[_Key, int] = {}
+        self._keys: dict[int, _Key] = {}  # by column
+        self._uses: dict[int, int] = {}  # by column
         self._free: list[int] = []
         self._encoded_whole: list[tuple[SparseAutoencoder, Tensor, Tensor]] = []
         self.num_columns = 0
@@ -68,22 +60,22 @@ class PointTable:
         """Whether some SAE has to encode its whole dictionary."""
         return bool(self._encoded_whole)
 
-    def acquire(self, target: ColumnTarget, copy: int = 0) -> int:
-        """The target's column, given to it now unless it has one."""
-        key = _Key(target, copy)
+    def acquire(self, target: ColumnTarget, sae: SparseAutoencoder | None = None, copy: int = 0) -> int:
+        """The target's column, given to it now unless it has one; `sae` is that of a feature."""
+        key = _Key(target, sae, copy)
         if key not in self._columns:
             self._columns[key] = column = self._take_column()
-            self._fill(column, target)
-        self._uses[key] = self._uses.get(key, 0) + 1
+            self._keys[column], self._uses[column] = key, 0
+            self._fill(column, target, sae)
+        self._uses[self._columns[key]] += 1
         return self._columns[key]
 
-    def release(self, target: ColumnTarget, copy: int = 0) -> None:
-        """Undo one `acquire`."""
-        key = _Key(target, copy)
-        self._uses[key] -= 1
-        if self._uses[key] == 0:
-            del self._uses[key]
-            heapq.heappush(self._free, self._columns.pop(key))
+    def release(self, column: int) -> None:
+        """Undo one `acquire` that gave this column."""
+        self._uses[column] -= 1
+        if self._uses[column] == 0:
+            del self._uses[column], self._columns[self._keys.pop(column)]
+            heapq.heappush(self._free, column)
             self._shrink()
             self._find_encoded_whole()
 
@@ -103,14 +95,15 @@ class PointTable:
         self.num_columns += 1
         return self.num_columns - 1
 
-    def _fill(self, column: int, target: ColumnTarget) -> None:
+    def _fill(self, column: int, target: ColumnTarget, sae: SparseAutoencoder | None) -> None:
         if isinstance(target, Direction):
             unit = torch.tensor(target.values, device=self._device)
             self._enc[column], self.directions[column] = unit, unit
             self._b_enc[column], self._threshold[column] = 0.0, -inf
             self.lengths[column] = 1.0
             return
-        sae, feature = self._saes[target.sae], target.index
+        assert sae is not None, "a feature is one of an SAE"
+        feature = target.index
         self.directions[column] = sae.W_dec[feature]
         self.lengths[column] = float(sae.W_dec[feature].norm())
         self._enc[column], self._b_enc[column] = sae.W_enc[:, feature], sae.b_enc[feature]
@@ -122,22 +115,19 @@ class PointTable:
 
     def _find_encoded_whole(self) -> None:
         """The columns of SAEs that have to encode everything, and the features that stand there."""
+        found: dict[SparseAutoencoder, list[tuple[int, int]]] = {}
+        for column, key in self._keys.items():
+            if key.sae is not None and not key.sae.activation.columnwise:
+                assert isinstance(key.target, FeatureRef)
+                found.setdefault(key.sae, []).append((column, key.target.index))
         self._encoded_whole = []
-        for name, sae in self._saes.items():
-            if sae.activation.columnwise:
-                continue
-            found = [
-                (column, key.target.index)
-                for key, column in self._columns.items()
-                if isinstance(key.target, FeatureRef) and key.target.sae == name
-            ]
-            if found:
-                columns, features = torch.tensor(found, device=self._device).unbind(dim=1)
-                self._encoded_whole.append((sae, columns, features))
+        for sae, pairs in found.items():
+            columns, features = torch.tensor(pairs, device=self._device).unbind(dim=1)
+            self._encoded_whole.append((sae, columns, features))
 
     def _shrink(self) -> None:
         """Give back free columns at the end; the order of the others is kept."""
-        last_used = max(self._columns.values(), default=-1)
+        last_used = max(self._keys, default=-1)
         self.num_columns = last_used + 1
         self._free = [column for column in self._free if column < self.num_columns]
         heapq.heapify(self._free)

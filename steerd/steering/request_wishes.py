@@ -10,11 +10,11 @@ from steerd.sae.autoencoder import SparseAutoencoder
 from steerd.steering.coverage import Coverage, Floats
 from steerd.steering.intervention import Affine, Target
 from steerd.steering.lanes import Lane, ResolvedTest
-from steerd.steering.point_table import ColumnTarget
+from steerd.steering.loaded_saes import LoadedSaes
 from steerd.steering.trigger import Trigger
 
-HeldColumn = tuple[HookPoint, ColumnTarget, int]
-"""A column of a hook point's table, by the target and which copy of it stands there."""
+HeldColumn = tuple[HookPoint, int]
+"""A column of a hook point's table."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,13 +53,14 @@ class NumberedTarget:
 
 @dataclass(frozen=True, slots=True)
 class SaeReads:
-    """What one request reads of one SAE.
+    """What one request reads of one SAE, which is `reader` whatever bears its name later.
 
     `features` are all the features it watches or steers, watched ones first in the order asked, and `columns`
     where they stand in the table; `num_watched` of them are sent with every token.
     """
 
     sae: str
+    reader: SparseAutoencoder
     hook_point: HookPoint
     features: tuple[int, ...]
     columns: tuple[int, ...]
@@ -79,12 +80,14 @@ class ResolvedTrigger:
 class RequestWishes:
     """What one request wants, and what is needed to find its rows.
 
-    `slot` is a number that no other running request has, `columns` all that it holds. `is_steady` says that
-    on generated rows nothing but a special token changes what is done. `edits` are made now, `numbered` stand
-    by number for all that may be, whatever triggers bring. Of `tests` and `lanes`, those of one
-    hook point are numbered in their order; the tests of `triggers` come first.
+    `saes` are those that were served when it came. `slot` is a number that no other running request has,
+    `columns` all that it holds. `is_steady` says that on generated rows nothing but a special token changes
+    what is done. `edits` are made now, `numbered` stand by number for all that may be, whatever triggers
+    bring. Of `tests` and `lanes`, those of one hook point are numbered in their order; the tests of
+    `triggers` come first.
     """
 
+    saes: LoadedSaes
     slot: int
     prompt_length: int
     include_prompt: bool

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence, Set
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from steerd.host.hook_point import HookPoint
+from steerd.sae.autoencoder import SparseAutoencoder
 from steerd.steering.coverage import Bools, Floats
 from steerd.steering.edit_cells import SpanEdit, edit_cells
 from steerd.steering.edit_tables import EditTables
@@ -25,8 +26,11 @@ Ints = NDArray[np.int64]
 
 @dataclass(frozen=True, slots=True)
 class TopRows:
-    """The rows of a step for which an SAE's strongest features are wanted, at most `top_k` of them."""
+    """The rows of a step for which the strongest features of the SAE of a name are wanted, at most `top_k` of
+    them."""
 
+    sae: str
+    hook_point: HookPoint
     rows: frozenset[int] = frozenset()
     top_k: int = 0
 
@@ -38,8 +42,8 @@ class StepLayout:
     By span: `slots` and first rows `starts` [spans]. By row: `ordinary` [rows], whether it is neither a
     special token nor the very first, whose row is unlike all others whatever its token; `padding` rows of
     nobody follow. `points` have edits, tests or readings of a request, `saes` are read; `top_rows` are by
-    SAE. `rows` is there where some point has `lanes`, and `has_triggers` says whether somebody wants to know
-    how the tests went.
+    what encodes them. `rows` is there where some point has `lanes`, and `has_triggers` says whether somebody
+    wants to know how the tests went.
     """
 
     slots: Ints
@@ -53,7 +57,7 @@ class StepLayout:
     has_triggers: bool
     points: frozenset[HookPoint]
     saes: frozenset[str]
-    top_rows: dict[str, TopRows]
+    top_rows: dict[SparseAutoencoder, TopRows]
 
 
 Strengths = Sequence[Sequence[Floats]]
@@ -193,12 +197,12 @@ def _reconstructions(found: Sequence[SpanEdit], device: torch.device) -> list[Re
     return reconstructions
 
 
-def _top_rows(spans: Sequence[RowSpan], wishes: Sequence[RequestWishes]) -> dict[str, TopRows]:
-    found: dict[str, TopRows] = {}
+def _top_rows(spans: Sequence[RowSpan], wishes: Sequence[RequestWishes]) -> dict[SparseAutoencoder, TopRows]:
+    found: dict[SparseAutoencoder, TopRows] = {}
     for span, request in zip(spans, wishes, strict=True):
         for reads in request.by_sae:
             if reads.top_k:
-                before = found.get(reads.sae, TopRows())
+                before = found.get(reads.reader, TopRows(reads.sae, reads.hook_point))
                 rows = before.rows.union(reported_rows(span, request.prompt_length, request.include_prompt))
-                found[reads.sae] = TopRows(rows, max(before.top_k, reads.top_k))
+                found[reads.reader] = replace(before, rows=rows, top_k=max(before.top_k, reads.top_k))
     return found

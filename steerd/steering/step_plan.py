@@ -17,11 +17,12 @@ from numpy.typing import NDArray
 
 from steerd.host.hook_point import HookPoint
 from steerd.host.host_model import HostModel
-from steerd.steering.hooked_points import HookedPoint, HookedPoints
+from steerd.sae.autoencoder import SparseAutoencoder
+from steerd.steering.hooked_points import HookedPoints
 from steerd.steering.intervention import FeatureRef
 from steerd.steering.kept_readings import KeptReadings
 from steerd.steering.loaded_saes import LoadedSaes
-from steerd.steering.request_wishes import RequestWishes
+from steerd.steering.request_wishes import HeldColumn, RequestWishes
 from steerd.steering.room import PADDING_SLOT, Room
 from steerd.steering.row_mean import RowMean
 from steerd.steering.row_span import RowSpan
@@ -72,9 +73,9 @@ class StepPlanner:
         self._special = host.special_token_ids
         self._sample_every = sample_every
         self._rows_seen = 0
-        self._hook_points = {sae.name: sae.hook_point for sae in saes}
+        self._saes = saes
         self._means = {sae.name: RowMean(sae.sae.b_dec) for sae in saes}
-        self._points = HookedPoints(host, saes, room)
+        self._points = HookedPoints(host, room)
         self._rows = StepRows(host.device, room)
         self._kept = None if room is None else KeptReadings(room, host.d_model, host.device)
         self._resolver = WishResolver(
@@ -89,15 +90,24 @@ class StepPlanner:
         self._program = self.program
         self.watched_columns: dict[str, Ints] = {}
         self._watch: Sequence[FeatureRef] = ()
+        self._watch_holds: list[HeldColumn] = []
+
+    def serve(self, saes: LoadedSaes) -> None:
+        """Let requests that come from now on, and the server's own readings, be of these SAEs.
+
+        They have the names and hook points of those before. What was resolved keeps what it was resolved to.
+        """
+        self._saes = self._resolver.saes = saes
+        self.watch(self._watch)
 
     def watch(self, watch: Sequence[FeatureRef]) -> None:
         """Read these features, and no others of the server's, on every row of the coming steps."""
         columns: dict[str, list[int]] = {}
-        for ref in watch:
-            columns.setdefault(ref.sae, []).append(self._resolver.acquire(ref))
-        for ref in self._watch:  # after, so that a feature in both lists keeps its column
-            self._resolver.give_back(ref)
-        self._watch = tuple(watch)
+        holds = [self._resolver.acquire(ref) for ref in watch]
+        for ref, (_, column) in zip(watch, holds, strict=True):
+            columns.setdefault(ref.sae, []).append(column)
+        self._resolver.give_back(self._watch_holds)  # after, so that one in both lists keeps its column
+        self._watch, self._watch_holds = tuple(watch), holds
         self.watched_columns = {sae: np.array(found) for sae, found in columns.items()}
         self._standing = None
 
@@ -134,7 +144,7 @@ class StepPlanner:
         sampled_rows = self._sampled_rows(layout)
         plan = self._standing
         if plan is None or sampled_rows or layout is not plan.layout:
-            everywhere = self._hook_points if sampled_rows else self.watched_columns
+            everywhere = [sae.name for sae in self._saes] if sampled_rows else self.watched_columns
             plan = self._put_in_place(layout, everywhere, sampled_rows, self._kept)
             self._standing = None if sampled_rows else plan
         if self._kept is not None:
@@ -188,8 +198,12 @@ class StepPlanner:
 
         With `kept`, where hooks are to leave what they read, each hook that there is has a part.
         """
-        read = [name for name in self._hook_points if name in layout.saes or name in everywhere]
-        wanted = layout.points.union(self._hook_points[name] for name in read)
+        read = {
+            sae.name: sae.hook_point
+            for sae in self._saes
+            if sae.name in layout.saes or sae.name in everywhere
+        }
+        wanted = layout.points.union(read.values())
         in_place = wanted if kept is None else wanted.union(self._points.attached)
         for point in self._points.all():
             point.hook.step = None
@@ -199,7 +213,7 @@ class StepPlanner:
         return StepPlan(
             layout,
             points={hook_point: steps[hook_point] for hook_point in wanted},
-            saes={name: self._hook_points[name] for name in read},
+            saes=read,
             kept=kept,
         )
 
@@ -216,7 +230,7 @@ class StepPlanner:
         steps = {}
         for hook_point in hook_points:
             point = self._points[hook_point]
-            encodings = self._encodings(point, layout, sampled_rows)
+            encodings = self._encodings(hook_point, layout, sampled_rows)
             steps[hook_point] = PointStep(
                 table=point.table,
                 edits=layout.edits.get(hook_point),
@@ -253,26 +267,35 @@ class StepPlanner:
         return self._layout
 
     def _encodings(
-        self, point: HookedPoint, layout: StepLayout, sampled_rows: Sequence[int]
+        self, hook_point: HookPoint, layout: StepLayout, sampled_rows: Sequence[int]
     ) -> tuple[SaeEncoding, ...]:
         """What the SAEs of a point encode whole: the sampled rows, and those whose strongest are wanted."""
-        encodings = []
-        for name, sae in point.saes.items():
-            top = layout.top_rows.get(name, TopRows())
-            encoded = {row: index for index, row in enumerate(sorted(top.rows.union(sampled_rows)))}
-            if encoded:
-                sampled = [encoded[row] for row in sampled_rows]
-                encodings.append(
-                    SaeEncoding(
-                        name=name,
-                        sae=sae,
-                        rows=torch.tensor(list(encoded), device=self._device),
-                        sampled=torch.tensor(sampled, dtype=torch.long, device=self._device),
-                        top_k=top.top_k,
-                        mean=self._means[name],
-                    )
-                )
+        sampling = [sae for sae in self._saes if sae.hook_point == hook_point] if sampled_rows else []
+        encodings = [
+            self._encoding(
+                sae.name, sae.sae, layout.top_rows.get(sae.sae, TopRows(sae.name, hook_point)), sampled_rows
+            )
+            for sae in sampling
+        ]
+        done = {encoding.sae for encoding in encodings}
+        for reader, top in layout.top_rows.items():
+            if reader not in done and top.hook_point == hook_point and top.rows:
+                encodings.append(self._encoding(top.sae, reader, top, ()))
         return tuple(encodings)
+
+    def _encoding(
+        self, name: str, sae: SparseAutoencoder, top: TopRows, sampled_rows: Sequence[int]
+    ) -> SaeEncoding:
+        encoded = {row: index for index, row in enumerate(sorted(top.rows.union(sampled_rows)))}
+        sampled = [encoded[row] for row in sampled_rows]
+        return SaeEncoding(
+            name=name,
+            sae=sae,
+            rows=torch.tensor(list(encoded), device=self._device),
+            sampled=torch.tensor(sampled, dtype=torch.long, device=self._device),
+            top_k=top.top_k,
+            mean=self._means[name],
+        )
 
     def _sampled_rows(self, layout: StepLayout) -> list[int]:
         """Every `sample_every`-th ordinary row over all steps; none when it is 0."""

@@ -6,14 +6,13 @@ import heapq
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from steerd.host.hook_point import HookPoint
 from steerd.sae.autoencoder import SparseAutoencoder
 from steerd.steering.coverage import Coverage
 from steerd.steering.hooked_points import HookedPoints
 from steerd.steering.intervention import (
-    Direction,
     FeatureRef,
     FeatureTest,
     Intervention,
@@ -22,7 +21,7 @@ from steerd.steering.intervention import (
     affine,
 )
 from steerd.steering.lanes import ALWAYS, Lane, LaneBook
-from steerd.steering.loaded_saes import LoadedSaes
+from steerd.steering.loaded_saes import LoadedSae, LoadedSaes
 from steerd.steering.point_table import ColumnTarget
 from steerd.steering.request_wishes import (
     ColumnEdit,
@@ -35,18 +34,28 @@ from steerd.steering.request_wishes import (
 )
 from steerd.steering.steering import Steering
 
-_Columns = list[HeldColumn]
+
+@dataclass(frozen=True, slots=True)
+class _Held:
+    """What one request is being given: columns, for features of these SAEs."""
+
+    saes: LoadedSaes
+    columns: list[HeldColumn]
 
 
 class WishResolver:
-    """Gives running requests their columns and slots, and takes them back."""
+    """Gives running requests their columns and slots, and takes them back.
+
+    What a request asks for is looked up in the SAEs that are served when it comes; `saes`, those that are
+    served now, may change.
+    """
 
     def __init__(
         self, points: HookedPoints, saes: LoadedSaes, special_ids: frozenset[int], *, first_slot: int = 0
     ) -> None:
         """Slots are numbered from `first_slot` on."""
         self._points = points
-        self._saes = {sae.name: sae for sae in saes}
+        self.saes = saes
         self._special_ids = special_ids
         self._free_slots: list[int] = []
         self._next_slot = first_slot
@@ -61,12 +70,16 @@ class WishResolver:
         top_k_saes: Sequence[str] = (),
         include_prompt: bool = False,
         after_edit: bool = False,
+        saes: LoadedSaes | None = None,
     ) -> RequestWishes:
         """Give every target of a request its column; `release` must follow when the request ends.
 
+        `saes` are those that it was made for; those that are served now when nothing is said.
+
         Raises HostError, and holds nothing, for a direction at a hook point that the host does not have.
         """
-        with self._holding() as held:
+        saes = saes or self.saes
+        with self._holding(saes) as held:
             book = LaneBook(lambda test: self._read(test, held))
             # First, so that their tests keep their numbers whatever a switch makes of the rest.
             triggers = [
@@ -74,23 +87,24 @@ class WishResolver:
             ]
             edits = self._edits(steering, range(len(steering.interventions)), prompt_ids, 0, book, held)
             by_sae = [
-                self._reads(name, steering.numbered, watch, top_k if name in top_k_saes else 0, held)
-                for name in self._saes
+                self._reads(sae, steering.numbered, watch, top_k if sae.name in top_k_saes else 0, held)
+                for sae in saes
             ]
         wishes = RequestWishes(
+            saes=saes,
             slot=self._take_slot(),
             prompt_length=len(prompt_ids),
             include_prompt=include_prompt,
             after_edit=after_edit,
             edits=edits,
             numbered=tuple(
-                NumberedTarget(self._hook_point(each.target), each.target) for each in steering.numbered
+                NumberedTarget(saes.hook_point(each.target), each.target) for each in steering.numbered
             ),
             by_sae=tuple(reads for reads in by_sae if reads.features or reads.top_k),
             triggers=tuple(triggers),
             tests=tuple(book.tests),
             lanes=tuple(book.lanes),
-            columns=tuple(held),
+            columns=tuple(held.columns),
             is_steady=all(edit.coverage.is_steady for edit in edits),
         )
         self._put(wishes)
@@ -110,7 +124,7 @@ class WishResolver:
         `numbers` are its interventions' among all that the request may have. Slot, readings and triggers
         stay, the tests of these in the state in which they are.
         """
-        with self._holding() as held:
+        with self._holding(wishes.saes) as held:
             for reads in wishes.by_sae:
                 for feature in reads.features:
                     self._hold(FeatureRef(reads.sae, feature), 0, held)
@@ -124,38 +138,40 @@ class WishResolver:
             edits=edits,
             tests=tuple(book.tests),
             lanes=tuple(book.lanes),
-            columns=tuple(held),
+            columns=tuple(held.columns),
             is_steady=all(edit.coverage.is_steady for edit in edits),
         )
         for point in _points(wishes) - _points(switched):
             self._points[point].lanes.clear(wishes.slot)
         self._put(switched, num_kept)
-        self._release_columns(wishes.columns)
+        self.give_back(wishes.columns)
         return switched
 
     def release(self, wishes: RequestWishes) -> None:
         """Give back the slot and the columns of a request that ended."""
         for point in _points(wishes):
             self._points[point].lanes.clear(wishes.slot)
-        self._release_columns(wishes.columns)
+        self.give_back(wishes.columns)
         heapq.heappush(self._free_slots, wishes.slot)
 
-    def acquire(self, feature: FeatureRef) -> int:
+    def acquire(self, feature: FeatureRef) -> HeldColumn:
         """A feature's column, for the server's own readings; `give_back` must follow."""
-        return self._points[self._saes[feature.sae].hook_point].table.acquire(feature)
+        sae = self.saes.get(feature.sae)
+        return sae.hook_point, self._points[sae.hook_point].table.acquire(feature, sae.sae)
 
-    def give_back(self, feature: FeatureRef) -> None:
-        """Undo one `acquire`."""
-        self._points[self._saes[feature.sae].hook_point].table.release(feature)
+    def give_back(self, columns: Sequence[HeldColumn]) -> None:
+        """Undo an `acquire` of each."""
+        for hook_point, column in columns:
+            self._points[hook_point].table.release(column)
 
     @contextmanager
-    def _holding(self) -> Iterator[_Columns]:
-        """A list of columns that are given back should the block fail."""
-        held: _Columns = []
+    def _holding(self, saes: LoadedSaes) -> Iterator[_Held]:
+        """Columns that are given back should the block fail."""
+        held = _Held(saes, [])
         try:
             yield held
         except BaseException:
-            self._release_columns(held)
+            self.give_back(held.columns)
             raise
 
     def _edits(
@@ -165,7 +181,7 @@ class WishResolver:
         prompt_ids: Sequence[int],
         first_position: int,
         book: LaneBook,
-        held: _Columns,
+        held: _Held,
     ) -> tuple[ResolvedEdit, ...]:
         copies: Counter[Target] = Counter()
         edits = []
@@ -175,7 +191,7 @@ class WishResolver:
             edits.append(
                 ResolvedEdit(
                     number=number,
-                    hook_point=self._hook_point(target),
+                    hook_point=held.saes.hook_point(target),
                     target=target,
                     does=does,
                     coverage=Coverage(
@@ -188,25 +204,29 @@ class WishResolver:
                     ),
                     preserve_norm=intervention.preserve_norm,
                     is_demanded=intervention.is_demanded,
-                    lane=self._lane(intervention, does, book),
+                    lane=self._lane(intervention, does, book, held),
                 )
             )
             copies[target] += 1
         return tuple(edits)
 
-    def _does(self, intervention: Intervention, copy: int, held: _Columns) -> ColumnEdit | SparseAutoencoder:
+    def _does(self, intervention: Intervention, copy: int, held: _Held) -> ColumnEdit | SparseAutoencoder:
         target = intervention.target
         if isinstance(target, WholeSae):
-            return self._saes[target.sae].sae
+            return held.saes.get(target.sae).sae
         return ColumnEdit(self._hold(target, copy, held), affine(intervention.operation))
 
     def _lane(
-        self, intervention: Intervention, does: ColumnEdit | SparseAutoencoder, book: LaneBook
+        self,
+        intervention: Intervention,
+        does: ColumnEdit | SparseAutoencoder,
+        book: LaneBook,
+        held: _Held,
     ) -> int | None:
         condition, budget = intervention.condition, intervention.schedule.at_most
         if condition is None and not budget:
             return None
-        hook_point = self._hook_point(intervention.target)
+        hook_point = held.saes.hook_point(intervention.target)
         return book.add(
             Lane(
                 hook_point=hook_point,
@@ -217,8 +237,8 @@ class WishResolver:
             )
         )
 
-    def _read(self, test: FeatureTest, held: _Columns) -> tuple[HookPoint, int]:
-        return self._hook_point(test.target), self._hold(test.target, 0, held)
+    def _read(self, test: FeatureTest, held: _Held) -> tuple[HookPoint, int]:
+        return held.saes.hook_point(test.target), self._hold(test.target, 0, held)
 
     def _put(self, wishes: RequestWishes, num_kept: int = 0) -> None:
         """Put tests and lanes in place, all at their start but the first `num_kept` tests."""
@@ -230,39 +250,32 @@ class WishResolver:
 
     def _reads(
         self,
-        sae: str,
+        sae: LoadedSae,
         interventions: Sequence[Intervention],
         watch: Sequence[FeatureRef],
         top_k: int,
-        held: _Columns,
+        held: _Held,
     ) -> SaeReads:
-        watched = list(dict.fromkeys(ref for ref in watch if ref.sae == sae))
+        watched = list(dict.fromkeys(ref for ref in watch if ref.sae == sae.name))
         targets = [intervention.target for intervention in interventions]
-        steered = [target for target in targets if isinstance(target, FeatureRef) and target.sae == sae]
+        steered = [target for target in targets if isinstance(target, FeatureRef) and target.sae == sae.name]
         features = list(dict.fromkeys([*watched, *steered]))
         return SaeReads(
-            sae=sae,
-            hook_point=self._saes[sae].hook_point,
+            sae=sae.name,
+            reader=sae.sae,
+            hook_point=sae.hook_point,
             features=tuple(feature.index for feature in features),
             columns=tuple(self._hold(feature, 0, held) for feature in features),
             num_watched=len(watched),
-            top_k=min(top_k, self._saes[sae].sae.d_sae),
+            top_k=min(top_k, sae.sae.d_sae),
         )
 
-    def _hold(self, target: ColumnTarget, copy: int, held: _Columns) -> int:
-        hook_point = self._hook_point(target)
-        column = self._points[hook_point].table.acquire(target, copy)
-        held.append((hook_point, target, copy))
+    def _hold(self, target: ColumnTarget, copy: int, held: _Held) -> int:
+        hook_point = held.saes.hook_point(target)
+        sae = held.saes.get(target.sae).sae if isinstance(target, FeatureRef) else None
+        column = self._points[hook_point].table.acquire(target, sae, copy)
+        held.columns.append((hook_point, column))
         return column
-
-    def _hook_point(self, target: Target) -> HookPoint:
-        if isinstance(target, Direction):
-            return HookPoint.parse(target.hook_point)
-        return self._saes[target.sae].hook_point
-
-    def _release_columns(self, columns: Sequence[tuple[HookPoint, ColumnTarget, int]]) -> None:
-        for hook_point, target, copy in columns:
-            self._points[hook_point].table.release(target, copy)
 
     def _take_slot(self) -> int:
         if self._free_slots:

@@ -42,6 +42,7 @@ def serving(
     observer: EngineObserver | None = None,
     *,
     host: HostModel | None = None,
+    saes: LoadedSaes | None = None,
     watch: Sequence[WatchedFeature] = (),
     sample_every: int = 0,
     recorder: Recorder | None = None,
@@ -49,7 +50,7 @@ def serving(
 ) -> Iterator[Engine]:
     """A started engine, stopped at the end. `options` go to its config and complete SMALL."""
     host = host or make_tiny_host()
-    saes = tiny_saes(host)
+    saes = saes or tiny_saes(host)
     engine = Engine(
         host,
         saes,

@@ -190,7 +190,7 @@ def test_it_gives_what_score_gives() -> None:
                 continuation=LONG[20:],
                 steering=Steering(interventions=interventions),
             )
-            study = Steered(engine.steered_forward, text, resid_posts(host)[-1])
+            study = Steered(engine.steered_forward(), text, resid_posts(host)[-1])
             (rows,) = begin(engine, study).wait()  # type: ignore[misc]
             with torch.inference_mode():
                 logprobs = host.unembed(rows[19:-1]).log_softmax(dim=-1)
@@ -214,7 +214,7 @@ def test_requests_that_run_beside_it_are_as_if_alone(recorder: TapeRecorder | No
     steering = Steering(interventions=(edit("sae-0", 3, Add(-9.0)), edit("sae-0", 8, Add(2.0)), waits))
     with serving(study_share=1.0, recorder=recorder) as engine:
         study = Steered(
-            engine.steered_forward,
+            engine.steered_forward(),
             SteeredText(prompt_ids=LONG[:30], steering=steering),
             HookPoint(2, "resid_post"),
             times=100,

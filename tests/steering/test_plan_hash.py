@@ -35,7 +35,7 @@ from steerd.steering.intervention import (
     unit_direction,
 )
 from steerd.steering.loaded_saes import LoadedSae, LoadedSaes
-from steerd.steering.plan_hash import canonical_bytes, edit_bytes, plan_hash, sae_identity
+from steerd.steering.plan_hash import canonical_bytes, edit_bytes, plan_hash
 from steerd.steering.scope import Phase, PositionRange, RoleSpan, Schedule, Scope
 from steerd.steering.steering import NamedVersion, Steering
 from steerd.steering.trigger import Flag, Stop, Switch, Trigger
@@ -246,11 +246,11 @@ def test_an_sae_is_known_by_what_it_computes_and_where(tiny_host: HostModel) -> 
     changed += [replace(bundle, metadata=replace(metadata, hook_point="blocks.0.hook_resid_post"))]
     changed += [replace(bundle, metadata=replace(metadata, weights_sha256=digit * 64)) for digit in "ab"]
 
-    found = {sae_identity(served(tiny_host, each)) for each in [bundle, *changed]}
+    found = {served(tiny_host, each).identity for each in [bundle, *changed]}
 
     assert len(found) == len(changed) + 1
     again = replace(
         bundle, sae=replace(sae, W_enc=sae.W_enc.clone()), metadata=replace(metadata, name="renamed")
     )
-    assert sae_identity(served(tiny_host, again)) in found
+    assert served(tiny_host, again).identity in found
     assert torch.equal(again.sae.W_enc, sae.W_enc)

@@ -18,8 +18,8 @@ from tests.tiny_saes import random_sae
 D_SAE = 3 * INITIAL_CAPACITY  # the walk outgrows the first allocation
 
 
-def table_of(**saes: SparseAutoencoder) -> PointTable:
-    return PointTable(saes, 16, torch.device("cpu"))
+def empty_table() -> PointTable:
+    return PointTable(16, torch.device("cpu"))
 
 
 def ref(feature: int, sae: str = "sae") -> FeatureRef:
@@ -34,7 +34,7 @@ def rows(d_model: int, seed: int = 0) -> torch.Tensor:
 @pytest.mark.parametrize("seed", range(3))
 def test_random_walk_against_a_dict(architecture: str, seed: int) -> None:
     sae = random_sae(d_sae=D_SAE, seed=seed, architecture=architecture)
-    table, chance = table_of(sae=sae), random.Random(seed)
+    table, chance = empty_table(), random.Random(seed)
     uses: Counter[int] = Counter()
     columns: dict[int, int] = {}
     widest = 0
@@ -42,12 +42,12 @@ def test_random_walk_against_a_dict(architecture: str, seed: int) -> None:
         # First mostly growing, then mostly shrinking, so that columns are freed in the middle and at the end.
         if not uses or chance.random() < (0.75 if move < 350 else 0.3):
             feature = chance.randrange(D_SAE)
-            column = table.acquire(ref(feature))
+            column = table.acquire(ref(feature), sae)
             assert column == columns.setdefault(feature, column), "a feature in use keeps its column"
             uses[feature] += 1
         else:
             feature = chance.choice(list(uses.elements()))
-            table.release(ref(feature))
+            table.release(columns[feature])
             uses[feature] -= 1
             if not uses[feature]:
                 del uses[feature], columns[feature]
@@ -58,7 +58,7 @@ def test_random_walk_against_a_dict(architecture: str, seed: int) -> None:
             check_reads(table, sae, columns)
     assert widest > INITIAL_CAPACITY
     for feature in list(uses.elements()):
-        table.release(ref(feature))
+        table.release(columns[feature])
     assert table.num_columns == 0
 
 
@@ -75,10 +75,10 @@ def check_reads(table: PointTable, sae: SparseAutoencoder, columns: dict[int, in
 
 def test_a_column_of_a_topk_sae_is_its_share_of_the_whole_encoding() -> None:
     sae = random_sae(architecture="topk", seed=1)
-    table = table_of(sae=sae)
+    table = empty_table()
     x = rows(sae.d_model)
     features = [5, 63, 0]
-    columns = [table.acquire(ref(feature)) for feature in features]
+    columns = [table.acquire(ref(feature), sae) for feature in features]
 
     acts = table.read(x)
 
@@ -89,13 +89,13 @@ def test_a_column_of_a_topk_sae_is_its_share_of_the_whole_encoding() -> None:
 
 def test_a_reused_column_forgets_the_feature_before_it() -> None:
     sae = random_sae(seed=2)
-    table = table_of(sae=sae)
-    table.acquire(ref(1))
-    first = table.acquire(ref(2))
-    table.acquire(ref(3))
-    table.release(ref(2))
+    table = empty_table()
+    table.acquire(ref(1), sae)
+    first = table.acquire(ref(2), sae)
+    table.acquire(ref(3), sae)
+    table.release(first)
 
-    again = table.acquire(ref(40))
+    again = table.acquire(ref(40), sae)
 
     assert again == first
     check_reads(table, sae, {1: 0, 40: again, 3: 2})
@@ -104,11 +104,11 @@ def test_a_reused_column_forgets_the_feature_before_it() -> None:
 def test_an_empty_table_reads_nothing() -> None:
     sae = random_sae()
 
-    assert table_of(sae=sae).read(rows(sae.d_model)).shape == (12, 0)
+    assert empty_table().read(rows(sae.d_model)).shape == (12, 0)
 
 
 def test_a_direction_is_read_as_a_projection_and_added_as_itself() -> None:
-    table = table_of()
+    table = empty_table()
     values = torch.randn(16, generator=torch.Generator().manual_seed(1))
     direction = unit_direction("blocks.0.hook_resid_post", values.tolist())
 
@@ -123,10 +123,10 @@ def test_a_direction_is_read_as_a_projection_and_added_as_itself() -> None:
 
 def test_saes_and_directions_of_a_point_stand_side_by_side() -> None:
     one, two = random_sae(seed=1), random_sae(seed=2, architecture="topk")
-    table = table_of(one=one, two=two)
+    table = empty_table()
     direction = unit_direction("blocks.0.hook_resid_post", [0.0] * 15 + [-2.0])
 
-    columns = [table.acquire(ref(3, "one")), table.acquire(ref(3, "two")), table.acquire(direction)]
+    columns = [table.acquire(ref(3, "one"), one), table.acquire(ref(3, "two"), two), table.acquire(direction)]
     x = rows(16)
     acts = table.read(x)
 
@@ -137,23 +137,42 @@ def test_saes_and_directions_of_a_point_stand_side_by_side() -> None:
 
 def test_copies_of_a_feature_have_columns_of_their_own() -> None:
     sae = random_sae()
-    table = table_of(sae=sae)
-    first, second = table.acquire(ref(5)), table.acquire(ref(5), copy=1)
+    table = empty_table()
+    first, second = table.acquire(ref(5), sae), table.acquire(ref(5), sae, copy=1)
 
     assert first != second
-    table.release(ref(5))
+    table.release(first)
     x = rows(16)
     torch.testing.assert_close(table.read(x)[:, second], sae.encode(x)[:, 5], atol=1e-5, rtol=0)
-    table.release(ref(5), copy=1)
+    table.release(second)
+    assert table.num_columns == 0
+
+
+@pytest.mark.parametrize("architecture", ["jumprelu", "topk"])
+def test_what_takes_the_place_of_an_sae_has_columns_of_its_own(architecture: str) -> None:
+    """Under one name: who holds a column of the former keeps it, whoever comes gets the latter's."""
+    former, latter = (random_sae(seed=seed, architecture=architecture) for seed in (1, 2))
+    table, x = empty_table(), rows(16)
+    held = table.acquire(ref(5), former)
+
+    new = table.acquire(ref(5), latter)
+
+    assert table.acquire(ref(5), former) == held
+    both = torch.stack([former.encode(x)[:, 5], latter.encode(x)[:, 5]], dim=1)
+    torch.testing.assert_close(table.read(x)[:, [held, new]], both, atol=1e-5, rtol=0)
+    for _ in range(2):
+        table.release(held)
+    torch.testing.assert_close(table.read(x)[:, new], both[:, 1], atol=1e-5, rtol=0)
+    table.release(new)
     assert table.num_columns == 0
 
 
 def test_the_lengths_of_directions_stand_in_their_columns() -> None:
     sae = random_sae(d_sae=D_SAE)
     longer = replace(sae, W_dec=sae.W_dec * torch.arange(1, D_SAE + 1).unsqueeze(1))
-    table = table_of(sae=longer)
+    table = empty_table()
 
-    columns = [table.acquire(ref(feature)) for feature in range(D_SAE)]
+    columns = [table.acquire(ref(feature), longer) for feature in range(D_SAE)]
     along = table.acquire(unit_direction("blocks.1.hook_resid_post", [3.0] * 16))
 
     assert table.lengths[columns] == pytest.approx(np.arange(1, D_SAE + 1), rel=1e-5)
