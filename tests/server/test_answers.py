@@ -12,14 +12,21 @@ from grpc_status import rpc_status
 
 from steerd.client import Client
 from steerd.client_messages import ScoreCall
+from steerd.config import NamedTable
+from steerd.errors import InvalidRequest
 from steerd.feature_client import FeatureClient
+from steerd.host.int8_head import quantize_head
 from steerd.pb.v1 import feature_service_pb2 as pb
 from steerd.pb.v1.generation_service_pb2 import Continuation, TokenIds
+from steerd.server.parse_answers import parse_answers
+from steerd.server.parse_study import StudyParser
+from steerd.server.violations import Violations
+from steerd.steering.steering import Steering
 from steerd.study_wire.answers import AnswersCall
 from steerd.study_wire.study_text import StudyText
 from tests.planted_host import EARLY, FEATURES
 from tests.server.planted_server import planted_server
-from tests.server.running_server import TIMEOUT_SECONDS, RunningServer
+from tests.server.running_server import TIMEOUT_SECONDS, RunningServer, tiny_config, tiny_parts
 
 QUESTION = "x+AB*EFS?"
 
@@ -57,6 +64,19 @@ def test_a_flip_holds_where_answers_are_scored(planted: RunningServer) -> None:
     assert found.right is not None
     assert found.right.logprob == pytest.approx(right.baseline_total_logprob, abs=1e-3)
     assert found.flip.controls[0].changed == 0.0
+
+
+def test_what_a_policy_demands_holds_in_all_that_is_tried() -> None:
+    """With F set to nothing for everybody, E alone stands for the wrong answer."""
+    edit = {"feature": {"sae": EARLY, "index": FEATURES["F"].index}, "set": {"value": 0}}
+    table = {"name": "no-f", "version": "1", "interventions": [edit]}
+    policy = NamedTable(name="no-f", version="1", table=table)
+    call = AnswersCall(text=StudyText(prompt=QUESTION), right="Y", wrong="Z", saes=(EARLY,), additions=0)
+    with planted_server(policies=(policy,)) as server, FeatureClient(server.address) as features:
+        found = features.answers(call)
+
+    assert found.flip is not None
+    assert [member.intervention.target for member in found.flip.members] == [FEATURES["E"]]
 
 
 GOOD: dict[str, Any] = {
@@ -112,6 +132,19 @@ def test_an_unknown_sae_is_not_found(server: RunningServer) -> None:
         list(server.features.CompareAnswers(request, timeout=TIMEOUT_SECONDS))
 
     assert caught.value.code() is grpc.StatusCode.NOT_FOUND
+
+
+def test_a_host_without_gradients_is_told() -> None:
+    host, saes = tiny_parts()
+    quantize_head(host.model)
+    violations = Violations()
+
+    parse_answers(
+        pb.CompareAnswersRequest(**GOOD), StudyParser(host, saes, tiny_config(), violations), Steering()
+    )
+
+    with pytest.raises(InvalidRequest, match=r"^text: cannot be studied so: this host's 8-bit weights"):
+        violations.raise_if_any()
 
 
 def test_a_study_that_is_stopped_tells_what_it_has(server: RunningServer) -> None:

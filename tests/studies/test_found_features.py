@@ -62,6 +62,16 @@ def test_what_is_confirmed_is_what_differs_and_to_which_side() -> None:
     assert np.mean(false_shares) < 0.01
 
 
+def test_what_differs_in_one_half_only_is_not_confirmed() -> None:
+    rng = np.random.default_rng(4)
+    share = np.full(FEATURES, 1.0)
+    found = found_in(random_half(rng, share, louder=40), random_half(rng, share))
+
+    assert len(found.features) >= 40
+    assert found.is_confirmed.sum() <= 1
+    assert np.median(found.held_out_q_value) > 0.2
+
+
 def test_what_turns_round_in_the_held_out_half_is_not_confirmed() -> None:
     rng = np.random.default_rng(3)
     share = np.full(FEATURES, 1.0)
