@@ -21,9 +21,10 @@ from steerd.sae.autoencoder import SparseAutoencoder
 from steerd.sae.feature_files import FeatureStatistics
 from steerd.sae.feature_note import FeatureExample, FeatureNote
 
-EXAMPLES = 3
+EXAMPLES = 2
 SAMPLED = 2
 WINDOW = Window(before=11, after=4)
+SAMPLED_WINDOW = Window(before=7, after=2)  # contexts are most of what a folder takes beside the weights
 
 _CANDIDATES = 4 * EXAMPLES  # places held a feature, of which those in different words are shown
 
@@ -121,7 +122,7 @@ def _sampled(
     sae: SparseAutoencoder, source: RowSource, places: Sequence[Sequence[SampledPlace]], texts: TokenTexts
 ) -> list[tuple[FeatureExample, ...]]:
     asked = [FeaturePlace(feature, each.place) for feature, found in enumerate(places) for each in found]
-    contexts = iter(read_contexts(sae, CachedTexts(source), asked, WINDOW))
+    contexts = iter(read_contexts(sae, CachedTexts(source), asked, SAMPLED_WINDOW))
     return [tuple(_example(next(contexts), texts, each.percentile) for each in found) for found in places]
 
 
