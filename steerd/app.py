@@ -313,5 +313,5 @@ def _facts(statistics: FeatureStatistics, notes: Sequence[FeatureNote]) -> Featu
     largest = np.where(maximum > 0, maximum, np.inf)
     mean = (statistics.density * statistics.mean_activation).double().numpy()
     return FeatureFacts(
-        labels=[note.label for note in notes], max_activation=largest, usual_strength=mean / largest
+        labels=[note.shown_label for note in notes], max_activation=largest, usual_strength=mean / largest
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from steerd.sae.feature_label import FeatureLabel
 from steerd.steering.intervention import FeatureRef, Intervention
 from steerd.steering.steering import NamedVersion
 
@@ -95,7 +96,7 @@ class TopFeature:
     """A feature that is above its usual strength; strengths are shares of its recorded maximum."""
 
     feature: FeatureRef
-    label: str
+    label: FeatureLabel
     active_share: float
     strength: float
     usual_strength: float

@@ -15,8 +15,10 @@ from steerd.client_views import (
 )
 from steerd.intervention_wire import feature_message, intervention_of
 from steerd.pb.v1 import catalog_service_pb2, monitor_service_pb2, steering_pb2
+from steerd.sae.feature_label import FeatureLabel
 from steerd.steering.intervention import FeatureRef
 from steerd.steering.steering import NamedVersion
+from steerd.study_wire.label import score_of
 
 
 def server_info(message: catalog_service_pb2.GetServerInfoResponse) -> ServerInfo:
@@ -112,7 +114,9 @@ def top_features(message: monitor_service_pb2.TopFeatures) -> list[TopFeature]:
     return [
         TopFeature(
             feature=FeatureRef(message.sae, each.feature),
-            label=each.label,
+            label=FeatureLabel(
+                each.label, (score_of(each.label_score),) if each.HasField("label_score") else ()
+            ),
             active_share=each.active_share,
             strength=each.strength,
             usual_strength=each.usual_strength,

@@ -37,6 +37,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
         "steerd.engine.faults",
         "steerd.engine.request",
         "steerd.engine.watch_list",
+        "steerd.sae.feature_label",
         "steerd.steering.intervention",
         "steerd.config",
         "steerd.errors",
@@ -97,13 +98,19 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
         "steerd.steering.steering",
     ),
     "steerd.receipt_wire": ("steerd.pb", "steerd.steering.receipt"),
-    "steerd.client_views": ("steerd.steering.intervention", "steerd.steering.steering"),
+    "steerd.client_views": (
+        "steerd.sae.feature_label",
+        "steerd.steering.intervention",
+        "steerd.steering.steering",
+    ),
     "steerd.client_views_wire": (
         "steerd.client_views",
         "steerd.intervention_wire",
         "steerd.pb",
+        "steerd.sae.feature_label",
         "steerd.steering.intervention",
         "steerd.steering.steering",
+        "steerd.study_wire.label",
     ),
     "steerd.client_wire": (
         "steerd.client_messages",

@@ -7,6 +7,7 @@ import argparse
 from rich.table import Table
 
 from steerd.cli import arguments
+from steerd.cli.label_text import label_text
 from steerd.cli.tables import named
 from steerd.cli.terminal import open_console
 from steerd.client import Client
@@ -33,7 +34,7 @@ def run(options: argparse.Namespace) -> int:
     for top in found:
         table.add_row(
             named(top.feature),
-            top.label,
+            label_text(top.label),
             f"{top.active_share:.1%}",
             f"{top.strength:.3%}",
             f"{top.usual_strength:.3%}",

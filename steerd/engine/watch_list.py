@@ -10,15 +10,19 @@ from numpy.typing import NDArray
 
 from steerd.config import WatchedFeature
 from steerd.errors import FieldViolation
+from steerd.sae.feature_label import FeatureLabel
 from steerd.steering.intervention import FeatureRef
 from steerd.steering.loaded_saes import LoadedSae, LoadedSaes
+
+NO_LABEL = FeatureLabel("")
 
 
 class WatchList:
     """One list, never changed: whoever holds it knows what the numbers counted with it are about.
 
     By feature: `refs`, `thresholds`, and what its SAE's file records, `max_activation` and `density` (the
-    share of training tokens on which it was active), NaN where that is not known. `by_sae` has positions.
+    share of training tokens on which it was active), NaN where that is not known, and `labels`, without text
+    where it has none. `by_sae` has positions.
     """
 
     def __init__(
@@ -27,6 +31,7 @@ class WatchList:
         *,
         max_activation: Sequence[float] | None = None,
         density: Sequence[float] | None = None,
+        labels: Sequence[FeatureLabel] | None = None,
     ) -> None:
         self.features = tuple(features)
         self.refs = tuple(FeatureRef(feature.sae, feature.index) for feature in features)
@@ -34,6 +39,7 @@ class WatchList:
         unknown = [nan] * len(self.features)
         self.max_activation = np.array(unknown if max_activation is None else max_activation)
         self.density = np.array(unknown if density is None else density)
+        self.labels = [NO_LABEL] * len(self.features) if labels is None else labels
         self.by_sae: dict[str, NDArray[np.int64]] = {
             sae: np.array([at for at, ref in enumerate(self.refs) if ref.sae == sae], dtype=np.int64)
             for sae in dict.fromkeys(ref.sae for ref in self.refs)
@@ -51,6 +57,7 @@ def load_watch_list(features: Sequence[WatchedFeature], saes: LoadedSaes) -> Wat
         features,
         max_activation=[nan if s is None else float(s.max_activation[f.index]) for f, s in pairs],
         density=[nan if s is None else float(s.density[f.index]) for f, s in pairs],
+        labels=[saes.get(feature.sae).label(feature.index) or NO_LABEL for feature in features],
     )
 
 

@@ -27,7 +27,7 @@ from steerd.monitoring.recent_samples import (
     RecentSamples,
     Watched,
 )
-from steerd.monitoring.top_features import TOP_SECONDS, TopFeatures
+from steerd.monitoring.top_features import TOP_SECONDS, TopFeature, TopFeatures
 
 _FILE = Path(__file__).with_name("live_page.html")
 _JSON_PATH = "/live.json"
@@ -86,7 +86,7 @@ class LivePage:
             "last_request": 0 if self._last_request is None else self._last_request.number,
             "top_seconds": TOP_SECONDS,
             "top": [
-                {"sae": sae, "tokens": tokens, "features": [asdict(feature) for feature in features]}
+                {"sae": sae, "tokens": tokens, "features": [_top(feature) for feature in features]}
                 for sae, (tokens, features) in self.top.top().items()
             ],
         }
@@ -123,6 +123,12 @@ def _number(query: str, name: str) -> int | None:
     """A number of the query; None when it is not there or no number."""
     (text,) = parse_qs(query).get(name, [""])[:1]
     return int(text) if re.fullmatch(r"\d{1,18}", text, re.ASCII) else None
+
+
+def _top(feature: TopFeature) -> dict[str, Any]:
+    label = feature.label
+    score = None if label.score is None else {"value": label.score.value, "fails": label.score.fails}
+    return asdict(feature) | {"label": label.text, "score": score}
 
 
 def _plain(sample: RecentSample, features: Iterable[Watched]) -> dict[str, Any]:

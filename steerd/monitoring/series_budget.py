@@ -9,7 +9,7 @@ from steerd.monitoring.buckets import ACTIVATION_RATIO
 
 MAX_SERIES = 2500
 SERIES_PER_FEATURE = 3
-SERIES_PER_HOT_FEATURE = len(ACTIVATION_RATIO) + 3  # the bucket without a bound, the sum and the count
+SERIES_PER_HOT_FEATURE = len(ACTIVATION_RATIO) + 4  # the bucket without a bound, sum, count, and the label
 
 
 def cost(watch: WatchList) -> int:

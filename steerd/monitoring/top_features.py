@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from steerd.engine.events import Floats, Ints, LastEvent, StepReport
 from steerd.engine.request import GenerationRequest
 from steerd.monitoring.request_tallies import RequestFeatures
+from steerd.sae.feature_label import FeatureLabel
 
 TOP_SECONDS = 60.0
 TOP_FEATURES = 8
@@ -28,7 +29,7 @@ class FeatureFacts:
     A strength is the mean over tokens, active or not, as a share of the recorded maximum.
     """
 
-    labels: Sequence[str]
+    labels: Sequence[FeatureLabel]
     max_activation: NDArray[np.float64]
     usual_strength: NDArray[np.float64]
 
@@ -38,7 +39,7 @@ class TopFeature:
     """One feature over the last minute: the share of tokens on which it was active, and its strengths."""
 
     feature: int
-    label: str
+    label: FeatureLabel
     active_share: float
     strength: float
     usual_strength: float

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from dataclasses import dataclass
+from math import nan
 
 import numpy as np
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
@@ -13,9 +14,11 @@ from steerd.engine.watch_list import WatchList
 from steerd.monitoring.buckets import ACTIVATION_RATIO
 from steerd.monitoring.exemplars import exemplar
 from steerd.monitoring.request_tallies import RequestFeatures, row_owners
+from steerd.sae.feature_label import FeatureLabel
 
 Names = tuple[str, str, str]
 _LABELS = ("sae", "feature", "alias")
+_LONGEST_LABEL = 120  # bytes; Prometheus drops a whole target for a longer one than it is told to take
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +51,12 @@ class WatchedMetrics:
             "steerd_feature_training_active_ratio",
             "Share of training tokens on which a watched feature was active, NaN where not recorded.",
             _LABELS,
+            registry=registry,
+        )
+        self._label_score = Gauge(
+            "steerd_feature_label_score",
+            "How well a hot feature's label tells when it is active, 0.5 for guessing, NaN if untested.",
+            (*_LABELS, "label"),
             registry=registry,
         )
         self._largest = Histogram(
@@ -117,15 +126,23 @@ class WatchedMetrics:
         if before is not None and before.largest is not None and not is_hot:
             self._largest.remove(*names)
         self._trained.labels(*names).set(watch.density[position])
+        self._tell_label(names, watch.labels[position], is_hot=is_hot)
         return _Series(
             self._active.labels(*names),
             self._exceeded.labels(*names),
             self._largest.labels(*names) if is_hot else None,
         )
 
+    def _tell_label(self, names: Names, label: FeatureLabel, *, is_hot: bool) -> None:
+        self._label_score.remove_by_labels(dict(zip(_LABELS, names, strict=True)))
+        if is_hot:
+            child = self._label_score.labels(*names, _cut(label.text))
+            child.set(nan if label.score is None else label.score.value)
+
     def _remove(self, names: Names) -> None:
         for family in (self._active, self._exceeded, self._trained):
             family.remove(*names)
+        self._label_score.remove_by_labels(dict(zip(_LABELS, names, strict=True)))
         if self._series.pop(names).largest is not None:
             self._largest.remove(*names)
 
@@ -133,3 +150,8 @@ class WatchedMetrics:
 def _names(watch: WatchList) -> list[Names]:
     """The labels of each feature."""
     return [(feature.sae, str(feature.index), feature.alias) for feature in watch.features]
+
+
+def _cut(text: str) -> str:
+    """The text, or as many of its characters as fit into a label of a series."""
+    return text.encode()[:_LONGEST_LABEL].decode(errors="ignore")

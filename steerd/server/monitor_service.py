@@ -14,6 +14,8 @@ from steerd.monitoring.top_features import TOP_FEATURES, TOP_SECONDS, TopFeature
 from steerd.pb.v1 import feature_pb2
 from steerd.pb.v1 import monitor_service_pb2 as pb
 from steerd.pb.v1.monitor_service_pb2_grpc import MonitorServiceServicer
+from steerd.sae.feature_label import FeatureLabel
+from steerd.study_wire.label import score_message
 
 WatchContext = grpc.aio.ServicerContext[pb.WatchActivationsRequest, pb.WatchActivationsResponse]
 TopContext = grpc.aio.ServicerContext[pb.GetTopFeaturesRequest, pb.GetTopFeaturesResponse]
@@ -72,7 +74,8 @@ class MonitorService(MonitorServiceServicer):
                     features=[
                         pb.TopFeature(
                             feature=top.feature,
-                            label=top.label,
+                            label=top.label.text,
+                            label_score=_score_message(top.label),
                             active_share=top.active_share,
                             strength=top.strength,
                             usual_strength=top.usual_strength,
@@ -83,6 +86,10 @@ class MonitorService(MonitorServiceServicer):
                 for sae, (tokens, features) in found.items()
             ]
         )
+
+
+def _score_message(label: FeatureLabel) -> feature_pb2.LabelScore | None:
+    return None if label.score is None else score_message(label.score)
 
 
 def _within(field: str, value: int, low: int, high: int) -> int:

@@ -25,6 +25,7 @@ from steerd.monitoring.live_page import LivePage, content_security_policy
 from steerd.monitoring.recent_samples import KEPT_SECONDS, SAMPLE_SECONDS, RecentSamples
 from steerd.monitoring.scrape_endpoint import ScrapeEndpoint
 from steerd.monitoring.top_features import FeatureFacts, TopFeatures
+from steerd.sae.feature_label import FeatureLabel, LabelScore
 from tests.monitoring.test_metrics import finished
 from tests.monitoring.test_top_features import report
 from tests.monitoring.test_watched_metrics import feature, step, watch_list
@@ -244,7 +245,8 @@ def test_a_browser_shows_what_the_server_counts(served: tuple[str, Traffic, Live
 def test_a_browser_shows_the_top_features_when_there_are_some(served: tuple[str, Traffic, LivePage]) -> None:
     url, _, page = served
     label = "<b>rain</b> & wind"
-    page.top.know("mid", FeatureFacts([label, "unmoved"], np.array([2.0, 2.0]), np.array([0.1, 0.9])))
+    labels = [FeatureLabel(label, (LabelScore("tokens", 0.625, 9),)), FeatureLabel("unmoved")]
+    page.top.know("mid", FeatureFacts(labels, np.array([2.0, 2.0]), np.array([0.1, 0.9])))
     assert '<section id="top" hidden="">' in browse(f"{url}/")
 
     page.top.step_finished(report(np.array([[1.0, 1.0], [0.0, 1.0]]), sae="mid"))
@@ -252,6 +254,8 @@ def test_a_browser_shows_the_top_features_when_there_are_some(served: tuple[str,
 
     assert '<section id="top">' in shown
     assert "&lt;b&gt;rain&lt;/b&gt; &amp; wind" in shown
+    assert "(tested: 0.63, fails)" in shown
+    assert "0.63 · 0" in shown
     assert "50 % of tokens · 2.5\N{MULTIPLICATION SIGN}" in shown
     assert "unmoved" not in shown
 

@@ -50,7 +50,7 @@ from tests.waiting import wait_until
 
 WATCHED = WatchedFeature(sae="late", index=3, alias="third", threshold=0.5, hot=True)
 THIRD = FeatureRef(sae="late", index=3)
-MORE_RPCS, SPARE_SERIES = 16, 40
+MORE_RPCS, SPARE_SERIES = 4, 40
 MONITORED = ("steerd_monitored_tokens_total", frozenset({("sae", "late")}))
 
 

@@ -7,6 +7,7 @@ import pytest
 
 from steerd.engine.events import ActiveEntries, SampledRows, StepReport
 from steerd.monitoring.top_features import MAX_ENTRIES, TOP_FEATURES, TOP_SECONDS, FeatureFacts, TopFeatures
+from steerd.sae.feature_label import FeatureLabel
 from tests.monitoring.test_metrics import step
 
 D_SAE = 40
@@ -20,7 +21,7 @@ class Clock:
 
 
 def facts(usual: float = 0.0, d_sae: int = D_SAE) -> FeatureFacts:
-    labels = [f"label {feature}" for feature in range(d_sae)]
+    labels = [FeatureLabel(f"label {feature}") for feature in range(d_sae)]
     return FeatureFacts(labels, np.full(d_sae, 4.0), np.full(d_sae, usual))
 
 
@@ -37,7 +38,7 @@ def test_the_order_is_that_of_naive_counting() -> None:
     random = np.random.default_rng()
     usual, largest = random.uniform(0, 0.2, D_SAE), random.uniform(1, 9, D_SAE)
     top = TopFeatures()
-    top.know("a", FeatureFacts([str(feature) for feature in range(D_SAE)], largest, usual))
+    top.know("a", FeatureFacts([FeatureLabel(str(feature)) for feature in range(D_SAE)], largest, usual))
     steps = [random.uniform(0, 5, (rows, D_SAE)) * (random.random((rows, D_SAE)) < 0.2) for rows in (3, 1, 8)]
 
     for activations in steps:
@@ -53,7 +54,7 @@ def test_the_order_is_that_of_naive_counting() -> None:
     assert tokens == len(rows) == 12
     assert [feature.feature for feature in found] == expected
     for feature in found:
-        assert feature.label == str(feature.feature)
+        assert feature.label.text == str(feature.feature)
         assert feature.strength == pytest.approx(strengths[feature.feature])
         assert feature.usual_strength == usual[feature.feature]
         assert feature.active_share == sum(row[feature.feature] > 0 for row in rows) / 12

@@ -18,6 +18,7 @@ from steerd.engine.watch_list import WatchList
 from steerd.monitoring.request_tallies import RequestTallies
 from steerd.monitoring.series_budget import MAX_SERIES, cost, num_series, over_budget
 from steerd.monitoring.watched_metrics import WatchedMetrics
+from steerd.sae.feature_label import FeatureLabel, LabelScore
 
 
 def feature(index: int, *, alias: str = "", threshold: float = 0.0, hot: bool = False) -> WatchedFeature:
@@ -187,6 +188,34 @@ def test_a_rate_that_is_not_recorded_is_not_a_number() -> None:
 
     assert value is not None
     assert isnan(value)
+
+
+def test_a_hot_features_label_is_exported_with_its_score_and_never_twice() -> None:
+    def listed(text: str, score: float | None, *, hot: bool = True) -> WatchList:
+        scores = () if score is None else (LabelScore("tokens", score, 9),)
+        return WatchList([feature(3, hot=hot)], labels=[FeatureLabel(text, scores)], max_activation=[2.0])
+
+    def exported() -> dict[str, float]:
+        return {
+            sample.labels["label"]: sample.value
+            for family in watched.registry.collect()
+            for sample in family.samples
+            if sample.name == "steerd_feature_label_score"
+        }
+
+    watched = Watched(listed("tea", 0.75))
+    assert exported() == {"tea": 0.75}
+    assert num_series(watched.registry) == cost(watched.metrics.watch)
+
+    watched.metrics.change(listed("☃" * 50, None))
+    ((text, value),) = exported().items()
+    assert (text, isnan(value)) == ("☃" * 40, True)  # 120 bytes
+
+    watched.metrics.change(listed("tea", 0.75, hot=False))
+    assert exported() == {}
+    watched.metrics.change(listed("tea", 0.75))
+    watched.metrics.change(WatchList())
+    assert exported() == {}
 
 
 def test_the_budget_is_kept_to_the_series() -> None:

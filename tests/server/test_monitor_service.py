@@ -15,6 +15,7 @@ from steerd.engine.watch_list import WatchList
 from steerd.errors import Overloaded
 from steerd.monitoring.activity import MAX_WATCHERS, Activity
 from steerd.pb.v1 import generation_service_pb2 as pb
+from steerd.sae.feature_label import FeatureLabel
 from tests.monitoring.test_watched_metrics import feature, step, watch_list
 from tests.server.running_server import RunningServer, tiny_config, tiny_parts
 
@@ -66,8 +67,8 @@ def test_the_strongest_features_are_told(server: RunningServer, capsys: pytest.C
     assert 0 < len(found) <= 6
     assert {top.feature.sae for top in found} <= {"early", "late"}
     assert all(top.strength > top.usual_strength for top in found)
-    assert found[0].label == f"label of {found[0].feature.index}"
-    assert found[0].label in capsys.readouterr().out
+    assert found[0].label == FeatureLabel(f"label of {found[0].feature.index}")
+    assert f"{found[0].label.text} [untested]" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("arguments", [{"seconds": 61}, {"limit": 101}])

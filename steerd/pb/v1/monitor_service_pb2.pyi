@@ -210,6 +210,7 @@ class TopFeature(_message.Message):
     ACTIVE_SHARE_FIELD_NUMBER: _builtins.int
     STRENGTH_FIELD_NUMBER: _builtins.int
     USUAL_STRENGTH_FIELD_NUMBER: _builtins.int
+    LABEL_SCORE_FIELD_NUMBER: _builtins.int
     feature: _builtins.int
     """Index of the feature."""
     label: _builtins.str
@@ -220,6 +221,10 @@ class TopFeature(_message.Message):
     """Mean activation over the sampled tokens, as a share of the recorded maximum."""
     usual_strength: _builtins.float
     """The same over the SAE's training tokens."""
+    @_builtins.property
+    def label_score(self) -> _feature_pb2.LabelScore:
+        """How well the label stood its test. Absent when it was never tested."""
+
     def __init__(
         self,
         *,
@@ -228,10 +233,11 @@ class TopFeature(_message.Message):
         active_share: _builtins.float = ...,
         strength: _builtins.float = ...,
         usual_strength: _builtins.float = ...,
+        label_score: _feature_pb2.LabelScore | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["label_score", b"label_score"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["active_share", b"active_share", "feature", b"feature", "label", b"label", "strength", b"strength", "usual_strength", b"usual_strength"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["active_share", b"active_share", "feature", b"feature", "label", b"label", "label_score", b"label_score", "strength", b"strength", "usual_strength", b"usual_strength"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
