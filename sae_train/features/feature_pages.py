@@ -129,11 +129,6 @@ def _sampled(
 def _example(context: Context, texts: TokenTexts, percentile: float | None = None) -> FeatureExample:
     return FeatureExample(
         tokens=texts.run(context.token_ids.tolist()),
-        values=[_rounded(value) for value in context.values.tolist()],
-        percentile=None if percentile is None else round(percentile, 1),
+        values=[float(f"{value:.3g}") for value in context.values.tolist()],
+        percentile=None if percentile is None else round(percentile),
     )
-
-
-def _rounded(value: float) -> float:
-    """Three digits, and a plain 0 where nothing is active: most of a file of contexts are zeros."""
-    return float(f"{value:.3g}") if value else 0

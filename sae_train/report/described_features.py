@@ -10,6 +10,7 @@ from sae_train.report.feature_details import FeatureDetails, PageContext
 from steerd.host.host_model import HostModel
 from steerd.host.output_tokens import output_tokens
 from steerd.host.token_texts import TokenTexts
+from steerd.sae.feature_label import FeatureLabel
 from steerd.sae.feature_note import FeatureExample, FeatureNote
 from steerd.sae.nearest_features import NearestFeatures
 from steerd.sae.sae_file import SaeBundle
@@ -32,6 +33,7 @@ def describe_features(
         promoted, suppressed = next(outputs)
         top, sampled = _contexts(feature, bundle.notes, evidence, texts)
         yield FeatureDetails(
+            labels=_labels(bundle.notes[feature]) if bundle.notes is not None else (),
             histogram=evidence.histograms[feature].tolist() if evidence is not None else (),
             neighbours=list(zip(others, cosines, strict=True)),
             promoted=promoted,
@@ -39,6 +41,11 @@ def describe_features(
             top=top,
             sampled=sampled,
         )
+
+
+def _labels(note: FeatureNote) -> list[FeatureLabel]:
+    made = FeatureLabel(note.label, note.scores)
+    return [made] if note.written is None else [made, note.written]
 
 
 Effects = list[tuple[str, float | None]]

@@ -24,10 +24,19 @@ def feature_columns(
     table: TokenTable,
 ) -> dict[str, Any]:  # Any: JSON values
     """Return one list a column for the first `features` features; columns of absent files are None."""
-    columns: dict[str, Any] = {"count": features, "label": None, "tokens": None, "promoted": None}
+    columns: dict[str, Any] = {
+        "count": features,
+        "label": None,
+        "score": None,
+        "tokens": None,
+        "promoted": None,
+    }
     if notes is not None:
         shown = notes[:features]
-        columns["label"] = [note.label for note in shown]
+        labels = [note.shown_label for note in shown]
+        columns["label"] = [label.text for label in labels]
+        if any(label.score for label in labels):
+            columns["score"] = [label.score and rounded(label.score.value) for label in labels]
         columns["tokens"] = [table.numbers(note.top_tokens) for note in shown]
         columns["promoted"] = [table.numbers(note.promoted_tokens) for note in shown]
     for name, field in (("density", "density"), ("max", "max_activation"), ("mean", "mean_activation")):

@@ -8,6 +8,7 @@ from typing import Any
 
 from sae_train.report.script_json import rounded, script_json
 from sae_train.report.token_table import TokenTable
+from steerd.sae.feature_label import FeatureLabel
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +36,8 @@ class FeatureDetails:
     suppressed: Sequence[tuple[str, float | None]] = ()
     top: Sequence[PageContext] = ()
     sampled: Sequence[PageContext] = field(default=())
+    labels: Sequence[FeatureLabel] = ()
+    """All it has, with their tests."""
 
 
 # How many strongest and sampled contexts a page holds at most, from the best case to none.
@@ -82,6 +85,7 @@ class _Encoded:
 
 def _encode(details: FeatureDetails, table: TokenTable) -> _Encoded:
     head = {
+        "labels": [_label(label) for label in details.labels],
         "histogram": list(details.histogram),
         "neighbours": [[feature, rounded(cosine, 3)] for feature, cosine in details.neighbours],
         "promoted": _effects(details.promoted, table),
@@ -92,6 +96,21 @@ def _encode(details: FeatureDetails, table: TokenTable) -> _Encoded:
         top=[_context(context, table) for context in details.top],
         sampled=[_context(context, table) for context in details.sampled],
     )
+
+
+def _label(label: FeatureLabel) -> list[Any]:  # Any: JSON values
+    """[text, who wrote it, [method, value, whether it fails, judge, value where strong] a test]."""
+    tests = [
+        [
+            score.method,
+            rounded(score.value, 3),
+            score.fails,
+            score.judge,
+            None if score.strong is None else rounded(score.strong, 3),
+        ]
+        for score in label.scores
+    ]
+    return [label.text, label.by, tests]
 
 
 def _effects(tokens: Sequence[tuple[str, float | None]], table: TokenTable) -> list[list[float | None]]:

@@ -133,10 +133,13 @@ def _facts(known: Known) -> list[str]:
     metadata = known.bundle.metadata
     trained_as = metadata.provenance.get("training_architecture")
     kind = metadata.architecture
+    tested = [note.shown_label.score for note in known.bundle.notes or ()]
+    failing = [score.fails for score in tested if score is not None]
     return [
         f"{metadata.model_name} at {metadata.hook_point}",
         f"trained as {trained_as}, served as {kind}" if trained_as and trained_as != kind else str(kind),
         f"{metadata.d_sae:,} features of {metadata.d_model} dimensions",
+        *([f"{sum(failing) / len(failing):.0%} of {len(failing):,} tested labels fail"] if failing else []),
     ]
 
 

@@ -140,13 +140,17 @@ def _share(record: JsonObject, key: str, highest: int, where: str) -> float:
 
 
 def _note_line(note: FeatureNote) -> str:
-    record = asdict(note, dict_factory=_without_absent)
+    record = asdict(note, dict_factory=_record)
     return json.dumps(record, ensure_ascii=False, allow_nan=False, separators=(",", ":")) + "\n"
 
 
-def _without_absent(items: list[tuple[str, Any]]) -> JsonObject:
-    """A dataclass as JSON; what older files do not know is left out where there is none of it."""
-    return {key: value for key, value in items if key not in _LATER_KEYS or value not in (None, "", (), [])}
+def _record(items: list[tuple[str, Any]]) -> JsonObject:
+    """A dataclass as JSON; what older files do not know is left out where there is none of it.
+
+    Most of a file of contexts are activations of 0, and these are written as plain 0.
+    """
+    known = (item for item in items if item[0] not in _LATER_KEYS or item[1] not in (None, "", (), []))
+    return {key: [each or 0 for each in value] if key == "values" else value for key, value in known}
 
 
 def _check_dense(notes: Sequence[FeatureNote], d_sae: int, path: Path) -> None:

@@ -114,6 +114,17 @@ def test_notes_without_what_came_later_are_written_as_they_were(tmp_path: Path):
     assert list(json.loads(line)["examples"][0]) == ["tokens", "values"]
 
 
+def test_activations_of_zero_are_written_short(tmp_path: Path):
+    bundle = bundle_of(random_sae(d_sae=1))
+    assert bundle.notes is not None
+    note = replace(bundle.notes[0], examples=(FeatureExample(("a", "b", "c"), (0.0, 1.5, 0.0)),))
+
+    save_sae(tmp_path / "sae", replace(bundle, notes=(note,)))
+
+    assert '"values":[0,1.5,0]' in (tmp_path / "sae" / "features.jsonl").read_text()
+    assert load_sae(tmp_path / "sae").notes == (note,)
+
+
 def test_notes_alone_are_replaced(tmp_path: Path):
     folder = tmp_path / "sae"
     bundle = bundle_of(random_sae(d_sae=4))

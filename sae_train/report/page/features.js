@@ -4,6 +4,7 @@ const ROW_HEIGHT = 32;
 const COLUMNS = [
   { key: "index", title: "#", number: true, show: (i) => String(i) },
   { key: "label", title: "Label" },
+  { key: "score", title: "Score", number: true, show: (i) => scoreOf(i), hint: "How well the label tells when the feature is active: 0.5 for guessing, 1 at best" },
   { key: "density", title: "Density", number: true, show: (i) => percent(columns.density[i]), hint: "Share of tokens on which the feature is active" },
   { key: "max", title: "Max", number: true, show: (i) => figure(columns.max[i]), hint: "Largest activation seen" },
   { key: "mean", title: "Mean", number: true, show: (i) => figure(columns.mean[i]), hint: "Mean over the tokens on which it is active" },
@@ -24,6 +25,8 @@ function detailsOf(feature) {
 }
 
 const labelOf = (feature) => (columns.label ? columns.label[feature] : "");
+const scoreOf = (feature) => (columns.score && columns.score[feature] !== null ? columns.score[feature].toFixed(2) : "–");
+const testedLabelOf = (feature) => (columns.score ? `${labelOf(feature)} [${scoreOf(feature)}]` : labelOf(feature));
 const valueOf = (key, feature) => (key === "index" ? feature : columns[key][feature]);
 
 // ---- search and order
@@ -85,6 +88,7 @@ class FeatureTable {
     this.found = document.getElementById("found");
     this.search = document.getElementById("search");
     this.columns = COLUMNS.filter((column) => column.key === "index" || columns[column.key]);
+    document.getElementById("features-view").classList.toggle("scored", Boolean(columns.score));
     this.drawHeads();
     this.box.addEventListener("scroll", () => this.draw());
     this.box.addEventListener("keydown", (event) => this.onKey(event));
@@ -219,7 +223,17 @@ function featurePage(feature, table) {
     html("h2", { tabIndex: -1 }, html("span", { className: "index", textContent: `#${feature}` }), html("bdi", { textContent: labelOf(feature) })),
     html("span", { className: "steps" }, link(-1, "Previous feature in the list", "‹"), link(1, "Next feature in the list", "›")),
   );
-  return [head, figuresOf(feature), ...evidenceOf(feature, details), ...contextsOf(feature, details)];
+  return [head, labelsOf(details.labels), figuresOf(feature), ...evidenceOf(feature, details), ...contextsOf(feature, details)];
+}
+
+// Every label with what its tests found.
+function labelsOf(labels) {
+  const list = html("ul", { className: "labels" });
+  for (const [text, by, tests] of labels) {
+    const found = tests.map(([method, value, fails, judge, strong]) => `${method} ${value}${judge ? ` by ${judge}` : ""}${fails ? ", fails" : ""}${strong === null ? "" : `, ${strong} where strong`}`);
+    list.append(html("li", {}, html("bdi", { textContent: text }), html("span", { className: "hint", textContent: ` ${by ? `written by ${by}; ` : ""}${found.join("; ") || "untested"}` })));
+  }
+  return list;
 }
 
 function figuresOf(feature) {
@@ -282,7 +296,7 @@ function tokenChip(text) {
 function neighbourList(neighbours) {
   const list = html("ul", { className: "neighbours" });
   for (const [other, cosine] of neighbours) {
-    const words = [html("span", { className: "index", textContent: `#${other}` }), html("bdi", { textContent: other < columns.count ? labelOf(other) : "" })];
+    const words = [html("span", { className: "index", textContent: `#${other}` }), html("bdi", { textContent: other < columns.count ? testedLabelOf(other) : "" })];
     const target = other < columns.count ? html("a", { href: `#feature/${other}` }, ...words) : html("span", {}, ...words);
     list.append(html("li", {}, html("span", { className: "effect", textContent: cosine.toFixed(2) }), target));
   }

@@ -50,14 +50,3 @@ def test_statistics_and_examples_are_those_of_all_rows_at_once(tmp_path: Path, h
         assert [example.percentile for example in note.sampled] == pytest.approx([75, 25], abs=2)
         middle = acts[acts[:, feature] > 0, feature].median()
         assert max(note.sampled[0].values) >= 0.7 * middle
-
-
-def test_zeros_of_an_example_are_written_short(tmp_path: Path, host: HostModel) -> None:
-    _, notes = feature_pages(
-        planted_sae(), host, small_cache(tmp_path), HOOK_POINT, SCALE, tokens=10**6, on_tokens=lambda _: None
-    )
-
-    values = notes[0].examples[0].values
-
-    assert "0" in map(str, values)
-    assert "0.0" not in map(str, values)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from sae_train.config_file import load_config
 from sae_train.corpus.token_blocks import TokenBlock
 from sae_train.features.feature_pages import feature_pages
 from steerd.host.host_model import HostModel
+from steerd.sae.feature_label import LabelScore
 from steerd.sae.sae_file import SaeBundle, SaeMetadata, save_sae
 from tests.sae_train.features.small_cache import BLOCK, HOOK_POINT, SCALE, planted_sae
 from tests.sae_train.planted_rows import planted_rows
@@ -65,6 +67,7 @@ def make_run(folder: Path) -> HostModel:
         statistics, notes = feature_pages(
             sae, host, cache, HOOK_POINT, SCALE, tokens=2 * ROWS, on_tokens=lambda _: None
         )
+        notes = tuple(replace(note, scores=(LabelScore("tokens", 0.6, 20, strong=0.9),)) for note in notes)
         metadata = SaeMetadata.describe(
             sae, name=name, model_name=host.name, hook_point=str(HOOK_POINT), provenance=_record(l0)
         )

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import torch
 
@@ -11,6 +13,7 @@ from sae_train.report.feature_columns import (
 )
 from sae_train.report.token_table import TokenTable
 from steerd.sae.feature_files import FeatureStatistics
+from steerd.sae.feature_label import LabelScore
 from steerd.sae.feature_note import FeatureNote
 
 
@@ -23,6 +26,7 @@ def statistics_with(density: list[float]) -> FeatureStatistics:
 
 def test_columns_are_the_files_values() -> None:
     notes = tuple(FeatureNote(i, f"label {i}", [" a", "b"], ["b"], []) for i in range(3))
+    notes = (replace(notes[0], scores=[LabelScore("tokens", 0.625, 9)]), *notes[1:])
     table = TokenTable()
 
     columns = feature_columns(2, statistics_with([0.1, 0.02, 0.5]), notes, table)
@@ -30,6 +34,7 @@ def test_columns_are_the_files_values() -> None:
     assert columns == {
         "count": 2,
         "label": ["label 0", "label 1"],
+        "score": [0.625, None],
         "tokens": [[0, 1], [0, 1]],
         "promoted": [[1], [1]],
         "density": [0.1, 0.02],
@@ -43,7 +48,9 @@ def test_columns_are_the_files_values() -> None:
 def test_files_that_are_not_there_leave_their_columns_empty() -> None:
     columns = feature_columns(2, None, None, TokenTable())
 
-    assert columns == dict.fromkeys(("label", "tokens", "promoted", "density", "max", "mean")) | {"count": 2}
+    assert columns == dict.fromkeys(("label", "score", "tokens", "promoted", "density", "max", "mean")) | {
+        "count": 2
+    }
 
 
 def test_densities_are_counted_by_their_logarithm() -> None:

@@ -6,6 +6,7 @@ import pytest
 
 from sae_train.report.feature_details import LEVELS, EncodedDetails, FeatureDetails, PageContext
 from sae_train.report.token_table import TokenTable
+from steerd.sae.feature_label import FeatureLabel, LabelScore
 
 
 def details_of(feature: int) -> FeatureDetails:
@@ -46,6 +47,20 @@ def test_details_say_what_was_given() -> None:
     assert [texts[t] for t in tokens] == ["a", "word 0", "a"]
     assert (active, peak) == ([1, 1.23, 2, 0.5], 1)
     assert found["sampled"][3] == [[texts.index("a")], [0, 4], 0, 37]
+
+
+def test_labels_come_with_their_tests() -> None:
+    made = FeatureLabel(
+        "tea", (LabelScore("tokens", 0.6, 9, strong=0.9), LabelScore("rubric", 4.0, 5, "judge"))
+    )
+    details = FeatureDetails(labels=[made, FeatureLabel("kinds of tea", by="model")])
+
+    (text,) = EncodedDetails([details], TokenTable()).objects()
+
+    assert json.loads(text)["labels"] == [
+        ["tea", "", [["tokens", 0.6, True, "", 0.9], ["rubric", 4, False, "judge", None]]],
+        ["kinds of tea", "model", []],
+    ]
 
 
 def test_a_feature_of_which_nothing_is_known_is_empty() -> None:

@@ -67,6 +67,9 @@ def test_a_features_page_shows_its_data(folder: Path) -> None:
     assert f"#3{columns['label'][3]}" in parts.text
     for words in ("33 features", "Strongest contexts", "Contexts across the range", "Promotes", "Suppresses"):
         assert words in parts.text
+    (label, _, ((_, value, *_),)) = parts.details[3]["labels"][0]
+    assert f"{label} tokens {value}" in parts.text
+    assert "Score" in parts.text
     links = [attributes.get("href") for tag, attributes in parts.tags if tag == "a"]
     assert {f"#feature/{other}" for other, _ in parts.details[3]["neighbours"]} <= set(links)
     drawn = [attributes for _, attributes in parts.tags if attributes.get("class") == "row"]
