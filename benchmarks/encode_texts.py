@@ -62,7 +62,8 @@ class Codes:
     def pairs(self, d_sae: int) -> np.ndarray[Any, Any]:
         """One number for each token and feature."""
         tokens = np.repeat(np.arange(len(self.counts)), self.counts)
-        return tokens * d_sae + self.features
+        pairs: np.ndarray[Any, Any] = tokens * d_sae + self.features
+        return pairs
 
 
 class Ours:

@@ -26,6 +26,7 @@ from steerd.studies.encoded_tokens import EncodedTokens, EncodeSummary
 from steerd.studies.feature_matches import FeatureMatches, TextMatches
 from steerd.studies.feature_page import FeaturePage
 from steerd.studies.lens_table import LensTable
+from steerd.studies.special_token_table import SpecialTokenTable
 from steerd.studies.trace_table import TraceTable
 from steerd.study_wire import (
     answers,
@@ -37,6 +38,7 @@ from steerd.study_wire import (
     feature_description,
     feature_search,
     logit_lens,
+    special_tokens,
     trace,
 )
 from steerd.study_wire.label import label_of
@@ -187,6 +189,16 @@ class FeatureClient:
         with failures(self.address):
             replies = self._features.EvaluateSteering(evaluate.evaluate_request(call), timeout=self._timeout)
             result: DoseCurve = _result(_events(replies, evaluate.evaluate_event), told)
+        return result
+
+    def special_tokens(
+        self, call: special_tokens.SpecialTokensCall, told: Callable[[Progress], None] | None = None
+    ) -> SpecialTokenTable:
+        """The features that fire on special tokens; `told` is as above. Raises RemoteError."""
+        request = special_tokens.special_tokens_request(call)
+        with failures(self.address):
+            replies = self._features.FindSpecialTokenFeatures(request, timeout=self._timeout)
+            result: SpecialTokenTable = _result(_events(replies, special_tokens.special_tokens_event), told)
         return result
 
 

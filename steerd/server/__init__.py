@@ -28,7 +28,8 @@ A study passes `feature_service`, then:
   `parse_lens`, `parse_trace`, `parse_effects` and `parse_answers` what each has of its own; `parse_token`, a
   token by its name
 - `dose_studies`: how strongly to steer; `parse_evaluate` reads what is asked, `dosing` tries each strength by
-  the requests that `dose_requests` makes, with the texts of `dose_texts` and next to `control_features`
+  the requests that `dose_requests` makes, with the texts of `dose_texts` and next to `control_features`;
+  `parse_special_tokens`, which features special tokens have
 - `studying`: one study's life: begin, progress, stop, result
 - `study_stream`: from the engine's thread to this study's coroutine
 - `composed_study`: studies that are made of requests and of other studies; `engine_texts` runs these

@@ -1,6 +1,8 @@
-"""Studies of how strongly to steer: each request to the study that answers it."""
+"""Studies of how strongly to steer, and of special tokens: each request to the study that answers it."""
 
 from __future__ import annotations
+
+from dataclasses import replace
 
 from steerd.config import Config
 from steerd.engine.steered_forward import SteeredForward
@@ -9,14 +11,18 @@ from steerd.server.dosing import Dosing
 from steerd.server.engine_texts import EngineTexts, TextEngine
 from steerd.server.parse import RequestParser
 from steerd.server.parse_evaluate import parse_evaluate
+from steerd.server.parse_special_tokens import parse_special_tokens
 from steerd.server.parse_study import StudyParser
 from steerd.server.study_cache import study_key
 from steerd.server.studying import AskedStudy
 from steerd.server.violations import Violations
 from steerd.studies.dose_curve import DoseCurve
+from steerd.studies.special_token_table import SpecialTokenTable
+from steerd.studies.special_tokens import SpecialTokens
 from steerd.study_wire.evaluate import curve_message
+from steerd.study_wire.special_tokens import table_message
 
-_SHARE_OF_PLACES = 4  # of the requests that run at once, one in so many may be a study's
+_SHARE_OF_PLACES = 2  # of the requests that run at once, one in so many may be a study's
 
 
 class DoseStudies:
@@ -50,6 +56,24 @@ class DoseStudies:
             result_message=curve_message,
             key=study_key(self._requests.host, self._requests.saes, _without_call(message)),
         )
+
+    def special_tokens(self, message: pb.FindSpecialTokenFeaturesRequest) -> AskedStudy[SpecialTokenTable]:
+        """FindSpecialTokenFeatures."""
+        violations = Violations()
+        wish = parse_special_tokens(message, self._parser(violations))
+        violations.raise_if_any()
+        host, saes, slice_tokens = self._requests.host, self._requests.saes, self._config.engine.study_tokens
+        return AskedStudy(
+            study=SpecialTokens(host, saes, wish, slice_tokens=slice_tokens),
+            response=pb.FindSpecialTokenFeaturesResponse,
+            result_message=self._table_message,
+            key=study_key(host, saes, wish),
+        )
+
+    def _table_message(self, table: SpecialTokenTable) -> pb.FindSpecialTokenFeaturesResult:
+        decode = self._requests.host.tokenizer.decode
+        tokens = tuple(replace(each, token_text=str(decode([each.token_id]))) for each in table.tokens)
+        return table_message(replace(table, tokens=tokens))
 
     def _parser(self, violations: Violations) -> StudyParser:
         return StudyParser(self._requests.host, self._requests.saes, self._config, violations)

@@ -60,7 +60,7 @@ class Dosing(ComposedStudy[DoseCurve]):
         wish, points = self._wish, list[DosePoint]()
         total = 1 + len(wish.strengths) + wish.refinements
         found = await self._next_tokens([Push(wish.feature, 0.0)])
-        plain, sample = await self._text_effect(Push(wish.feature, 0.0), found.promoted)
+        ((plain, sample),) = await self._text_effects([Push(wish.feature, 0.0)], found.promoted)
         tell(Progress(1, total, "strengths"))
         strength = _next_strength(wish, points)
         while strength is not None:
@@ -114,8 +114,7 @@ class Dosing(ComposedStudy[DoseCurve]):
         """All that is measured at one strength."""
         wish, pushes = self._wish, self._pushes(strength)
         found = await self._next_tokens(pushes)
-        texts = [await self._text_effect(push, found.promoted) for push in pushes]
-        (text, sample), *controls = texts
+        (text, sample), *controls = await self._text_effects(pushes, found.promoted)
         next_token, *control_next_tokens = found.effects
         fluency, score = dose_score(text, plain)
         return DosePoint(
@@ -132,10 +131,12 @@ class Dosing(ComposedStudy[DoseCurve]):
             sample=sample,
         )
 
-    async def _text_effect(self, push: Push, promoted: Sequence[int]) -> tuple[TextEffect, str]:
-        """What the answers to all prompts are like, and the first of them."""
-        requests = self._requests
-        made = [requests.written(push, text, seed) for seed, text in enumerate(self._wish.prompts)]
+    async def _text_effects(
+        self, pushes: Sequence[Push], promoted: Sequence[int]
+    ) -> list[tuple[TextEffect, str]]:
+        """By push, what the answers to all prompts are like, and the first of them."""
+        requests, prompts = self._requests, self._wish.prompts
+        made = [requests.written(push, text, seed) for push in pushes for seed, text in enumerate(prompts)]
         answers = await self._texts.write(made)
         reads = await self._texts.read(
             requests.read(request, answer) for request, answer in zip(made, answers, strict=True)
@@ -144,7 +145,11 @@ class Dosing(ComposedStudy[DoseCurve]):
             self._answer_effect(request, answer, read, promoted)
             for request, answer, read in zip(made, answers, reads, strict=True)
         ]
-        return mean_text(effects), self._decoded(answers[0])
+        firsts = range(0, len(made), len(prompts))
+        return [
+            (mean_text(effects[first : first + len(prompts)]), self._decoded(answers[first]))
+            for first in firsts
+        ]
 
     def _answer_effect(
         self, request: GenerationRequest, answer: Sequence[int], read: Scored, promoted: Sequence[int]

@@ -40,6 +40,9 @@ TraceContext = grpc.aio.ServicerContext[pb.TraceRequest, pb.TraceResponse]
 EffectsContext = grpc.aio.ServicerContext[pb.MeasureEffectsRequest, pb.MeasureEffectsResponse]
 AnswersContext = grpc.aio.ServicerContext[pb.CompareAnswersRequest, pb.CompareAnswersResponse]
 AttributeContext = grpc.aio.ServicerContext[pb.AttributeRequest, pb.AttributeResponse]
+SpecialTokensContext = grpc.aio.ServicerContext[
+    pb.FindSpecialTokenFeaturesRequest, pb.FindSpecialTokenFeaturesResponse
+]
 EvaluateContext = grpc.aio.ServicerContext[pb.EvaluateSteeringRequest, pb.EvaluateSteeringResponse]
 ContrastContext = grpc.aio.ServicerContext[pb.ContrastFeaturesRequest, pb.ContrastFeaturesResponse]
 
@@ -142,6 +145,11 @@ class FeatureService(FeatureServiceServicer):
         self, message: pb.EvaluateSteeringRequest, context: EvaluateContext
     ) -> None:
         await self._studying.run(message, context, self._dosed.evaluate)
+
+    async def FindSpecialTokenFeatures(  # type: ignore[override]
+        self, message: pb.FindSpecialTokenFeaturesRequest, context: SpecialTokensContext
+    ) -> None:
+        await self._studying.run(message, context, self._dosed.special_tokens)
 
     async def GetFeature(
         self,

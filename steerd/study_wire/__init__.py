@@ -11,4 +11,5 @@
 - `feature_description`: labels, found features and GetFeature's pages
 - `feature_search`: SearchFeatures, NearestFeatures and SearchByTexts
 - `evaluate`: EvaluateSteering
+- `special_tokens`: FindSpecialTokenFeatures
 """

@@ -3334,3 +3334,193 @@ class TextEffect(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___TextEffect: _TypeAlias = TextEffect  # noqa: Y015
+
+@_typing.final
+class FindSpecialTokenFeaturesRequest(_message.Message):
+    """In which texts, and how many features."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    MAX_SECONDS_FIELD_NUMBER: _builtins.int
+    TEXTS_FIELD_NUMBER: _builtins.int
+    SAES_FIELD_NUMBER: _builtins.int
+    TOP_FIELD_NUMBER: _builtins.int
+    request_id: _builtins.str
+    """As GenerateRequest.request_id."""
+    max_seconds: _builtins.float
+    """As EncodeRequest.max_seconds."""
+    top: _builtins.int
+    """Features of each SAE and token at most. Default: 5."""
+    @_builtins.property
+    def texts(self) -> _containers.RepeatedCompositeFieldContainer[Global___Text]:
+        """The texts. Default: eight questions of the server's own, as chats."""
+
+    @_builtins.property
+    def saes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The SAEs to read. Each may be named once. Default: all that are served."""
+
+    def __init__(
+        self,
+        *,
+        request_id: _builtins.str = ...,
+        max_seconds: _builtins.float = ...,
+        texts: _abc.Iterable[Global___Text] | None = ...,
+        saes: _abc.Iterable[_builtins.str] | None = ...,
+        top: _builtins.int | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_top", b"_top", "top", b"top"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_top", b"_top", "max_seconds", b"max_seconds", "request_id", b"request_id", "saes", b"saes", "texts", b"texts", "top", b"top"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__top: _TypeAlias = _typing.Literal["top"]  # noqa: Y015
+    _WhichOneofArgType__top: _TypeAlias = _typing.Literal["_top", b"_top"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__top) -> _WhichOneofReturnType__top | None: ...
+
+Global___FindSpecialTokenFeaturesRequest: _TypeAlias = FindSpecialTokenFeaturesRequest  # noqa: Y015
+
+@_typing.final
+class FindSpecialTokenFeaturesResponse(_message.Message):
+    """One message of the stream."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PROGRESS_FIELD_NUMBER: _builtins.int
+    RESULT_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def progress(self) -> Global___StudyProgress:
+        """How far it is, in texts."""
+
+    @_builtins.property
+    def result(self) -> Global___FindSpecialTokenFeaturesResult:
+        """Always the last message."""
+
+    def __init__(
+        self,
+        *,
+        progress: Global___StudyProgress | None = ...,
+        result: Global___FindSpecialTokenFeaturesResult | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["event", b"event", "progress", b"progress", "result", b"result"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["event", b"event", "progress", b"progress", "result", b"result"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_event: _TypeAlias = _typing.Literal["progress", "result"]  # noqa: Y015
+    _WhichOneofArgType_event: _TypeAlias = _typing.Literal["event", b"event"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_event) -> _WhichOneofReturnType_event | None: ...
+
+Global___FindSpecialTokenFeaturesResponse: _TypeAlias = FindSpecialTokenFeaturesResponse  # noqa: Y015
+
+@_typing.final
+class FindSpecialTokenFeaturesResult(_message.Message):
+    """What fires on special tokens. The first position of a text, whose row is unlike all others, counts nowhere."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    COMPLETE_FIELD_NUMBER: _builtins.int
+    TEXTS_FIELD_NUMBER: _builtins.int
+    TOKENS_FIELD_NUMBER: _builtins.int
+    complete: _builtins.bool
+    """Whether all texts were read; false when max_seconds or StopStudy ended it."""
+    texts: _builtins.int
+    """Texts that were read."""
+    @_builtins.property
+    def tokens(self) -> _containers.RepeatedCompositeFieldContainer[Global___SpecialToken]:
+        """The special tokens in them, by id."""
+
+    def __init__(
+        self,
+        *,
+        complete: _builtins.bool = ...,
+        texts: _builtins.int = ...,
+        tokens: _abc.Iterable[Global___SpecialToken] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["complete", b"complete", "texts", b"texts", "tokens", b"tokens"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___FindSpecialTokenFeaturesResult: _TypeAlias = FindSpecialTokenFeaturesResult  # noqa: Y015
+
+@_typing.final
+class SpecialToken(_message.Message):
+    """A special token and the features that fire on it."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ID_FIELD_NUMBER: _builtins.int
+    TEXT_FIELD_NUMBER: _builtins.int
+    TEXTS_FIELD_NUMBER: _builtins.int
+    FEATURES_FIELD_NUMBER: _builtins.int
+    id: _builtins.int
+    """Its id."""
+    text: _builtins.str
+    """Its text."""
+    texts: _builtins.int
+    """Texts that have it past their first position."""
+    @_builtins.property
+    def features(self) -> _containers.RepeatedCompositeFieldContainer[Global___FiringFeature]:
+        """SAE by SAE, in falling order of mean_maximum."""
+
+    def __init__(
+        self,
+        *,
+        id: _builtins.int = ...,
+        text: _builtins.str = ...,
+        texts: _builtins.int = ...,
+        features: _abc.Iterable[Global___FiringFeature] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["features", b"features", "id", b"id", "text", b"text", "texts", b"texts"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SpecialToken: _TypeAlias = SpecialToken  # noqa: Y015
+
+@_typing.final
+class FiringFeature(_message.Message):
+    """A feature that fires on a special token; activations are in the SAE's own units."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FEATURE_FIELD_NUMBER: _builtins.int
+    LABEL_FIELD_NUMBER: _builtins.int
+    MEAN_MAXIMUM_FIELD_NUMBER: _builtins.int
+    MAXIMUM_FIELD_NUMBER: _builtins.int
+    TEXT_SHARE_FIELD_NUMBER: _builtins.int
+    ORDINARY_MEAN_MAXIMUM_FIELD_NUMBER: _builtins.int
+    mean_maximum: _builtins.float
+    """Mean over the texts that have the token of the largest activation on it there."""
+    maximum: _builtins.float
+    """The largest activation of all."""
+    text_share: _builtins.float
+    """Share of these texts in which it fires on the token."""
+    ordinary_mean_maximum: _builtins.float
+    """Mean over all texts of the largest activation on ordinary tokens."""
+    @_builtins.property
+    def feature(self) -> _feature_pb2.FeatureRef:
+        """The feature."""
+
+    @_builtins.property
+    def label(self) -> _feature_pb2.FeatureLabel:
+        """What the SAE's file calls it. Absent when it has no labels."""
+
+    def __init__(
+        self,
+        *,
+        feature: _feature_pb2.FeatureRef | None = ...,
+        label: _feature_pb2.FeatureLabel | None = ...,
+        mean_maximum: _builtins.float = ...,
+        maximum: _builtins.float = ...,
+        text_share: _builtins.float = ...,
+        ordinary_mean_maximum: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["feature", b"feature", "label", b"label"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["feature", b"feature", "label", b"label", "maximum", b"maximum", "mean_maximum", b"mean_maximum", "ordinary_mean_maximum", b"ordinary_mean_maximum", "text_share", b"text_share"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___FiringFeature: _TypeAlias = FiringFeature  # noqa: Y015

@@ -104,6 +104,11 @@ class FeatureServiceStub:
                 request_serializer=steerd_dot_pb_dot_v1_dot_feature__service__pb2.EvaluateSteeringRequest.SerializeToString,
                 response_deserializer=steerd_dot_pb_dot_v1_dot_feature__service__pb2.EvaluateSteeringResponse.FromString,
                 _registered_method=True)
+        self.FindSpecialTokenFeatures = channel.unary_stream(
+                '/steerd.v1.FeatureService/FindSpecialTokenFeatures',
+                request_serializer=steerd_dot_pb_dot_v1_dot_feature__service__pb2.FindSpecialTokenFeaturesRequest.SerializeToString,
+                response_deserializer=steerd_dot_pb_dot_v1_dot_feature__service__pb2.FindSpecialTokenFeaturesResponse.FromString,
+                _registered_method=True)
         self.StopStudy = channel.unary_unary(
                 '/steerd.v1.FeatureService/StopStudy',
                 request_serializer=steerd_dot_pb_dot_v1_dot_feature__service__pb2.StopStudyRequest.SerializeToString,
@@ -211,6 +216,13 @@ class FeatureServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def FindSpecialTokenFeatures(self, request, context):
+        """Finds the features that fire on special tokens, such as the markers of a chat template.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def StopStudy(self, request, context):
         """Has a study that is under way end with what it has done so far, which its own stream then tells.
         """
@@ -285,6 +297,11 @@ def add_FeatureServiceServicer_to_server(servicer, server):
                     servicer.EvaluateSteering,
                     request_deserializer=steerd_dot_pb_dot_v1_dot_feature__service__pb2.EvaluateSteeringRequest.FromString,
                     response_serializer=steerd_dot_pb_dot_v1_dot_feature__service__pb2.EvaluateSteeringResponse.SerializeToString,
+            ),
+            'FindSpecialTokenFeatures': grpc.unary_stream_rpc_method_handler(
+                    servicer.FindSpecialTokenFeatures,
+                    request_deserializer=steerd_dot_pb_dot_v1_dot_feature__service__pb2.FindSpecialTokenFeaturesRequest.FromString,
+                    response_serializer=steerd_dot_pb_dot_v1_dot_feature__service__pb2.FindSpecialTokenFeaturesResponse.SerializeToString,
             ),
             'StopStudy': grpc.unary_unary_rpc_method_handler(
                     servicer.StopStudy,
@@ -648,6 +665,33 @@ class FeatureService:
             '/steerd.v1.FeatureService/EvaluateSteering',
             steerd_dot_pb_dot_v1_dot_feature__service__pb2.EvaluateSteeringRequest.SerializeToString,
             steerd_dot_pb_dot_v1_dot_feature__service__pb2.EvaluateSteeringResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def FindSpecialTokenFeatures(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/steerd.v1.FeatureService/FindSpecialTokenFeatures',
+            steerd_dot_pb_dot_v1_dot_feature__service__pb2.FindSpecialTokenFeaturesRequest.SerializeToString,
+            steerd_dot_pb_dot_v1_dot_feature__service__pb2.FindSpecialTokenFeaturesResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -66,6 +66,8 @@ class FeatureServiceStub:
     """Tells what steering by a feature does at each of some strengths, and which to take. Answers are written by the
     engine as ordinary requests.
     """
+    FindSpecialTokenFeatures: _grpc.UnaryStreamMultiCallable[_feature_service_pb2.FindSpecialTokenFeaturesRequest, _feature_service_pb2.FindSpecialTokenFeaturesResponse]
+    """Finds the features that fire on special tokens, such as the markers of a chat template."""
     StopStudy: _grpc.UnaryUnaryMultiCallable[_feature_service_pb2.StopStudyRequest, _feature_service_pb2.StopStudyResponse]
     """Has a study that is under way end with what it has done so far, which its own stream then tells."""
 
@@ -107,6 +109,8 @@ class FeatureServiceAsyncStub(FeatureServiceStub):
     """Tells what steering by a feature does at each of some strengths, and which to take. Answers are written by the
     engine as ordinary requests.
     """
+    FindSpecialTokenFeatures: _aio.UnaryStreamMultiCallable[_feature_service_pb2.FindSpecialTokenFeaturesRequest, _feature_service_pb2.FindSpecialTokenFeaturesResponse]  # type: ignore[assignment]
+    """Finds the features that fire on special tokens, such as the markers of a chat template."""
     StopStudy: _aio.UnaryUnaryMultiCallable[_feature_service_pb2.StopStudyRequest, _feature_service_pb2.StopStudyResponse]  # type: ignore[assignment]
     """Has a study that is under way end with what it has done so far, which its own stream then tells."""
 
@@ -223,6 +227,14 @@ class FeatureServiceServicer(metaclass=_abc_1.ABCMeta):
         """Tells what steering by a feature does at each of some strengths, and which to take. Answers are written by the
         engine as ordinary requests.
         """
+
+    @_abc_1.abstractmethod
+    def FindSpecialTokenFeatures(
+        self,
+        request: _feature_service_pb2.FindSpecialTokenFeaturesRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_feature_service_pb2.FindSpecialTokenFeaturesResponse], _abc.AsyncIterator[_feature_service_pb2.FindSpecialTokenFeaturesResponse]]:
+        """Finds the features that fire on special tokens, such as the markers of a chat template."""
 
     @_abc_1.abstractmethod
     def StopStudy(
