@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 
+from steerd.errors import InvalidRequest
+from steerd.host.text import ChatMessage, encode_chat
 from steerd.pb.v1 import feature_service_pb2 as pb
 from steerd.server.parse_study import StudyParser
 from steerd.server.parse_target import TargetParser
@@ -84,7 +87,19 @@ def parse_text_search(message: pb.SearchByTextsRequest, parser: StudyParser) -> 
         saes=parser.sae_names("saes", message.saes),
         limit=_limit(message, parser),
         include_special_tokens=message.include_special_tokens,
+        frames=tuple(dict.fromkeys(_frames(message, parser))) if fires_on else (),
     )
+
+
+def _frames(message: pb.SearchByTextsRequest, parser: StudyParser) -> Iterator[tuple[int, ...]]:
+    """The conversations without their contents, as far as the host's template makes anything of them."""
+    for text in message.fires_on:
+        if text.WhichOneof("input") == "chat":
+            empty = [ChatMessage(turn.role, "") for turn in text.chat.messages]
+            try:
+                yield tuple(encode_chat(parser.host.tokenizer, empty))
+            except InvalidRequest:
+                continue
 
 
 def _near(message: pb.NearestFeaturesRequest, parser: StudyParser) -> FeatureRef | tuple[float, ...]:

@@ -16,17 +16,19 @@ from steerd.studies.nearest import nearest_in
 
 
 class OutputTokenFinders:
-    """One for each SAE, kept once it was asked for. Used on the engine's thread alone."""
+    """One for each SAE, kept until another one has its name. Used on the engine's thread alone."""
 
     def __init__(self, host: HostModel) -> None:
         self._host = host
-        self._by_sae: dict[str, OutputTokenFinder] = {}
+        self._by_sae: dict[str, tuple[bytes, OutputTokenFinder]] = {}
 
     def of(self, loaded: LoadedSae) -> OutputTokenFinder:
         """The finder of an SAE, which may have to measure first."""
-        if loaded.name not in self._by_sae:
-            self._by_sae[loaded.name] = OutputTokenFinder(self._host, loaded.sae.W_dec)
-        return self._by_sae[loaded.name]
+        identity, finder = self._by_sae.get(loaded.name, (b"", None))
+        if finder is None or identity != loaded.identity:
+            finder = OutputTokenFinder(self._host, loaded.sae.W_dec)
+            self._by_sae[loaded.name] = loaded.identity, finder
+        return finder
 
 
 class Describing:

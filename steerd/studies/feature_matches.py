@@ -63,13 +63,18 @@ class NearestWish:
 
 @dataclass(frozen=True, slots=True)
 class TextSearchWish:
-    """Texts in token ids on which features are to fire, and others on which they are not."""
+    """Texts in token ids on which features are to fire, and others on which they are not.
+
+    `frames` are the conversations among the former without their contents: what fires there fires on the
+    template.
+    """
 
     fires_on: tuple[Text, ...]
     not_on: tuple[Text, ...]
     saes: tuple[str, ...]
     limit: int
     include_special_tokens: bool
+    frames: tuple[Text, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,6 +14,7 @@ from google.rpc import error_details_pb2
 from grpc_status import rpc_status
 
 from steerd.client_channel import RemoteError
+from steerd.client_messages import ChatTurn
 from steerd.config import EngineConfig
 from steerd.engine.study import Progress
 from steerd.feature_client import FeatureClient
@@ -111,6 +112,16 @@ def test_texts_find_features_and_progress_is_told(client: FeatureClient) -> None
     assert 0 < len(found.features) <= 3
     assert all(progress.unit == "texts" and progress.total == 7 for progress in told)
     assert again == found
+
+
+def test_what_the_chat_template_makes_features_fire_is_no_match(client: FeatureClient) -> None:
+    empty = client.search_by_texts(TextSearchCall(fires_on=(StudyText(chat=(ChatTurn("user", ""),)),)))
+    template = "<|im_start|>user\n<|im_end|>\n<|im_start|>assistant\n"
+    as_text = client.search_by_texts(TextSearchCall(fires_on=(StudyText(prompt=template),)))
+
+    assert empty.complete
+    assert empty.features == ()
+    assert as_text.features
 
 
 def refused(call: Callable[[], Any]) -> tuple[grpc.StatusCode, list[str]]:

@@ -72,3 +72,15 @@ def test_a_page_that_was_stopped_says_what_the_file_says(host: HostModel, saes: 
     assert not page.complete
     assert page.labels[0].text == "label of 9"
     assert page.promoted == ()
+
+
+def test_another_sae_under_the_same_name_has_its_own_output_tokens(host: HostModel, saes: LoadedSaes) -> None:
+    finders = OutputTokenFinders(host)
+    wish = PageWish(FeatureRef("late", 9), output_tokens=4, neighbours=0)
+    run_study(Describing(finders, saes, wish))
+    reloaded = saes.reloaded("late", tiny_sae(host, "blocks.2.hook_resid_post", seed=3))
+
+    page, _ = run_study(Describing(finders, reloaded, wish))
+
+    expected = output_tokens(host, reloaded.get("late").sae.W_dec, count=4).promoted[9].tolist()
+    assert [each.token_id for each in page.promoted] == expected

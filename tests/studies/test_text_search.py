@@ -42,8 +42,9 @@ def wish_of(
     *,
     limit: int = 20,
     specials: bool = False,
+    frames: Ids = (),
 ) -> TextSearchWish:
-    return TextSearchWish(fires_on, not_on, saes, limit, specials)
+    return TextSearchWish(fires_on, not_on, saes, limit, specials, frames)
 
 
 def search(host: HostModel, saes: LoadedSaes, wish: TextSearchWish, slices: int | None = None) -> TextMatches:
@@ -69,9 +70,9 @@ def test_what_fires_on_these_texts_and_not_on_those_is_found() -> None:
 def plainly(host: HostModel, loaded: LoadedSae, wish: TextSearchWish) -> list[tuple[float, int, int]]:
     """Match and texts fired on of either kind, feature by feature, one text at a time."""
     skipped = set() if wish.include_special_tokens else host.special_token_ids
-    peaks: list[list[torch.Tensor]] = [[], []]
+    peaks: list[list[torch.Tensor]] = [[], [], []]
     lengths = []
-    for kind, group in enumerate((wish.fires_on, wish.not_on)):
+    for kind, group in enumerate((wish.fires_on, wish.not_on, wish.frames)):
         for text in group:
             x = host.activations(torch.tensor([text]), None, [loaded.hook_point])[loaded.hook_point][0]
             first = 0 if wish.include_special_tokens else 1
@@ -82,10 +83,10 @@ def plainly(host: HostModel, loaded: LoadedSae, wish: TextSearchWish) -> list[tu
     found = []
     statistics = loaded.statistics
     for feature in range(loaded.sae.d_sae):
-        wanted, others = ([float(peak[feature]) for peak in group] for group in peaks)
+        wanted, others, framed = ([float(peak[feature]) for peak in group] for group in peaks)
         usual = 0.0
         if statistics is None:
-            highest = max([*wanted, *others]) or 1e-12
+            highest = max([*wanted, *others, *framed]) or 1e-12
         else:
             highest = max(float(statistics.max_activation[feature]), 1e-12)
             density, mean = float(statistics.density[feature]), float(statistics.mean_activation[feature])
@@ -94,22 +95,26 @@ def plainly(host: HostModel, loaded: LoadedSae, wish: TextSearchWish) -> list[tu
             sum(min(1.0, value / highest) for value in values) / max(len(values), 1)
             for values in (wanted, others)
         )
-        found.append(
-            (strength - max(elsewhere, usual), sum(v > 0 for v in wanted), sum(v > 0 for v in others))
-        )
+        in_frame = min(1.0, max(framed, default=0.0) / highest)
+        fired = (sum(value > 0 for value in values) for values in (wanted, others))
+        found.append((strength - max(elsewhere, usual, in_frame), *fired))
     return found
 
 
 @pytest.mark.parametrize("with_statistics", [True, False])
 @pytest.mark.parametrize("others", [4, 0])
 @pytest.mark.parametrize("specials", [True, False])
-def test_figures_are_those_of_a_plain_loop(with_statistics: bool, others: int, specials: bool) -> None:
+@pytest.mark.parametrize("frames", [2, 0])
+def test_figures_are_those_of_a_plain_loop(
+    with_statistics: bool, others: int, specials: bool, frames: int
+) -> None:
     host = make_tiny_host()
     bundle = tiny_sae(host, "blocks.1.hook_resid_post", seed=5, d_sae=30)
     saes = LoadedSaes(host)
     loaded = saes.add("x", bundle if with_statistics else replace(bundle, statistics=None))
     fires_on = (*texts(1, 5), (257, *b"in", 258))
-    wish = wish_of(fires_on, texts(2, others), ("x",), limit=30, specials=specials)
+    framed = tuple(text[:3] for text in texts(3, frames))
+    wish = wish_of(fires_on, texts(2, others), ("x",), limit=30, specials=specials, frames=framed)
 
     found = search(host, saes, wish)
 

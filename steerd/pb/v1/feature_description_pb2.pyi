@@ -209,9 +209,9 @@ class TextMatch(_message.Message):
     strength: _builtins.float
     """Mean strength in the texts of fires_on."""
     background: _builtins.float
-    """What is taken off: the larger one of its mean strength in the texts of not_on and of its usual strength, the chance
-    that it is active anywhere in texts of such lengths by its density, times its mean activation as a share of the
-    maximum.
+    """What is taken off, the largest of three: its mean strength in the texts of not_on; its strength in the conversations
+    of fires_on without their contents; and its usual strength, the chance that it is active anywhere in texts of such
+    lengths by its density, times its mean activation as a share of the maximum.
     """
     def __init__(
         self,
