@@ -5,7 +5,7 @@ Rounds on the same rows, each trial scored on the same other rows:
 2. each such rate with the coefficient that, to judge by those tried, leads to the aimed L0;
 3., 4. once more, for the rates at which that did not bring the L0 near enough to the aim;
 5. the best so far with one more setting changed, one at a time;
-6., 7. each change that moved the L0 away from the aim, with the coefficient that leads back.
+6.-8. each change that moved the L0 away from the aim, with the coefficient that leads back.
 The best is the trial with the largest MCC + F1 among those whose L0 is near the aim: within 2 % where a
 coefficient decides it, so that neither side gains from a lower L0, and within 5 % where it is what k leaves.
 """
@@ -18,7 +18,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 L0_NEARNESS, DECIDED_L0_NEARNESS = 0.05, 0.02
-RATES = (3e-3, 7e-3, 1.5e-2, 3e-2)
+RATES = (3e-3, 7e-3, 1e-2, 1.5e-2, 2e-2, 3e-2)
 
 Settings = Mapping[str, Any]  # Any: the values of a configuration
 Scores = Mapping[str, float]
@@ -75,7 +75,7 @@ TryAll = Callable[[Sequence[Trial]], Sequence[Outcome]]
 def search(spaces: Sequence[Space], try_all: TryAll, *, aim: float) -> list[Outcome]:
     """Return the outcomes of the rounds, of all spaces; `try_all` trains, each round at once."""
     outcomes = list(try_all([trial for space in spaces for trial in first_trials(space)]))
-    for later in (*[towards_the_aim] * 3, varied, *[towards_the_aim] * 2):
+    for later in (*[towards_the_aim] * 3, varied, *[towards_the_aim] * 3):
         trials = [trial for space in spaces for trial in later(space, _of(outcomes, space.architecture), aim)]
         outcomes += try_all(trials)
     return outcomes
@@ -105,13 +105,14 @@ def towards_the_aim(space: Space, outcomes: Sequence[Outcome], aim: float) -> li
     """What is not at the aim, with the coefficient that should lead there."""
     trials = []
     for name, first in space.coefficients.items():
-        for group in _but_for(name, outcomes):
+        groups = _but_for(name, outcomes)
+        for group in groups:
             if any(_apart(outcome, aim) <= space.nearness for outcome in group):
                 continue
             rate = group[0].trial.learning_rate
-            alike = [outcome for outcome in outcomes if outcome.trial.learning_rate == rate]
+            first_group = next(one for one in groups if one[0].trial.learning_rate == rate)
             pairs = _pairs(name, group)
-            wanted = coefficient_for(aim, pairs, first=first, alike=_pairs(name, alike))
+            wanted = coefficient_for(aim, pairs, first=first, alike=_pairs(name, first_group))
             if wanted not in dict(pairs):
                 trials.append(group[0].trial.setting(name, wanted))
     return trials
@@ -130,25 +131,31 @@ Pairs = Sequence[tuple[float, float]]
 def coefficient_for(aim: float, tried: Pairs, *, first: Sequence[float], alike: Pairs = ()) -> float:
     """The coefficient that leads to an L0 of `aim`, log L0 being linear in log coefficient.
 
-    The two of `tried` whose L0 are nearest to the aim draw the line; where one alone is tried, it is parallel
-    to that of `alike`. The result stays within a factor of 4 of the first values.
+    The line goes from the nearest L0 below the aim to the nearest above it, or where all are on one side from
+    the smallest coefficient tried to the largest, so that two which lie close together never decide it; where
+    one alone is tried it is parallel to that of `alike`. The result is at most a factor of 4 outside the
+    first values.
     """
-    points = _nearest(aim, tried)
-    x, y = points[0]
-    slope = _slope(points if len(points) > 1 else _nearest(aim, alike))
+    points = _points(aim, tried)
+    x, y = min(points, key=lambda point: abs(point[1]))
+    slope = _slope(points if len(points) > 1 else _points(aim, alike))
     at_aim = x - y / slope if slope else x
     low, high = math.log(min(first) / 4), math.log(max(first) * 4)
     return float(f"{math.exp(min(max(at_aim, low), high)):.3g}")
 
 
-def _nearest(aim: float, tried: Pairs) -> list[tuple[float, float]]:
-    """The two whose L0 are nearest to the aim: logarithms of the coefficient and of L0 over the aim."""
-    points = [(math.log(coefficient), math.log(max(l0, 1e-3) / aim)) for coefficient, l0 in tried]
-    return sorted(points, key=lambda point: abs(point[1]))[:2]
+def _points(aim: float, tried: Pairs) -> list[tuple[float, float]]:
+    """Logarithms of the coefficient and of L0 over the aim."""
+    return [(math.log(coefficient), math.log(max(l0, 1e-3) / aim)) for coefficient, l0 in tried]
 
 
 def _slope(points: Pairs) -> float:
-    (x1, y1), (x2, y2) = points
+    below = [point for point in points if point[1] <= 0]
+    above = [point for point in points if point[1] > 0]
+    if below and above:
+        (x1, y1), (x2, y2) = max(below, key=lambda point: point[1]), min(above, key=lambda point: point[1])
+    else:
+        (x1, y1), (x2, y2) = min(points), max(points)
     return (y2 - y1) / (x2 - x1) if x1 != x2 else 0.0
 
 

@@ -10,6 +10,7 @@ import pytest
 from benchmarks.known_truth_search import (
     DECIDED_L0_NEARNESS,
     L0_NEARNESS,
+    RATES,
     Outcome,
     Space,
     Trial,
@@ -53,10 +54,14 @@ def test_a_coefficient_is_found_where_l0_is_a_power_of_it(power: float) -> None:
     assert l0(found) == pytest.approx(AIM, rel=0.01)
 
 
-def test_a_coefficient_is_drawn_through_the_two_nearest_and_stays_near_the_first_values() -> None:
+def test_a_coefficient_is_drawn_between_the_nearest_on_both_sides_and_stays_near_the_first_values() -> None:
     bent = [(1.0, 100.0), (2.0, 10.0), (4.0, 5.0)]  # from 2 to 4 inversely proportional
 
     assert coefficient_for(AIM, bent, first=(1.0, 4.0)) == pytest.approx(2.5, rel=0.01)
+    rough = [(1.0, 8.9), (1.1, 7.6), (1.14, 7.6), (4.0, 2.8)]  # the two nearest say nothing
+    assert 1.0 < coefficient_for(AIM, rough, first=(1.0, 4.0)) < 1.1
+    above = [(8.0, 12.0), (9.0, 12.1), (12.0, 18.0)]
+    assert coefficient_for(AIM, above, first=(8.0, 12.0)) == pytest.approx(5.33, rel=0.01)
     assert coefficient_for(AIM, [(1.0, 300.0), (2.0, 299.0)], first=(1.0, 2.0)) == 8.0
     assert coefficient_for(AIM, [(1.0, 300.0), (8.0, 299.0)], first=(1.0, 2.0)) == 8.0
     assert coefficient_for(AIM, [(1.0, 300.0), (2.0, 300.0)], first=(1.0, 2.0)) in (1.0, 2.0)
@@ -99,7 +104,7 @@ class Formula:
     def scores(self, trial: Trial) -> dict[str, float]:
         coefficient = trial.settings.get("l1", 1.0)
         gain = trial.settings.get("gain", 1.0)
-        bend = 0.2 * math.log(coefficient) ** 2
+        bend = 0.05 * math.log(coefficient) ** 2
         l0 = (
             10 / coefficient ** (0.5 + 20 * trial.learning_rate) / gain - bend
             if "l1" in trial.settings
@@ -126,7 +131,7 @@ def test_a_search_comes_to_the_aim_at_every_rate_and_varies_the_best() -> None:
     assert best.trial.learning_rate == 1.5e-2
     assert best.trial.settings["gain"] == 2.0
     assert best.scores["l0"] == pytest.approx(AIM, rel=DECIDED_L0_NEARNESS)
-    assert [len(trials) for trials in side.rounds[:2]] == [4 * 2 + 4, 4]
+    assert [len(trials) for trials in side.rounds[:2]] == [len(RATES) * (2 + 1), len(RATES)]
     assert {trial.learning_rate for trial in side.rounds[1]} == set(penalised.rates)
     assert {trial.settings["gain"] for trial in side.rounds[5]} == {2.0, 0.5}  # both moved the L0
     assert side.rounds[4][-1] == Trial(
