@@ -70,9 +70,8 @@ def calls(layer, *, form="argument"):
     for parameter in layer.parameters():
         parameter.copy_(torch.randn(parameter.shape, generator=generator))
     resid = torch.randn(1, 6, 8, generator=generator)
-    if form == "keyword":
-        return LayerCall(layer, (), {"hidden_states": resid}, resid)
-    return LayerCall(layer, (resid,), {}, resid)
+    args, kwargs = ((), {"hidden_states": resid}) if form == "keyword" else ((resid,), {})
+    return LayerCall(layer, args, kwargs, resid, layer(*args, **kwargs))
 
 
 def found_in(call):
