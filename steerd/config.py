@@ -109,12 +109,13 @@ class ServerConfig:
 class LimitsConfig:
     """The bounds that each request must keep.
 
-    `max_magnitude` bounds strengths, values and factors; `max_direction_values` is for all directions of a
-    request together, `max_tests` for the tests of all its conditions, `max_scope_items` for the positions,
-    token ids and roles of one scope. A study has at most `max_study_texts` texts of `max_text_tokens` each
-    and `max_study_tokens` together, ranks at most `max_ranked_features` at a time, and tells at most
-    `max_study_values` numbers of what it saw in one text. Where it needs gradients, a prompt and its answers
-    have at most `max_gradient_tokens`, as all rows of all layers are kept in memory at once.
+    `max_magnitude` bounds strengths, values and factors; `max_direction_values` is for all directions that a
+    request edits and tests, `max_tests` for the tests of all its conditions, `max_scope_items` for the
+    positions, token ids and roles of one scope. A study has at most `max_study_texts` texts of
+    `max_text_tokens` each and `max_study_tokens` together, ranks at most `max_ranked_features` at a time,
+    and tells at most `max_study_values` numbers of what it saw in one text. Where it needs gradients, a
+    prompt and its answers have at most `max_gradient_tokens`, as all rows of all layers are kept in memory
+    at once.
     """
 
     max_new_tokens: int = field(default=2048, metadata=_between(1, 1_000_000))

@@ -20,9 +20,9 @@ MAX_TESTS_OF_A_CLAUSE = 8
 M = TypeVar("M", pb.Clause, pb.FeatureTest)
 
 
-def tests_of(message: pb.Condition) -> list[pb.FeatureTest]:
-    """The tests of all clauses."""
-    return [test for clause in message.any_of for test in clause.all_of]
+def num_tested_values(message: pb.Condition) -> int:
+    """How many values the directions have that are tested."""
+    return sum(len(test.direction.values) for clause in message.any_of for test in clause.all_of)
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ from steerd.config import LimitsConfig
 from steerd.host.host_model import HostModel
 from steerd.pb.v1 import steering_pb2 as pb
 from steerd.server.edit_conflicts import PlacedEdit
-from steerd.server.parse_condition import ConditionParser, tests_of
+from steerd.server.parse_condition import ConditionParser, num_tested_values
 from steerd.server.parse_magnitude import MagnitudeParser
 from steerd.server.parse_scope import ScopeParser
 from steerd.server.parse_target import TargetParser
@@ -47,7 +47,7 @@ class InterventionParser:
         must_be_at_most, limits = self.violations.must_be_at_most, self.limits
         if not must_be_at_most(field, len(messages), limits.max_interventions, "interventions"):
             return []
-        values = sum(len(direction.values) for message in messages for direction in _directions(message))
+        values = num_direction_values(messages)
         if not must_be_at_most(field, values, limits.max_direction_values, "values of directions"):
             return []
         places = [f"{field}[{position}]" for position in range(len(messages))]
@@ -123,8 +123,10 @@ class InterventionParser:
         return holds
 
 
-def _directions(message: pb.Intervention) -> list[pb.Direction]:
-    return [message.direction, *(test.direction for test in tests_of(message.when))]
+def num_direction_values(messages: Sequence[pb.Intervention]) -> int:
+    """How many values the directions have that these edit or test."""
+    own = sum(len(message.direction.values) for message in messages)
+    return own + sum(num_tested_values(message.when) for message in messages)
 
 
 def intervention_parser(

@@ -12,7 +12,11 @@ from steerd.pb.v1 import generation_service_pb2 as pb
 from steerd.pb.v1 import steering_pb2
 from steerd.server.dose import DoseGuard
 from steerd.server.edit_conflicts import PlacedEdit, check_conflicts
-from steerd.server.parse_interventions import InterventionParser, intervention_parser
+from steerd.server.parse_interventions import (
+    InterventionParser,
+    intervention_parser,
+    num_direction_values,
+)
 from steerd.server.parse_prompt import PromptParser, TextMessage
 from steerd.server.parse_trigger import PlacedTrigger, TriggerParser
 from steerd.server.policy import Policies
@@ -88,7 +92,8 @@ class SteeringParser:
         """The triggers of a Generate."""
         messages = message.triggers if isinstance(message, pb.GenerateRequest) else ()
         triggers = TriggerParser(parser.conditions, self.presets, self.limits, violations)
-        return triggers.triggers(messages, "triggers")
+        values = num_direction_values(message.interventions)
+        return triggers.triggers(messages, "triggers", values_besides=values)
 
     def _check_tests(
         self, edits: Sequence[PlacedEdit], triggers: Sequence[PlacedTrigger], violations: Violations

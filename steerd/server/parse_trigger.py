@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from steerd.config import LimitsConfig
 from steerd.errors import NotFound
 from steerd.pb.v1 import steering_pb2 as pb
-from steerd.server.parse_condition import ConditionParser
+from steerd.server.parse_condition import ConditionParser, num_tested_values
 from steerd.server.preset_book import PresetBook
 from steerd.server.violations import Violations
 from steerd.steering.trigger import Flag, Stop, Switch, Trigger
@@ -34,10 +34,19 @@ class TriggerParser:
     limits: LimitsConfig
     violations: Violations
 
-    def triggers(self, messages: Sequence[pb.Trigger], field: str) -> list[PlacedTrigger]:
-        """The triggers that break no rule, bounds in activation units."""
-        must, limit = self.violations.must, self.limits.max_triggers
-        if not self.violations.must_be_at_most(field, len(messages), limit, "triggers"):
+    def triggers(
+        self, messages: Sequence[pb.Trigger], field: str, *, values_besides: int = 0
+    ) -> list[PlacedTrigger]:
+        """The triggers that break no rule, bounds in activation units.
+
+        `values_besides` are those of directions elsewhere in the same request.
+        """
+        must, must_be_at_most, limits = self.violations.must, self.violations.must_be_at_most, self.limits
+        if not must_be_at_most(field, len(messages), limits.max_triggers, "triggers"):
+            return []
+        values = sum(num_tested_values(message.when) for message in messages)
+        most = limits.max_direction_values
+        if values and not must_be_at_most(field, values_besides + values, most, "values of directions"):
             return []
         parsed = []
         for place, message in enumerate(messages):

@@ -92,9 +92,10 @@ class EditTables:
         return True
 
     def _allocate(self, rows: int, columns: int) -> None:
+        staged, staged_preserve = np.empty((7, rows, columns), np.float32), np.zeros(rows, np.bool_)
+        # On the CPU the tensors are the arrays themselves. Both are there before any takes a place, should
+        # memory not be enough.
+        values = torch.from_numpy(staged).to(self.device)
+        self._preserve = torch.from_numpy(staged_preserve).to(self.device)
+        self._values, self._staged, self._staged_preserve = values, staged, staged_preserve
         self.version += 1
-        self._staged = np.empty((7, rows, columns), dtype=np.float32)
-        self._staged_preserve = np.zeros(rows, dtype=np.bool_)
-        # On the CPU the tensors are the arrays themselves.
-        self._values = torch.from_numpy(self._staged).to(self.device)
-        self._preserve = torch.from_numpy(self._staged_preserve).to(self.device)

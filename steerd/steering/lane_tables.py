@@ -82,10 +82,10 @@ class LaneTables:
             self._lanes["keeps_length"][slot, number] = lane.keeps_length
 
     def clear(self, slot: int) -> None:
-        """Forget what a request has here."""
+        """Forget what a request has here, if anything."""
         for tables, nothing in ((self._tests, _TESTS), (self._lanes, _LANES)):
             for name, value in nothing.items():
-                tables[name][slot] = value.to(self._device)
+                tables[name][slot : slot + 1] = value.to(self._device)
 
     def begin(self, num_slots: int, num_rows: int) -> None:
         """Forget which rows the edits of the step before were for."""

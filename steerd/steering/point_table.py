@@ -61,12 +61,13 @@ class PointTable:
         return bool(self._encoded_whole)
 
     def acquire(self, target: ColumnTarget, sae: SparseAutoencoder | None = None, copy: int = 0) -> int:
-        """The target's column, given to it now unless it has one; `sae` is that of a feature."""
+        """The target's column, given to it now unless it has one; `sae` is that of a feature.
+
+        Holds nothing when it raises, as for want of memory.
+        """
         key = _Key(target, sae, copy)
         if key not in self._columns:
-            self._columns[key] = column = self._take_column()
-            self._keys[column], self._uses[column] = key, 0
-            self._fill(column, target, sae)
+            self._give_column(key)
         self._uses[self._columns[key]] += 1
         return self._columns[key]
 
@@ -74,9 +75,7 @@ class PointTable:
         """Undo one `acquire` that gave this column."""
         self._uses[column] -= 1
         if self._uses[column] == 0:
-            del self._uses[column], self._columns[self._keys.pop(column)]
-            heapq.heappush(self._free, column)
-            self._shrink()
+            self._take_back(column)
             self._find_encoded_whole()
 
     def read(self, x: Tensor) -> Tensor:
@@ -86,6 +85,21 @@ class PointTable:
         for sae, columns, features in self._encoded_whole:
             acts.index_copy_(1, columns, sae.encode(x)[:, features])
         return acts
+
+    def _give_column(self, key: _Key) -> None:
+        column = self._take_column()
+        self._columns[key], self._keys[column], self._uses[column] = column, key, 0
+        try:
+            self._fill(column, key.target, key.sae)
+            self._find_encoded_whole()
+        except BaseException:
+            self._take_back(column)
+            raise
+
+    def _take_back(self, column: int) -> None:
+        del self._uses[column], self._columns[self._keys.pop(column)]
+        heapq.heappush(self._free, column)
+        self._shrink()
 
     def _take_column(self) -> int:
         if self._free:
@@ -110,8 +124,6 @@ class PointTable:
         self._threshold[column] = 0.0
         if isinstance(sae.activation, JumpReLU):
             self._threshold[column] = sae.activation.threshold[feature].clamp(min=0.0)
-        if not sae.activation.columnwise:
-            self._find_encoded_whole()
 
     def _find_encoded_whole(self) -> None:
         """The columns of SAEs that have to encode everything, and the features that stand there."""
@@ -120,10 +132,11 @@ class PointTable:
             if key.sae is not None and not key.sae.activation.columnwise:
                 assert isinstance(key.target, FeatureRef)
                 found.setdefault(key.sae, []).append((column, key.target.index))
-        self._encoded_whole = []
+        encoded_whole = []
         for sae, pairs in found.items():
             columns, features = torch.tensor(pairs, device=self._device).unbind(dim=1)
-            self._encoded_whole.append((sae, columns, features))
+            encoded_whole.append((sae, columns, features))
+        self._encoded_whole = encoded_whole
 
     def _shrink(self) -> None:
         """Give back free columns at the end; the order of the others is kept."""
@@ -133,18 +146,19 @@ class PointTable:
         heapq.heapify(self._free)
 
     def _grow(self) -> None:
-        kept, lengths = (self._enc, self._b_enc, self.directions, self._threshold), self.lengths
+        kept, lengths = (self._enc, self.directions, self._b_enc, self._threshold), self.lengths
         capacity = len(self._b_enc)
         self._allocate(2 * capacity)
-        grown = self._enc, self._b_enc, self.directions, self._threshold
+        grown = self._enc, self.directions, self._b_enc, self._threshold
         for new, old in zip(grown, kept, strict=True):
             new[:capacity] = old
         self.lengths[:capacity] = lengths
 
     def _allocate(self, capacity: int) -> None:
-        self.version += 1
-        self._enc = torch.zeros(capacity, self._d_model, device=self._device)
-        self._b_enc = torch.zeros(capacity, device=self._device)
-        self.directions = torch.zeros(capacity, self._d_model, device=self._device)
-        self._threshold = torch.zeros(capacity, device=self._device)
+        # All before any takes the place of what is there, should memory not be enough.
+        vectors = [torch.zeros(capacity, self._d_model, device=self._device) for _ in range(2)]
+        numbers = [torch.zeros(capacity, device=self._device) for _ in range(2)]
+        self._enc, self.directions = vectors
+        self._b_enc, self._threshold = numbers
         self.lengths = np.zeros(capacity, dtype=np.float32)
+        self.version += 1

@@ -114,17 +114,18 @@ class StepPlanner:
     @property
     def program(self) -> Hashable:
         """What the hooks do, but for the numbers in their tensors: while it is equal, a recording of them
-        holds."""
-        kept = 0 if self._kept is None else self._kept.version
+        holds. None without a Room, as nothing is recorded then."""
+        if self._kept is None:
+            return None
         points = tuple((hook_point, *point.versions) for hook_point, point in self._points.items())
-        return self._rows.version, kept, points
+        return self._rows.version, self._kept.version, points
 
     def can_record(self, wishes: Iterable[RequestWishes]) -> bool:
         """Whether steps of these requests have a form that does not depend on the rows.
 
         Where a whole SAE is to be decoded, or encoded for the sake of a few columns, they do not.
         """
-        if any(point.table.encodes_whole for point in self._points.all()):
+        if self._kept is None or any(point.table.encodes_whole for point in self._points.all()):
             return False
         return all(request.is_along_directions for request in wishes)
 

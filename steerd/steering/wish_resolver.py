@@ -76,7 +76,8 @@ class WishResolver:
 
         `saes` are those that it was made for; those that are served now when nothing is said.
 
-        Raises HostError, and holds nothing, for a direction at a hook point that the host does not have.
+        Raises HostError for a direction at a hook point that the host does not have, and OutOfMemoryError;
+        nothing is held then.
         """
         saes = saes or self.saes
         with self._holding(saes) as held:
@@ -90,24 +91,26 @@ class WishResolver:
                 self._reads(sae, steering.numbered, watch, top_k if sae.name in top_k_saes else 0, held)
                 for sae in saes
             ]
-        wishes = RequestWishes(
-            saes=saes,
-            slot=self._take_slot(),
-            prompt_length=len(prompt_ids),
-            include_prompt=include_prompt,
-            after_edit=after_edit,
-            edits=edits,
-            numbered=tuple(
+            numbered = [
                 NumberedTarget(saes.hook_point(each.target), each.target) for each in steering.numbered
-            ),
-            by_sae=tuple(reads for reads in by_sae if reads.features or reads.top_k),
-            triggers=tuple(triggers),
-            tests=tuple(book.tests),
-            lanes=tuple(book.lanes),
-            columns=tuple(held.columns),
-            is_steady=all(edit.coverage.is_steady for edit in edits),
-        )
-        self._put(wishes)
+            ]
+            with self._in_slot() as slot:
+                wishes = RequestWishes(
+                    saes=saes,
+                    slot=slot,
+                    prompt_length=len(prompt_ids),
+                    include_prompt=include_prompt,
+                    after_edit=after_edit,
+                    edits=edits,
+                    numbered=tuple(numbered),
+                    by_sae=tuple(reads for reads in by_sae if reads.features or reads.top_k),
+                    triggers=tuple(triggers),
+                    tests=tuple(book.tests),
+                    lanes=tuple(book.lanes),
+                    columns=tuple(held.columns),
+                    is_steady=all(edit.coverage.is_steady for edit in edits),
+                )
+                self._put(wishes)
         return wishes
 
     def switch(
@@ -121,6 +124,7 @@ class WishResolver:
     ) -> RequestWishes:
         """The wishes of a request whose rows from a position on are edited otherwise; the old ones are void.
 
+        When it raises, they hold what they held, but the request cannot go on: its tests are gone.
         `numbers` are its interventions' among all that the request may have. Slot, readings and triggers
         stay, the tests of these in the state in which they are.
         """
@@ -133,17 +137,17 @@ class WishResolver:
                 book.needs(resolved.trigger.condition)
             num_kept = len(book.tests)
             edits = self._edits(steering, numbers, prompt_ids, first_position, book, held)
-        switched = replace(
-            wishes,
-            edits=edits,
-            tests=tuple(book.tests),
-            lanes=tuple(book.lanes),
-            columns=tuple(held.columns),
-            is_steady=all(edit.coverage.is_steady for edit in edits),
-        )
-        for point in _points(wishes) - _points(switched):
-            self._points[point].lanes.clear(wishes.slot)
-        self._put(switched, num_kept)
+            switched = replace(
+                wishes,
+                edits=edits,
+                tests=tuple(book.tests),
+                lanes=tuple(book.lanes),
+                columns=tuple(held.columns),
+                is_steady=all(edit.coverage.is_steady for edit in edits),
+            )
+            for point in _points(wishes) - _points(switched):
+                self._points[point].lanes.clear(wishes.slot)
+            self._put(switched, num_kept)
         self.give_back(wishes.columns)
         return switched
 
@@ -172,6 +176,16 @@ class WishResolver:
             yield held
         except BaseException:
             self.give_back(held.columns)
+            raise
+
+    @contextmanager
+    def _in_slot(self) -> Iterator[int]:
+        """A slot that is given back should the block fail."""
+        slot = self._take_slot()
+        try:
+            yield slot
+        except BaseException:
+            heapq.heappush(self._free_slots, slot)
             raise
 
     def _edits(
@@ -241,12 +255,17 @@ class WishResolver:
         return held.saes.hook_point(test.target), self._hold(test.target, 0, held)
 
     def _put(self, wishes: RequestWishes, num_kept: int = 0) -> None:
-        """Put tests and lanes in place, all at their start but the first `num_kept` tests."""
-        for point in _points(wishes):
-            tests = [test for test in wishes.tests if test.hook_point == point]
-            lanes = [lane for lane in wishes.lanes if lane.hook_point == point]
-            kept = sum(test.bit < num_kept for test in tests)
-            self._points[point].lanes.put(wishes.slot, tests, lanes, num_kept=kept)
+        """Put tests and lanes in place, all at their start but the first `num_kept` tests; or none."""
+        try:
+            for point in _points(wishes):
+                tests = [test for test in wishes.tests if test.hook_point == point]
+                lanes = [lane for lane in wishes.lanes if lane.hook_point == point]
+                kept = sum(test.bit < num_kept for test in tests)
+                self._points[point].lanes.put(wishes.slot, tests, lanes, num_kept=kept)
+        except BaseException:
+            for point in _points(wishes):
+                self._points[point].lanes.clear(wishes.slot)
+            raise
 
     def _reads(
         self,

@@ -128,6 +128,11 @@ def is_above(above: float = 1, feature: FeatureRef = GOOD, **fields: object) -> 
     return steering.FeatureTest(feature=feature, above=above, **fields)  # type: ignore[arg-type]
 
 
+def is_beyond(num_values: int) -> steering.FeatureTest:
+    direction = steering.Direction(hook_point=EVERYWHERE, values=[1.0] * num_values)
+    return steering.FeatureTest(direction=direction, above=1)
+
+
 def clauses(*tests: Sequence[steering.FeatureTest]) -> steering.Condition:
     return steering.Condition(any_of=[steering.Clause(all_of=all_of) for all_of in tests])
 
@@ -368,6 +373,22 @@ RULES = [
         INVALID,
         f"{TEST}.direction.values",
         ["d_model, 32", "got 1"],
+    ),
+    (
+        triggered("a", "b", condition=clauses([is_beyond(36)])),
+        INVALID,
+        "triggers",
+        ["at most 70 values of directions", "got 72"],
+    ),
+    (
+        pb.GenerateRequest(
+            prompt="a",
+            interventions=[along()],
+            triggers=triggered("a", condition=clauses([is_beyond(39)])).triggers,
+        ),
+        INVALID,
+        "triggers",
+        ["at most 70 values of directions", "got 71"],
     ),
     (triggered("a", "b", "c"), INVALID, "triggers", ["at most 2 triggers", "got 3"]),
     (triggered("A b"), INVALID, "triggers[0].name", ["[a-z0-9_-]{1,40}", "'A b'"]),

@@ -5,12 +5,15 @@ from __future__ import annotations
 import random
 from collections import Counter
 from dataclasses import replace
+from itertools import count
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
 from steerd.sae.autoencoder import SparseAutoencoder
+from steerd.sae.config_file import Architecture
 from steerd.steering.intervention import FeatureRef, unit_direction
 from steerd.steering.point_table import INITIAL_CAPACITY, PointTable
 from tests.tiny_saes import random_sae
@@ -177,3 +180,39 @@ def test_the_lengths_of_directions_stand_in_their_columns() -> None:
 
     assert table.lengths[columns] == pytest.approx(np.arange(1, D_SAE + 1), rel=1e-5)
     assert table.lengths[along] == 1.0
+
+
+@pytest.mark.parametrize("architecture", ["jumprelu", "topk"])
+def test_what_cannot_be_filled_in_holds_no_column(architecture: Architecture) -> None:
+    """Asked for again it fails again; who comes next reads right."""
+    sae = random_sae(architecture=architecture)
+    table = empty_table()
+    kept = table.acquire(ref(4), sae)
+    for _ in range(2):
+        with pytest.raises(IndexError):
+            table.acquire(ref(10**6), sae)
+        assert table.num_columns == 1
+
+    check_reads(table, sae, {4: kept, 5: table.acquire(ref(5), sae)})
+    assert table.num_columns == 2
+
+
+def test_a_table_that_cannot_grow_stays_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
+    sae = random_sae(d_sae=INITIAL_CAPACITY + 1)
+    table = empty_table()
+    columns = {feature: table.acquire(ref(feature), sae) for feature in range(INITIAL_CAPACITY)}
+    calls, zeros = count(), torch.zeros
+
+    def out_of_memory(*size: Any, **options: Any) -> torch.Tensor:
+        if next(calls) == 2:
+            raise torch.OutOfMemoryError("no room")
+        return zeros(*size, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(torch, "zeros", out_of_memory)
+        with pytest.raises(torch.OutOfMemoryError):
+            table.acquire(ref(INITIAL_CAPACITY), sae)
+    check_reads(table, sae, columns)
+
+    columns[INITIAL_CAPACITY] = table.acquire(ref(INITIAL_CAPACITY), sae)
+    check_reads(table, sae, columns)
