@@ -9,15 +9,18 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from sae_train.activations.activation_cache import Split
-from sae_train.activations.activation_scale import ActivationScale
+from sae_train.activations.activation_scale import ActivationScale, estimate_scale
 from sae_train.activations.harvest import harvest
 from sae_train.activations.run_corpus import block_stream, open_cache
-from sae_train.config import Config
+from sae_train.config import Config, DataConfig
 from sae_train.config_file import load_config
 from sae_train.corpus.counts import CorpusCounts
 from sae_train.corpus.documents import CorpusError
 from sae_train.export.export import export_sae, measure, measure_in_passing
+from sae_train.features.feature_pages import feature_pages
 from sae_train.labels.label_folder import LabelWish, label_folder
 from sae_train.ranks import ALONE, Ranks, joined_ranks
 from sae_train.surroundings import Surroundings
@@ -25,10 +28,12 @@ from sae_train.training.checkpoint import CheckpointError
 from sae_train.training.run_log import RunLog
 from sae_train.training.run_setup import start_training
 from sae_train.training.trainer import Trainer
-from steerd.errors import ConfigError, SaeFileError
+from steerd.errors import ConfigError
 from steerd.host.hook_point import HookPoint
 from steerd.host.host_model import HostModel
-from steerd.sae.sae_file import SaeBundle, SaeMetadata, load_sae
+from steerd.sae.sae_file import SaeBundle, SaeMetadata, load_sae, save_notes
+
+_SCALE_ROWS = 8192
 
 CONFIG_COPY = "config.toml"
 EXPORTED = "saes"
@@ -71,11 +76,30 @@ def evaluate(folder: Path, config_path: Path) -> dict[str, Any]:  # Any: JSON va
 
 
 def label(folder: Path, config_path: Path, wish: LabelWish) -> dict[str, Any]:  # Any: JSON values
-    """Test the labels of an SAE folder on such tokens, and note in the folder what was found."""
+    """Test the labels of an SAE folder on such tokens, and note in the folder what was found.
+
+    Features that nobody has described yet, such as an imported SAE's, are described first, from training
+    tokens.
+    """
     with _around_folder(folder, config_path) as (bundle, scale, around):
+        if bundle.notes is None or bundle.statistics is None:
+            bundle = _described(folder, bundle, scale, around)
         summary = label_folder(folder, bundle, scale, around, wish)
         around.log.write("labels", sae=folder.name, summary=summary)
     return summary
+
+
+def _described(folder: Path, bundle: SaeBundle, scale: ActivationScale, around: Surroundings) -> SaeBundle:
+    """Write statistics and notes of all features into the folder."""
+    hook_point = HookPoint.parse(bundle.metadata.hook_point)
+    tokens = around.config.evaluation.statistics_tokens
+    _harvest("train", around, (hook_point,), tokens=tokens)
+    stage = around.log.stage("features", tokens)
+    statistics, notes = feature_pages(
+        bundle.sae, around.host, around.cache, hook_point, scale, tokens=tokens, on_tokens=stage.advance
+    )
+    save_notes(folder, notes, statistics)
+    return dataclasses.replace(bundle, statistics=statistics, notes=notes)
 
 
 @contextmanager
@@ -85,15 +109,15 @@ def _around_folder(
     """An SAE folder among held-out activations of its hook point."""
     config = load_config(config_path)
     bundle = load_sae(folder)
-    scale = _recorded_scale(bundle, config, folder)
     with _surroundings(config, ALONE) as around:
         if bundle.metadata.d_model != around.host.d_model:
             raise ConfigError(
                 f"host.name: {around.host.name} has d_model {around.host.d_model}, "
                 f"but {folder} was trained at {bundle.metadata.d_model}"
             )
-        _harvest("held_out", around, (HookPoint.parse(bundle.metadata.hook_point),))
-        yield bundle, scale, around
+        hook_point = HookPoint.parse(bundle.metadata.hook_point)
+        _harvest("held_out", around, (hook_point,))
+        yield bundle, _scale(bundle, hook_point, around), around
 
 
 @contextmanager
@@ -106,12 +130,12 @@ def _surroundings(config: Config, ranks: Ranks) -> Iterator[Surroundings]:
         yield Surroundings(config=config, cache=cache, host=host, log=log)
 
 
-def _harvest(split: Split, around: Surroundings, hook_points: tuple[HookPoint, ...]) -> None:
+def _harvest(
+    split: Split, around: Surroundings, hook_points: tuple[HookPoint, ...], *, tokens: int | None = None
+) -> None:
+    """Fill the cache up to so many tokens, by default as many as are configured."""
     data, log = around.config.data, around.log
-    if split == "train":
-        wanted = data.tokens if data.cached_tokens is None else min(data.tokens, data.cached_tokens)
-    else:
-        wanted = data.held_out_tokens
+    wanted = _configured_tokens(split, data) if tokens is None else tokens
     counts = CorpusCounts()
     stage = log.stage("harvest" if split == "train" else "held out", wanted)
     harvest(
@@ -137,6 +161,12 @@ def _harvest(split: Split, around: Surroundings, hook_points: tuple[HookPoint, .
         )
 
 
+def _configured_tokens(split: Split, data: DataConfig) -> int:
+    if split == "held_out":
+        return data.held_out_tokens
+    return data.tokens if data.cached_tokens is None else min(data.tokens, data.cached_tokens)
+
+
 def _trainer(around: Surroundings, ranks: Ranks) -> Trainer:
     return start_training(
         around.config,
@@ -158,8 +188,12 @@ def _keep_config(config_path: Path, folder: Path) -> None:
     (folder / CONFIG_COPY).write_text(config_path.read_text(encoding="utf-8"), encoding="utf-8")
 
 
-def _recorded_scale(bundle: SaeBundle, config: Config, folder: Path) -> ActivationScale:
+def _scale(bundle: SaeBundle, hook_point: HookPoint, around: Surroundings) -> ActivationScale:
+    """What the SAE's training measured, or, where nothing says it, what held-out rows have."""
     median = bundle.metadata.provenance.get("median_resid_norm")
-    if not isinstance(median, float):
-        raise SaeFileError(f"{folder}: steerd.json: median_resid_norm must be a number, found {median!r}")
-    return ActivationScale(median_norm=median, outlier_limit=median * config.training.outlier_norm, scale=1.0)
+    outlier_norm = around.config.training.outlier_norm
+    if isinstance(median, float):
+        return ActivationScale(median_norm=median, outlier_limit=median * outlier_norm, scale=1.0)
+    shard = next(around.cache.shards("held_out", (hook_point,)))
+    rows = np.flatnonzero(shard.keep)[:_SCALE_ROWS]
+    return estimate_scale(shard.read(hook_point, rows), outlier_norm=outlier_norm)

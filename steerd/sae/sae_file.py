@@ -173,14 +173,24 @@ def save_sae(folder: Path, bundle: SaeBundle, *, weights_dtype: torch.dtype = to
     )
 
 
-def save_notes(folder: Path, notes: Sequence[FeatureNote]) -> None:
-    """Replace the notes of an SAE folder whole or not at all, and nothing else in it; raises SaeFileError."""
-    path = _required(_files_in(folder), CONFIG_FILE, folder).with_name(NOTES_FILE)
-    content = notes_bytes(notes, read_config(path.with_name(CONFIG_FILE)).d_sae, path)
-    try:
-        write_whole_file(path, content)
-    except OSError as error:
-        raise SaeFileError(f"{path}: cannot be written: {error}") from error
+def save_notes(
+    folder: Path, notes: Sequence[FeatureNote], statistics: FeatureStatistics | None = None
+) -> None:
+    """Replace the notes of an SAE folder, and the statistics where there are any, and nothing else in it.
+
+    Each file is written whole or not at all, the notes last. Raises SaeFileError.
+    """
+    config = _required(_files_in(folder), CONFIG_FILE, folder)
+    d_sae = read_config(config).d_sae
+    files = {NOTES_FILE: notes_bytes(notes, d_sae, folder / NOTES_FILE)}
+    if statistics is not None:
+        content = statistics_bytes(statistics, d_sae, folder / STATISTICS_FILE)
+        files = {STATISTICS_FILE: content} | files
+    for name, content in files.items():
+        try:
+            write_whole_file(config.with_name(name), content)
+        except OSError as error:
+            raise SaeFileError(f"{folder / name}: cannot be written: {error}") from error
 
 
 def _identity(folder: Path) -> tuple[int, int, int]:

@@ -48,6 +48,10 @@ mode = "block"
 
 [training]
 tokens = 100
+
+[evaluation]
+statistics_tokens = 1000
+cross_entropy_tokens = 500
 """
 WRITTEN = "the letter e"
 
@@ -134,6 +138,26 @@ def test_without_a_judge_every_label_is_tested_by_its_words(
     )
     assert all(len(note.sampled) == 2 for note in notes if note.scores)
     assert all(note.written is None for note in notes)
+
+
+def test_an_sae_that_nobody_has_described_is_described_first(
+    sae: SparseAutoencoder, place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    metadata = SaeMetadata.describe(sae, name="new", model_name="x", hook_point="blocks.1.hook_resid_post")
+    save_sae(tmp_path / "new", SaeBundle(sae, metadata))
+    weights = load_sae(tmp_path / "new").metadata.weights_sha256
+
+    assert labels(tmp_path / "new", place) == 0
+    assert main(["evaluate", str(tmp_path / "new"), str(place / "train.toml")]) == 0
+
+    capsys.readouterr()
+    described = load_sae(tmp_path / "new")
+    assert described.metadata.weights_sha256 == weights
+    assert described.statistics is not None
+    assert 0.005 < float(described.statistics.density.mean()) < 0.1
+    assert described.notes is not None
+    assert sum(bool(note.scores) for note in described.notes) > 5
+    assert len({note.label for note in described.notes}) > 5
 
 
 def test_a_judge_writes_labels_and_tests_both(folder: Path, place: Path) -> None:
