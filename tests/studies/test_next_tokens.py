@@ -41,7 +41,8 @@ def found() -> NextTokens:
     )
     wish = NextTokenWish(FEATURE, NEUTRAL, PROMPTS, CONTROLS, ways, Steering())
     with serving(host=host) as engine:
-        study = NextTokenStudy(host, tiny_saes(host), engine.steered_forward, wish, slice_tokens=30)
+        saes = tiny_saes(host)
+        study = NextTokenStudy(host, saes, engine.steered_forward(saes), wish, slice_tokens=30)
         result = begin(engine, study).wait()
     assert isinstance(result, NextTokens)
     return result
@@ -120,7 +121,8 @@ def test_a_part_has_no_effects() -> None:
     ways = ((Steering(),) * 2,)
     wish = NextTokenWish(FEATURE, NEUTRAL, PROMPTS[:1], CONTROLS[:1], ways, Steering())
     with serving(host=host) as engine:
-        study = NextTokenStudy(host, tiny_saes(host), engine.steered_forward, wish, slice_tokens=30)
+        saes = tiny_saes(host)
+        study = NextTokenStudy(host, saes, engine.steered_forward(saes), wish, slice_tokens=30)
 
         part = study.result()
 
