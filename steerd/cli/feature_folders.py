@@ -11,7 +11,7 @@ from steerd.sae.sae_file import NOTES_FILE, load_sae
 from steerd.starters import sae_folder
 from steerd.steering.intervention import FeatureRef
 from steerd.steering.loaded_saes import LoadedSae, loaded_sae
-from steerd.studies.feature_matches import FeatureMatch, FeatureMatches, Side
+from steerd.studies.feature_matches import FeatureMatches, Side
 from steerd.studies.feature_page import FeaturePage
 from steerd.studies.known_features import known_page, words_matched
 from steerd.studies.nearest import directions, nearest_in
@@ -25,12 +25,6 @@ class FeatureFolders:
     def __init__(self, names: Sequence[str]) -> None:
         """Starters by name, others by path. Raises SaeFileError."""
         self._saes = [_loaded(name) for name in dict.fromkeys(names)]
-
-    @property
-    def described(self) -> str:
-        """What was searched, in words."""
-        names = ", ".join(sae.name for sae in self._saes)
-        return f"{sum(sae.sae.d_sae for sae in self._saes)} features of {names}"
 
     def search(self, words: Sequence[str], limit: int) -> FeatureMatches:
         """The features that words ask for; raises SaeFileError when an SAE has nothing to search in."""
@@ -48,13 +42,14 @@ class FeatureFolders:
         others = (match for match in near if match.feature != feature)
         return replace(known_page(sae, feature.index), neighbours=tuple(others)[:_NEIGHBOURS])
 
-    def nearest(self, feature: FeatureRef, side: Side, limit: int) -> list[FeatureMatch]:
+    def nearest(self, feature: FeatureRef, side: Side, limit: int) -> FeatureMatches:
         """The features of all folders that point most like one of them; raises NotFound."""
         direction = directions(self._of(feature), side)[feature.index]
         same_width = [sae for sae in self._saes if sae.sae.d_model == len(direction)]
         found = [match for sae in same_width for match in nearest_in(sae, direction, side, limit + 1)]
         found.sort(key=lambda match: -match.match)
-        return [match for match in found if match.feature != feature][:limit]
+        others = tuple(match for match in found if match.feature != feature)[:limit]
+        return FeatureMatches(others, found=sum(sae.sae.d_sae for sae in same_width))
 
     def _of(self, feature: FeatureRef) -> LoadedSae:
         found = next((sae for sae in self._saes if sae.name == feature.sae), None)

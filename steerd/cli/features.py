@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from steerd.cli import arguments
 from steerd.cli.feature_pages import matches_table, print_page
+from steerd.cli.study_progress import progress_teller
 from steerd.cli.terminal import open_console
 from steerd.cli.text_files import read_texts
 from steerd.client_channel import DEFAULT_ADDRESS
@@ -16,7 +19,8 @@ from steerd.errors import ConfigError
 from steerd.feature_client import FeatureClient
 from steerd.starters import STARTERS
 from steerd.steering.intervention import FeatureRef
-from steerd.studies.feature_matches import Side
+from steerd.studies.feature_matches import FeatureMatches, Side, TextMatches
+from steerd.studies.feature_page import FeaturePage
 from steerd.study_wire.feature_search import NearestCall, TextSearchCall
 from steerd.study_wire.study_text import StudyText
 
@@ -63,6 +67,8 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     add("--on-file", type=Path, metavar="FILE", help="more such texts: a line each, or .jsonl")
     add("--not-on-file", type=Path, metavar="FILE", help="likewise")
     add("--raw", action="store_true", help="take --on and --not-on as plain text, not as what a user says")
+    add("--max-seconds", type=float, default=0.0, metavar="S", help="then tell of the texts read so far")
+    add("--json", action="store_true", help="print the answer as JSON")
     add("--server", action="store_true", help=f"ask the server at {DEFAULT_ADDRESS}")
     add("--address", metavar="HOST:PORT", help="ask the server there")
     parser.set_defaults(run=run)
@@ -78,50 +84,59 @@ def run(options: argparse.Namespace) -> int:
         raise ConfigError("--not-on needs --on: texts on which the features are to fire")
     if options.server or options.address or by_texts:
         with FeatureClient(options.address or DEFAULT_ADDRESS) as client:
-            _ask(client, options)
+            _show(_from_server(client, options), options)
     else:
         from steerd.cli.feature_folders import FeatureFolders  # costs torch, which a server spares
 
-        _read(FeatureFolders(options.sae or STARTERS), options)
+        _show(_from_folders(FeatureFolders(options.sae or STARTERS), options), options)
     return 0
 
 
-def _ask(client: FeatureClient, options: argparse.Namespace) -> None:
-    """Answer from a server."""
-    console, saes, limit = open_console(), tuple(options.sae), options.limit
+Answer = FeaturePage | FeatureMatches | TextMatches
+
+
+def _from_server(client: FeatureClient, options: argparse.Namespace) -> Answer:
+    saes, limit = tuple(options.sae), options.limit
     if options.feature is not None:
-        print_page(client.feature(_feature(options)), console)
-    elif options.near is not None:
-        near = client.nearest(NearestCall(near=options.near, saes=saes, side=_side(options), limit=limit))
-        console.print(matches_table(near.features, "cosine"))
-    elif options.on or options.on_file:
+        return client.feature(_feature(options))
+    if options.near is not None:
+        return client.nearest(NearestCall(near=options.near, saes=saes, side=_side(options), limit=limit))
+    if options.on or options.on_file:
         call = TextSearchCall(
             fires_on=_texts(options.on, options.on_file, options.raw),
             not_on=_texts(options.not_on, options.not_on_file, options.raw),
             saes=saes,
             limit=limit,
+            max_seconds=options.max_seconds,
         )
-        found = client.search_by_texts(call)
-        if not found.complete:
-            console.print(f"ended early, after {found.texts} texts", style="yellow")
-        console.print(matches_table(found.features, "match"))
-    else:
-        words = client.search(options.words, saes=saes, limit=limit)
-        console.print(matches_table(words.features, "match" if options.words else ""))
-        console.print(f"{len(words.features)} of {words.found} matches")
+        return client.search_by_texts(call, progress_teller())
+    return client.search(options.words, saes=saes, limit=limit)
 
 
-def _read(folders: FeatureFolders, options: argparse.Namespace) -> None:
-    """Answer from SAE folders."""
-    console = open_console()
+def _from_folders(folders: FeatureFolders, options: argparse.Namespace) -> Answer:
     if options.feature is not None:
-        print_page(folders.page(_feature(options)), console)
-    elif options.near is not None:
-        console.print(matches_table(folders.nearest(options.near, _side(options), options.limit), "cosine"))
-    else:
-        words = folders.search(options.words, options.limit)
-        console.print(matches_table(words.features, "match" if options.words else ""))
-        console.print(f"{len(words.features)} of {words.found} matches among {folders.described}")
+        return folders.page(_feature(options))
+    if options.near is not None:
+        return folders.nearest(options.near, _side(options), options.limit)
+    return folders.search(options.words, options.limit)
+
+
+def _show(answer: Answer, options: argparse.Namespace) -> None:
+    console = open_console()
+    if options.json:
+        console.print_json(json.dumps(asdict(answer)))
+        return
+    match answer:
+        case FeaturePage():
+            print_page(answer, console)
+        case TextMatches():
+            console.print(matches_table(answer.features, "match"))
+            early = "" if answer.complete else ", ended early"
+            console.print(f"{len(answer.features)} features by {answer.texts} texts{early}")
+        case FeatureMatches():
+            measure = "cosine" if options.near else "match" if options.words else ""
+            console.print(matches_table(answer.features, measure))
+            console.print(f"{len(answer.features)} of {answer.found} features")
 
 
 def _feature(options: argparse.Namespace) -> FeatureRef:

@@ -77,12 +77,13 @@ def words_of(message: pb.SearchFeaturesResponse) -> FeatureMatches:
 
 def nearest_message(matches: FeatureMatches) -> pb.NearestFeaturesResponse:
     """What is near."""
-    return pb.NearestFeaturesResponse(features=map(match_message, matches.features))
+    features = map(match_message, matches.features)
+    return pb.NearestFeaturesResponse(features=features, searched=matches.found)
 
 
 def nearest_of(message: pb.NearestFeaturesResponse) -> FeatureMatches:
     """What is near, as a message tells it."""
-    return FeatureMatches(tuple(map(match_of, message.features)), len(message.features))
+    return FeatureMatches(tuple(map(match_of, message.features)), message.searched)
 
 
 def text_matches_message(matches: TextMatches) -> pb.SearchByTextsResult:

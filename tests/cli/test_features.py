@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -23,7 +24,7 @@ def test_matches_are_listed_with_their_figures(tmp_path: Path, capsys: pytest.Ca
 
     output = capsys.readouterr().out
     assert "label of 0" in output
-    assert "3 of 8 matches" in output
+    assert "3 of 8 features" in output
 
 
 def test_one_feature_is_shown_with_its_examples(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -81,9 +82,10 @@ def test_folders_are_searched_together(tmp_path: Path, capsys: pytest.CaptureFix
     page = capsys.readouterr().out
 
     assert re.findall(r"(one|two):5 ", words) == ["one", "two"]
-    assert "2 of 2 matches among 16 features of one, two" in words
+    assert "2 of 2 features" in words
     assert len(re.findall(r"(one|two):\d", near)) == 4
     assert not re.search(r"one:5 ", near)
+    assert "4 of 16 features" in near
     assert "two:3  label of 3" in page
     assert len(re.findall(r"two:\d", page)) == 8  # its own line and seven neighbours
 
@@ -101,13 +103,28 @@ def test_a_server_is_asked_when_it_is_named(capsys: pytest.CaptureFixture[str]) 
         assert main(["features", "--on", "rain", "--not-on", "sun", "--limit", "2", "--raw", *address]) == 0
         texts = capsys.readouterr().out
 
-    assert "2 of 2 matches" in words
+    assert "2 of 2 features" in words
     assert "late:7  label of 7" in page
     assert "suppresses" in page
     assert len(re.findall(r"early:\d", near)) == 3
     assert "cosine" in near
     assert "fires on" in texts
+    assert "features by 2 texts" in texts
     assert len(re.findall(r"(early|late):\d", texts)) <= 2
+
+
+def test_an_answer_can_be_had_as_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    save_sae(tmp_path / "sae", bundle_of(random_sae(d_sae=8)))
+    options = ["--sae", str(tmp_path / "sae"), "--json"]
+
+    assert main(["features", "label", "3", *options]) == 0
+    matches = json.loads(capsys.readouterr().out)
+    assert main(["features", "--feature", "3", *options]) == 0
+    page = json.loads(capsys.readouterr().out)
+
+    assert [found["feature"] for found in matches["features"]] == [{"sae": "sae", "index": 3}]
+    assert page["labels"] == [{"text": "label of 3", "scores": [], "by": ""}]
+    assert page["contexts"][0]["tokens"][2] == "\N{SNOWMAN}"
 
 
 @pytest.mark.parametrize(

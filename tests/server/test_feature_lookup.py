@@ -93,6 +93,7 @@ def test_neighbours_are_found_across_layers(server: RunningServer, client: Featu
     assert [match.feature.index for match in near.features] == best.indices.tolist()
     assert [match.match for match in near.features] == pytest.approx(best.values.tolist(), abs=1e-5)
     assert [match.feature for match in by_vector.features] == [match.feature for match in near.features]
+    assert near.found == 64
     assert client.nearest(NearestCall(near=FeatureRef("early", 3), side="encoder")).features[0].match < 1
 
 

@@ -2351,6 +2351,9 @@ class NearestFeaturesResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     FEATURES_FIELD_NUMBER: _builtins.int
+    SEARCHED_FIELD_NUMBER: _builtins.int
+    searched: _builtins.int
+    """How many features were compared."""
     @_builtins.property
     def features(self) -> _containers.RepeatedCompositeFieldContainer[_feature_description_pb2.FoundFeature]:
         """Nearest first; `match` is the cosine."""
@@ -2359,10 +2362,11 @@ class NearestFeaturesResponse(_message.Message):
         self,
         *,
         features: _abc.Iterable[_feature_description_pb2.FoundFeature] | None = ...,
+        searched: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["features", b"features"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["features", b"features", "searched", b"searched"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
