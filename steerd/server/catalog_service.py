@@ -124,6 +124,7 @@ def _limits(config: Config) -> pb.Limits:
         max_study_tokens=limits.max_study_tokens,
         max_ranked_features=limits.max_ranked_features,
         max_study_values=limits.max_study_values,
+        max_gradient_tokens=limits.max_gradient_tokens,
     )
 
 

@@ -89,10 +89,10 @@ def swapped_slots(planner: StepPlanner) -> None:
     """Each request of a step is given what another one asks."""
     plan = planner.plan
 
-    def swapped(spans: Sequence[RowSpan], wishes: dict) -> object:
+    def swapped(spans: Sequence[RowSpan], wishes: dict, padding: int) -> object:
         ids = [span.request_id for span in spans]
         others = dict(zip(ids, [*ids[1:], *ids[:1]], strict=True))
-        return plan(spans, {request_id: wishes[other] for request_id, other in others.items()})
+        return plan(spans, {request_id: wishes[other] for request_id, other in others.items()}, padding)
 
     planner.plan = swapped
 
@@ -114,11 +114,11 @@ def last_come_unserved(planner: StepPlanner) -> None:
     """The last request of a step is not steered, unless it is alone."""
     plan = planner.plan
 
-    def unfair(spans: Sequence[RowSpan], wishes: dict) -> object:
+    def unfair(spans: Sequence[RowSpan], wishes: dict, padding: int) -> object:
         last = spans[-1].request_id
         if len(spans) == 1:
-            return plan(spans, wishes)
-        return plan(spans, wishes | {last: replace(wishes[last], edits=())})
+            return plan(spans, wishes, padding)
+        return plan(spans, wishes | {last: replace(wishes[last], edits=())}, padding)
 
     planner.plan = unfair
 
@@ -148,10 +148,10 @@ def states_lost(planner: StepPlanner) -> None:
     """What fired in one step is forgotten in the next."""
     plan = planner.plan
 
-    def forgetful(spans: Sequence[RowSpan], wishes: dict) -> object:
+    def forgetful(spans: Sequence[RowSpan], wishes: dict, padding: int) -> object:
         for point in planner._points.all():
             point.lanes._tests["on"].zero_()
-        return plan(spans, wishes)
+        return plan(spans, wishes, padding)
 
     planner.plan = forgetful
 
@@ -173,7 +173,7 @@ def change_edits(planner: StepPlanner, change: Callable[[Edits, Sequence[int]], 
 
 def change_spans(planner: StepPlanner, change: Callable[[RowSpan], RowSpan]) -> None:
     plan = planner.plan
-    planner.plan = lambda spans, wishes: plan([change(span) for span in spans], wishes)
+    planner.plan = lambda spans, wishes, padding: plan([change(span) for span in spans], wishes, padding)
 
 
 SABOTAGES: list[tuple[Check, Sabotage, EngineConfig]] = [

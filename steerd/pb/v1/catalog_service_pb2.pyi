@@ -207,6 +207,7 @@ class Limits(_message.Message):
     MAX_STUDY_TOKENS_FIELD_NUMBER: _builtins.int
     MAX_RANKED_FEATURES_FIELD_NUMBER: _builtins.int
     MAX_STUDY_VALUES_FIELD_NUMBER: _builtins.int
+    MAX_GRADIENT_TOKENS_FIELD_NUMBER: _builtins.int
     max_new_tokens: _builtins.int
     """Largest sampling.max_new_tokens."""
     default_max_new_tokens: _builtins.int
@@ -251,6 +252,8 @@ class Limits(_message.Message):
     """Most features that a study ranks."""
     max_study_values: _builtins.int
     """Most numbers that a study tells of one text."""
+    max_gradient_tokens: _builtins.int
+    """Longest prompt with its answers, in tokens, of a study that needs gradients."""
     def __init__(
         self,
         *,
@@ -276,10 +279,11 @@ class Limits(_message.Message):
         max_study_tokens: _builtins.int = ...,
         max_ranked_features: _builtins.int = ...,
         max_study_values: _builtins.int = ...,
+        max_gradient_tokens: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["default_max_new_tokens", b"default_max_new_tokens", "max_continuations", b"max_continuations", "max_direction_values", b"max_direction_values", "max_interventions", b"max_interventions", "max_magnitude", b"max_magnitude", "max_new_tokens", b"max_new_tokens", "max_presets", b"max_presets", "max_prompt_characters", b"max_prompt_characters", "max_ranked_features", b"max_ranked_features", "max_request_seconds", b"max_request_seconds", "max_scope_items", b"max_scope_items", "max_stop_characters", b"max_stop_characters", "max_stop_strings", b"max_stop_strings", "max_study_seconds", b"max_study_seconds", "max_study_texts", b"max_study_texts", "max_study_tokens", b"max_study_tokens", "max_study_values", b"max_study_values", "max_tests", b"max_tests", "max_text_tokens", b"max_text_tokens", "max_top_k", b"max_top_k", "max_triggers", b"max_triggers", "max_watched_features", b"max_watched_features"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["default_max_new_tokens", b"default_max_new_tokens", "max_continuations", b"max_continuations", "max_direction_values", b"max_direction_values", "max_gradient_tokens", b"max_gradient_tokens", "max_interventions", b"max_interventions", "max_magnitude", b"max_magnitude", "max_new_tokens", b"max_new_tokens", "max_presets", b"max_presets", "max_prompt_characters", b"max_prompt_characters", "max_ranked_features", b"max_ranked_features", "max_request_seconds", b"max_request_seconds", "max_scope_items", b"max_scope_items", "max_stop_characters", b"max_stop_characters", "max_stop_strings", b"max_stop_strings", "max_study_seconds", b"max_study_seconds", "max_study_texts", b"max_study_texts", "max_study_tokens", b"max_study_tokens", "max_study_values", b"max_study_values", "max_tests", b"max_tests", "max_text_tokens", b"max_text_tokens", "max_top_k", b"max_top_k", "max_triggers", b"max_triggers", "max_watched_features", b"max_watched_features"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
