@@ -7,9 +7,10 @@ from collections.abc import Sequence
 from rich.console import Console
 from rich.table import Table
 
-from steerd.cli.label_text import label_line, score_text
+from steerd.cli.label_text import label_line, value_text
 from steerd.cli.tables import named
 from steerd.cli.token_painter import painted
+from steerd.sae.feature_label import FeatureLabel
 from steerd.sae.feature_note import FeatureExample
 from steerd.studies.feature_matches import FeatureMatch
 from steerd.studies.feature_page import FeaturePage, TokenEffect
@@ -19,7 +20,7 @@ _SHOWN_TOKENS = 8
 
 def matches_table(matches: Sequence[FeatureMatch], measure: str) -> Table:
     """A row a feature; `measure` names the column of how well it matches, none without."""
-    table = Table("feature", "label", "score")
+    table = Table("feature", "label", "score", "strong")
     texts = any(match.texts is not None for match in matches)
     for heading in (measure, *(("fires on", "elsewhere") if texts else ()), "density", "max"):
         if heading:
@@ -32,14 +33,21 @@ def matches_table(matches: Sequence[FeatureMatch], measure: str) -> Table:
 
 
 def _row(match: FeatureMatch, *, has_measure: bool) -> list[str]:
-    label = match.label
-    row = [named(match.feature), label.text if label else "", score_text(label.score) if label else ""]
+    row = [named(match.feature), *_label(match.label)]
     if has_measure:
         row.append(f"{match.match:.2f}")
     if match.texts is not None:
         row += [str(match.texts.fired_on), str(match.texts.fired_elsewhere)]
     row += _figures(match.density, match.max_activation)
     return [*row, _quoted(match.top_tokens), _quoted(match.promoted_tokens)]
+
+
+def _label(label: FeatureLabel | None) -> tuple[str, str, str]:
+    """Text, score, and score where the feature is strongly active."""
+    if label is None:
+        return "", "", ""
+    strong = label.score and label.score.strong
+    return label.text, value_text(label.score), "" if strong is None else f"{strong:.2f}"
 
 
 def print_page(page: FeaturePage, console: Console) -> None:

@@ -5,16 +5,14 @@ from __future__ import annotations
 from steerd.sae.feature_label import FeatureLabel, LabelScore
 
 
-def score_text(score: LabelScore | None) -> str:
+def value_text(score: LabelScore | None) -> str:
     """A score for a column of a table."""
-    if score is None:
-        return "untested"
-    return f"{score.value:.2f}{' fails' if score.fails else ''}{_strong(score)}"
+    return "untested" if score is None else f"{score.value:.2f}{' fails' if score.fails else ''}"
 
 
 def label_text(label: FeatureLabel) -> str:
     """A label and its one score, for where there is no column for it."""
-    return f"{label.text} [{score_text(label.score)}]"
+    return f"{label.text} [{value_text(label.score)}{_strong(label.score)}]"
 
 
 def brief_text(label: FeatureLabel) -> str:
@@ -36,5 +34,5 @@ def _found(score: LabelScore) -> str:
     return f"{score.method} {value}{judge}{fails}{_strong(score)}"
 
 
-def _strong(score: LabelScore) -> str:
-    return "" if score.strong is None else f", {score.strong:.2f} where strong"
+def _strong(score: LabelScore | None) -> str:
+    return "" if score is None or score.strong is None else f", {score.strong:.2f} where strong"
