@@ -4,6 +4,7 @@
   const graph = document.querySelector(".graph");
   if (!graph) return;
   const side = document.getElementById("side");
+  const empty = [...side.childNodes];
   const MOST = 8;
 
   const list = (heading, found) => {
@@ -26,7 +27,8 @@
     for (const each of graph.querySelectorAll(".node")) each.classList.toggle("chosen", Number(each.dataset.node) === node);
     for (const each of graph.querySelectorAll(".edge"))
       each.classList.toggle("shown", Number(each.dataset.source) === node || Number(each.dataset.target) === node);
-    side.replaceChildren();
+    side.classList.toggle("soft", node === null);
+    side.replaceChildren(...(node === null ? empty : []));
     if (node === null) return;
     const heading = document.createElement("h2");
     heading.textContent = node < 0 ? "The answer" : names[node];

@@ -6,6 +6,7 @@ import dataclasses
 import math
 
 import pytest
+import torch
 
 from steerd.errors import InvalidRequest
 from steerd.host.host_model import HostModel
@@ -13,6 +14,7 @@ from steerd.host.int8_head import quantize_head
 from steerd.steering.intervention import Add, FeatureRef
 from steerd.steering.loaded_saes import LoadedSaes
 from steerd.studies.attribution.metric import AnswerLogprob, Metric, TokenLogit
+from steerd.studies.attribution.rank_correlation import rank_correlation
 from steerd.studies.attribution.result import Attribution, NodeKind, NodeRole
 from steerd.studies.attribution.study import Attributing
 from steerd.studies.attribution.wish import AttributionWish, Method
@@ -42,7 +44,11 @@ def wish_for(text: str, metric: Metric, **changes) -> AttributionWish:
 
 def attributed(planted, wish: AttributionWish, slice_tokens: int = 64) -> Attribution:
     host, saes = planted
-    study = Attributing(host, [saes.get(name) for name in wish.saes], wish, slice_tokens=slice_tokens)
+    return attributed_with(host, [saes.get(name) for name in wish.saes], wish, slice_tokens)
+
+
+def attributed_with(host: HostModel, saes, wish: AttributionWish, slice_tokens: int = 64) -> Attribution:
+    study = Attributing(host, saes, wish, slice_tokens=slice_tokens)
     for _ in study.run():
         pass
     return study.result()
@@ -212,10 +218,7 @@ def test_beside_requests_of_an_engine_it_gives_what_it_gives_alone():
         recorder.wait()
         found = studied.wait()
 
-    study = Attributing(alone, loaded(alone, point), wish, slice_tokens=64)
-    for _ in study.run():
-        pass
-    expected = study.result()
+    expected = attributed_with(alone, loaded(alone, point), wish)
     assert isinstance(found, Attribution)
     assert found.complete
     assert found.value == pytest.approx(expected.value, abs=1e-4)
@@ -223,6 +226,21 @@ def test_beside_requests_of_an_engine_it_gives_what_it_gives_alone():
     assert [n.attribution for n in found.nodes] == pytest.approx(
         [n.attribution for n in expected.nodes], abs=1e-4
     )
+
+
+def test_a_host_in_bfloat16_is_attributed_in_float32():
+    host, exact = (make_tiny_host(dtype=dtype, seed=3) for dtype in (torch.bfloat16, torch.float32))
+    exact.model.load_state_dict(host.model.state_dict())
+    wish = AttributionWish(prompt_ids=random_ids(4), metric=TokenLogit(65), saes=("sae-0",), controls=2)
+
+    coarse, fine = (
+        attributed_with(each, loaded(each, "blocks.1.hook_resid_post"), wish) for each in (host, exact)
+    )
+
+    assert coarse.complete
+    values = {(n.kind, n.feature, n.position): n.attribution for n in fine.nodes}
+    pairs = [(n.attribution, values.get((n.kind, n.feature, n.position), 0.0)) for n in coarse.nodes]
+    assert rank_correlation(*zip(*pairs, strict=True)) > 0.9
 
 
 def test_a_host_without_gradients_is_refused():
