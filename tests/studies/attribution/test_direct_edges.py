@@ -20,6 +20,8 @@ from tests.tiny_hosts import make_tiny_host
 
 STEP = 1e-5
 METRIC = TokenLogit(65, 66)
+UNCOUNTED = frozenset({0, 3})
+COUNTED = [1, 2, 4]
 
 
 def nodes_of(effects):
@@ -46,9 +48,9 @@ def edge_weights(effects, nodes) -> Tensor:
 
 @pytest.fixture(scope="module", params=["opt", "gpt2"])
 def case(request):
-    host, ids = make_tiny_host(request.param, dtype=torch.float64), random_ids(1, length=4)
+    host, ids = make_tiny_host(request.param, dtype=torch.float64), random_ids(1, length=5)
     saes = [in_float64(sae) for sae in loaded(host, *POINTS, d_sae=10)]
-    effects = effects_of(host, ids, saes, Method.GRADIENT, METRIC)
+    effects = effects_of(host, ids, saes, Method.GRADIENT, METRIC, uncounted=UNCOUNTED)
     nodes = nodes_of(effects)
     return host, ids, effects, nodes, edge_weights(effects, nodes)
 
@@ -71,9 +73,9 @@ def test_all_paths_together_are_the_total_effects(case):
 
 
 def frozen(sae: LoadedSae, clean: Tensor, rows: Tensor) -> Tensor:
-    """Rows whose features add what they add to the clean rows; the rest is as it came."""
+    """Rows whose features, where they count, add what they add to the clean rows; the rest is as it came."""
     edited = rows.clone()
-    edited[1:] += (sae.sae.encode(clean) - sae.sae.encode(rows))[1:] @ sae.sae.W_dec
+    edited[COUNTED] += (sae.sae.encode(clean) - sae.sae.encode(rows))[COUNTED] @ sae.sae.W_dec
     return edited
 
 

@@ -34,8 +34,9 @@ def effects_of(
     method: Method,
     metric: Metric = METRIC,
     paths: GroupedPaths = ONE_PATH,
+    uncounted: frozenset[int] = frozenset({0}),
 ) -> NodeEffects:
-    counted = torch.tensor([position > 0 for position in range(len(ids))])
+    counted = torch.tensor([position not in uncounted for position in range(len(ids))])
     effects = NodeEffects(ScoredPrompt(host, ids, metric), saes, counted, method=method, paths=paths)
     for _ in effects.run(4):
         pass

@@ -61,6 +61,26 @@ def test_cumulative_influence_and_kept_nodes_are_those_of_all_paths(seed):
 
 
 @pytest.mark.parametrize("seed", range(10))
+def test_kept_edges_are_the_fewest_that_carry_enough(seed):
+    weights = random_graph(seed)
+
+    graph = prune_graph(
+        weights, num_features=6, always=np.zeros(10, bool), node_threshold=1.0, edge_threshold=0.7
+    )
+
+    reached = [*naive_influence(weights)[:-1], 1.0]
+    sums = np.abs(weights).sum(axis=1)
+    carried = {
+        (target, source): abs(weights[target, source]) / sums[target] * reached[target]
+        for target, source in np.argwhere(weights).tolist()
+    }
+    expected = fewest(carried, 0.7)
+    kept = {(target, source) for target, source in np.argwhere(graph.edges).tolist()}
+    assert kept <= expected
+    assert all(not (graph.nodes[target] and graph.nodes[source]) for target, source in expected - kept)
+
+
+@pytest.mark.parametrize("seed", range(10))
 def test_nothing_is_lost_with_thresholds_of_one(seed):
     weights = random_graph(seed, share=1.0)
     graph = prune_graph(
