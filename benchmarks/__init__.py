@@ -17,6 +17,7 @@
 - `encode_texts`: how long texts take to be encoded by a server, next to SAELens
 - `contrast_texts`: how long two sets of texts take to be contrasted, next to SAELens
 - `monitoring_overhead`: what all of the monitoring costs a server, and how long its scrapes take
+- `attribution_agreement`: predicted effects of features next to measured ones, and next to SAELens's
 - `alert_story`: how long it takes until an operator is told of a shift in topics, and of faults
 
 What they are made of:
@@ -38,8 +39,9 @@ What they are made of:
 - `step_systems`: ours and another library's trainer, taking steps when asked; `sae_step_peer` is the other's
 - `known_truth_search`, `known_truth_sides`: what known_truth tries on either side, and how it chooses
 - `frontier_trials`, `cached_rows`: one SAE trained by either side on a cache's rows, and measured
-- `saelens_training`, `saelens_run`, `known_truth_peer`, `contrast_peer`, `encode_peer`, `lens_peers`,
-  `format_peers`, `metric_peers`, `steering_peers`: the peers' sides, which run in the peers' environments
+- `saelens_training`, `saelens_run`, `known_truth_peer`, `contrast_peer`, `encode_peer`, `attribution_peer`,
+  `lens_peers`, `format_peers`, `metric_peers`, `steering_peers`: the peers' sides, which run in the peers'
+  environments
 - `effect_features`: the rule by which steering_effect picks features and their controls
 - `effect_measures`: writes steered texts, and reads them unsteered
 
