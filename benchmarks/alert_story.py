@@ -2,13 +2,14 @@
 
 A server on the default host watches two features of a starter SAE. First clients chat about music, then about
 the weather, then about music again: the dashboard's panel shows the shift, the alert on the weather feature
-fires and resolves. Then the server is broken in three ways. Intervals, windows and waits of the shipped files
-are divided by --hurry, thresholds are as shipped. No SAE can be reloaded yet, so none is reloaded badly.
+fires and resolves. Then the server is broken in four ways, of which it survives three. Intervals, windows and
+waits of the shipped files are divided by --hurry, thresholds are as shipped.
 """
 
 from __future__ import annotations
 
 import argparse
+import shutil
 import signal
 import subprocess
 import sys
@@ -26,6 +27,10 @@ from benchmarks.report import Report, Row, parser_of, report_for
 from benchmarks.topic_traffic import MUSIC, WEATHER, TopicTraffic
 from deploy.monitoring import Addresses, watchers
 from steerd.cli.server_process import free_ports, wait_until_serving
+from steerd.client import Client
+from steerd.client_channel import RemoteError
+from steerd.sae.sae_file import WEIGHTS_FILE
+from steerd.starters import sae_folder
 
 NAME = "alert_story"
 HURRY = 20.0
@@ -44,7 +49,7 @@ max_running_requests = 2
 max_waiting_requests = 4
 [[saes]]
 name = "starter-14"
-path = "starter-14"
+path = "{sae}"
 [monitoring]
 port = {metrics}
 [[monitoring.watch]]
@@ -68,6 +73,7 @@ class Scene:
     watch: AlertWatch
     process: subprocess.Popen[bytes]
     address: str
+    sae: Path
     hurry: float
 
 
@@ -100,6 +106,12 @@ STUCK = Fault(
     "SteerdEngineStalled",
 )
 STEPPED_JUST_NOW = "time() - steerd_engine_last_step_timestamp_seconds < 2"
+RELOAD = Fault(
+    "an SAE's folder damaged, then reloaded",
+    "steerd_sae_reload_failures_total",
+    "steerd_sae_reload_failures_total > 0",
+    "SteerdSaeReloadFailed",
+)
 DEAD = Fault("engine thread killed", "up", 'up{job="steerd"} == 0', "SteerdDown")
 
 
@@ -114,6 +126,7 @@ def main() -> None:
     with scene(report, options.hurry) as played:
         tell_topics(played)
         fill_the_line(played)
+        break_a_reload(played)
         stop_the_engine(played)
         kill_the_engine(played)
     report.finish()
@@ -127,7 +140,9 @@ def scene(report: Report, hurry: float) -> Iterator[Scene]:
     addresses = Addresses(*(f"127.0.0.1:{port}" for port in (metrics, prometheus, alertmanager)))
     with tempfile.TemporaryDirectory(prefix="steerd-benchmark-") as folder:
         config = Path(folder) / "server.toml"
-        config.write_text(_CONFIG.format(grpc=grpc, metrics=metrics), encoding="utf-8")
+        sae = Path(folder) / "sae"
+        shutil.copytree(sae_folder("starter-14"), sae)
+        config.write_text(_CONFIG.format(grpc=grpc, metrics=metrics, sae=sae), encoding="utf-8")
         command = [sys.executable, "-m", "benchmarks.mortal_server", str(config)]
         with (
             (Path(folder) / "log").open("wb") as log,
@@ -136,7 +151,7 @@ def scene(report: Report, hurry: float) -> Iterator[Scene]:
             try:
                 wait_until_serving(process, address, timeout_seconds=START_SECONDS)
                 with watchers(addresses, hurry=hurry):
-                    yield Scene(report, AlertWatch(addresses), process, address, hurry)
+                    yield Scene(report, AlertWatch(addresses), process, address, sae, hurry)
             finally:
                 process.kill()
 
@@ -195,6 +210,25 @@ def fill_the_line(scene: Scene) -> None:
         _follow(scene, FULL, REJECTED)
         ended = time.monotonic()
     _add_ends(scene, FULL, REJECTED, since=ended)
+
+
+def break_a_reload(scene: Scene) -> None:
+    """A file that is cut short is refused; generation goes on; the whole file is taken."""
+    weights = scene.sae / WEIGHTS_FILE
+    whole = weights.read_bytes()
+    traffic = TopicTraffic(scene.address, MUSIC, max_new_tokens=8)
+    with traffic.flowing(clients=1), Client(scene.address) as client:
+        weights.write_bytes(whole[: len(whole) // 2])
+        refused = 0.0
+        try:
+            client.reload_sae("starter-14")
+        except RemoteError:
+            refused = 1.0
+        _follow(scene, RELOAD)
+        weights.write_bytes(whole)
+        client.reload_sae("starter-14")
+        _add_ends(scene, RELOAD, since=time.monotonic())
+    scene.report.at_least("damaged_reloads_refused", refused, 1)
 
 
 def stop_the_engine(scene: Scene) -> None:

@@ -30,25 +30,22 @@ from steerd.monitoring.scrape_endpoint import ScrapeEndpoint
 from steerd.monitoring.top_features import FeatureFacts, TopFeatures
 from steerd.sae.feature_files import FeatureStatistics
 from steerd.sae.feature_note import FeatureNote
-from steerd.sae.sae_file import load_sae
+from steerd.sae.sae_file import SaeBundle, load_sae
 from steerd.selftest.report import Report
 from steerd.selftest.selftest import selftest
 from steerd.server.admin_service import AdminService
 from steerd.server.catalog_service import CatalogService
-from steerd.server.dose_studies import DoseStudies
+from steerd.server.feature_answers import feature_answers
 from steerd.server.feature_service import FeatureService
 from steerd.server.generation_service import GenerationService
 from steerd.server.grpc_server import GrpcServer
 from steerd.server.monitor_service import MonitorService
-from steerd.server.parse import RequestParser
-from steerd.server.parse_steering import SteeringParser
-from steerd.server.policy_book import read_policies
-from steerd.server.preset_book import read_presets
-from steerd.server.steered_studies import SteeredStudies
+from steerd.server.sae_reloader import SaeReloader
+from steerd.server.served import Serving, read_served
 from steerd.server.studying import Studying
 from steerd.server.watch_keeper import WatchKeeper, configured_list
 from steerd.starters import sae_folder
-from steerd.steering.loaded_saes import LoadedSaes
+from steerd.steering.loaded_saes import LoadedSae, LoadedSaes
 
 _ENGINE_CHECK_SECONDS = 0.5
 
@@ -91,8 +88,12 @@ def load_saes(config: Config, host: HostModel) -> LoadedSaes:
     """The configured SAEs, checked against the host. Raises SaeFileError."""
     saes = LoadedSaes(host)
     for sae in config.saes:
-        saes.add(sae.name, load_sae(sae_folder(sae.path)))
+        saes.add(sae.name, _read_sae(sae.path))
     return saes
+
+
+def _read_sae(name_or_path: str) -> SaeBundle:
+    return load_sae(sae_folder(name_or_path))
 
 
 class App:
@@ -122,8 +123,7 @@ class App:
         """
         config = self._config
         saes.measure_norms()
-        presets = read_presets(config.presets, host, saes, config.limits)
-        policies = read_policies(config.policies, presets, host, saes, config.limits)
+        served = read_served(config, host, saes)
         if config.server.require_selftest:
             await asyncio.to_thread(_require_selftest, config, host, saes)
         engine = Engine(host, saes, config.engine, self.monitor, config.monitoring.sample_every)
@@ -133,52 +133,64 @@ class App:
         self._start_monitor(host, activity)
         engine.start()
         self.engine = engine
-        steering = SteeringParser(host, saes, config.limits, config.steering, presets, policies)
-        requests = RequestParser(host, saes, config.limits, steering)
+        serving = Serving(served)
         await self.grpc.start(
             GenerationService(
                 engine,
-                requests,
+                serving,
                 config=config.server,
                 admission=self.grpc.admission,
                 observer=self.metrics,
             ),
             CatalogService(
                 host,
-                saes,
+                serving,
                 config,
-                presets,
-                policies,
                 engine.why_no_sharing,
                 lambda: engine.why_no_graphs,
                 lambda: watch.current.features,
             ),
-            feature=self._feature_service(engine, requests),
+            feature=self._feature_service(engine, serving),
             monitor=MonitorService(
                 activity,
                 self._top,
                 watch=lambda: watch.current,
                 snapshots_lost=self.monitor.snapshots_lost,
             ),
-            admin=AdminService(watch),
+            admin=AdminService(watch, self._reloader(host, serving, engine, watch), serving),
             is_healthy=lambda: self._makes_progress(engine),
         )
         self._log_addresses(host, saes)
 
-    def _feature_service(self, engine: Engine, requests: RequestParser) -> FeatureService:
-        config, forward = self._config, engine.steered_forward(requests.saes)
-        self._studying = Studying(engine, config.server, self.grpc.admission, self.metrics)
-        steered = SteeredStudies(forward, requests, config)
-        dosed = DoseStudies(engine, forward, requests, config)
-        return FeatureService(self._studying, requests.host, requests.saes, config, steered, dosed)
+    def _feature_service(self, engine: Engine, serving: Serving) -> FeatureService:
+        config = self._config
+        studying = self._studying = Studying(engine, config.server, self.grpc.admission, self.metrics)
+        return FeatureService(
+            studying, serving, lambda served: feature_answers(served, engine, studying, config)
+        )
+
+    def _reloader(self, host: HostModel, serving: Serving, engine: Engine, watch: WatchKeeper) -> SaeReloader:
+        return SaeReloader(
+            self._config,
+            host,
+            serving,
+            engine=engine,
+            read=_read_sae,
+            watch=watch,
+            metrics=self.metrics,
+            loaded=self._tell_of_sae,
+        )
 
     def _tell_what_is_there(self, engine: Engine, saes: LoadedSaes) -> None:
         """The parts of the monitor hear of what was loaded after they were made."""
         self.metrics.read_load(lambda: engine.running, lambda: engine.waiting)
         for sae in saes:
-            self.metrics.sae_loaded(sae.name, sae.metadata.weights_sha256)
-            if sae.statistics is not None and sae.notes is not None:
-                self._top.know(sae.name, _facts(sae.statistics, sae.notes))
+            self._tell_of_sae(sae)
+
+    def _tell_of_sae(self, sae: LoadedSae) -> None:
+        self.metrics.sae_loaded(sae.name, sae.metadata.weights_sha256)
+        if sae.statistics is not None and sae.notes is not None:
+            self._top.know(sae.name, _facts(sae.statistics, sae.notes))
 
     def _begin_watch(self, engine: Engine, saes: LoadedSaes) -> WatchKeeper:
         monitoring = self._config.monitoring

@@ -143,6 +143,14 @@ class Client:
                 admin_service_pb2.SetWatchListRequest(features=messages), timeout=self._timeout
             )
 
+    def reload_sae(self, name: str) -> ServedSae:
+        """Have the server read a served SAE's folder anew; raises RemoteError when it cannot serve it."""
+        with failures(self.address):
+            reply = self._admin.ReloadSae(
+                admin_service_pb2.ReloadSaeRequest(name=name), timeout=self._timeout
+            )
+        return client_views_wire.served_sae(reply.sae)
+
     def watch_activations(self, interval_ms: int = 1000) -> Iterator[ActivitySnapshot]:
         """What the watched features do, again and again until the iterator is closed; raises RemoteError."""
         request = monitor_service_pb2.WatchActivationsRequest(interval_ms=interval_ms)

@@ -58,6 +58,14 @@ class AlreadyExists(SteerdError):
     reason = "REQUEST_ID_IN_USE"
 
 
+class FailedPrecondition(SteerdError):
+    """What is asked for cannot be done with things as they are; nothing has changed."""
+
+    def __init__(self, message: str, *, reason: str) -> None:
+        super().__init__(message)
+        self.reason = reason
+
+
 class Overloaded(SteerdError):
     """Refused now, worth a retry: the waiting line is full, or the client reads too slowly."""
 

@@ -142,15 +142,21 @@ class Engine:
         """Start the engine thread."""
         self._thread.start()
 
-    def submit(self, request: GenerationRequest, deliver: Deliver) -> Submission:
+    def submit(
+        self, request: GenerationRequest, deliver: Deliver, saes: LoadedSaes | None = None
+    ) -> Submission:
         """Put a request in the waiting line; returns what `cancel` takes.
+
+        `saes` are those that it was made for; those that are served now when nothing is said.
 
         Raises Overloaded when the line is full, AlreadyExists for an id in use, Unavailable when draining or
         stopped, InvalidRequest for a request that could never fit in the memory.
         """
-        return self.submit_all([(request, deliver)])[0]
+        return self.submit_all([(request, deliver)], saes)[0]
 
-    def submit_all(self, requests: Sequence[tuple[GenerationRequest, Deliver]]) -> list[Submission]:
+    def submit_all(
+        self, requests: Sequence[tuple[GenerationRequest, Deliver]], saes: LoadedSaes | None = None
+    ) -> list[Submission]:
         """Put several requests in the waiting line, all of them or, raising as `submit` does, none.
 
         Raises InvalidRequest for more of them than could ever run and wait.
@@ -162,8 +168,7 @@ class Engine:
         for request, _ in requests:
             self._entrance.check_fits(request)
         self._expect_turns()
-        saes = self._wanted
-        submissions = [Submission(request, deliver, saes) for request, deliver in requests]
+        submissions = [Submission(request, deliver, saes or self._wanted) for request, deliver in requests]
         self._line.join([each for submission in submissions for each in submission.together()])
         return submissions
 

@@ -69,8 +69,12 @@ class Metrics:
         self._engine.read_load(running, waiting)
 
     def sae_loaded(self, sae: str, weights_sha256: str) -> None:
-        """An SAE is served from now on."""
+        """An SAE is served from now on, in the place of another one of its name if there was one."""
         self._saes.sae_loaded(sae, weights_sha256)
+
+    def sae_reload_failed(self, sae: str) -> None:
+        """What lies in its folder could not be served; what was served still is."""
+        self._saes.sae_reload_failed(sae)
 
     def over_budget(self, watch: WatchList) -> str | None:
         """What a list would cost, for people, when there is no room for it; a refusal is counted."""

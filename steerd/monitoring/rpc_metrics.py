@@ -22,16 +22,20 @@ _STARTED_CODES = (
     "RESOURCE_EXHAUSTED",
     "INTERNAL",
 )
-# All that the edge answers; what else there might be counts as the last one.
+# All that the edge answers; what else there might be counts as the last one. Of the rare ones an RPC that is
+# no request has series of its own for the first few that come.
 STATUS_CODES = (
     *_STARTED_CODES,
     "NOT_FOUND",
     "ALREADY_EXISTS",
     "PERMISSION_DENIED",
+    "FAILED_PRECONDITION",
     "UNIMPLEMENTED",
     "UNAVAILABLE",
     _OTHER_CODE,
 )
+_NAMED_RARE_CODES = 3
+_MOST_CODES = len(_STARTED_CODES) + _NAMED_RARE_CODES + 1  # and _OTHER_CODE
 # The calls that run the model for their caller: how they end and how long they take is looked at closely.
 _REQUESTS = ("Generate", "Score")
 
@@ -105,7 +109,7 @@ class RpcMetrics:
     @property
     def unused_series(self) -> int:
         """How many more series there will be when every RPC has ended in every way."""
-        return sum(len(STATUS_CODES) - len(one.handled) for one in self._rpcs.values())
+        return sum(max(_MOST_CODES - len(one.handled), 0) for one in self._rpcs.values())
 
     def rpc_served(self, rpc: RpcName) -> None:
         """Start the series of an RPC at 0."""
@@ -131,7 +135,7 @@ class RpcMetrics:
 
     def rpc_finished(self, rpc: RpcName, *, code: str, outcome: str, seconds: float, request_id: str) -> None:
         one = self._one(rpc)
-        self._ended(rpc, one, code if code in STATUS_CODES else _OTHER_CODE).inc()
+        self._ended(rpc, one, code).inc()
         one.seconds.inc(seconds)
         if one.handling is not None:
             one.handling.observe(seconds)
@@ -149,6 +153,10 @@ class RpcMetrics:
         return self._rpcs[rpc.service, rpc.method]
 
     def _ended(self, rpc: RpcName, one: _OneRpc, code: str) -> Counter:
+        if code not in one.handled:
+            named = one.handled.keys() - {_OTHER_CODE}
+            if code not in STATUS_CODES or len(named) == _MOST_CODES - 1:
+                code = _OTHER_CODE
         if code not in one.handled:
             one.handled[code] = self._handled.labels(rpc.type, rpc.service, rpc.method, code)
         return one.handled[code]

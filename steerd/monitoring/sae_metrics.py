@@ -6,6 +6,7 @@ first token count in nothing but steering_applied_tokens.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from typing import get_args
 
@@ -50,7 +51,7 @@ class SaeMetrics:
         )
         distinct = Gauge(
             "steerd_sae_distinct_features_seen",
-            "Features that were active on any sampled token since the start.",
+            "Features that were active on any sampled token since the SAE was loaded.",
             ("sae",),
             registry=registry,
         )
@@ -66,8 +67,32 @@ class SaeMetrics:
             ("sae", "sha256_12"),
             registry=registry,
         )
-        loads = Counter("steerd_sae_loads_total", "SAEs loaded.", ("result",), registry=registry)
+        loads = Counter(
+            "steerd_sae_loads_total", "SAEs loaded at the start and later.", ("result",), registry=registry
+        )
         self._loads = {result: loads.labels(result) for result in ("ok", "error")}
+        failures = Counter(
+            "steerd_sae_reload_failures_total",
+            "Reloads that were refused; what was served before still is.",
+            ("sae",),
+            registry=registry,
+        )
+        failing = Gauge(
+            "steerd_sae_reload_failing",
+            "1 when the last reload was refused, else 0.",
+            ("sae",),
+            registry=registry,
+        )
+        loaded_at = Gauge(
+            "steerd_sae_last_load_timestamp_seconds",
+            "Unix time at which what is served was loaded.",
+            ("sae",),
+            registry=registry,
+        )
+        self._reload_failures = {sae: failures.labels(sae) for sae in saes}
+        self._reload_failing = {sae: failing.labels(sae) for sae in saes}
+        self._loaded_at = {sae: loaded_at.labels(sae) for sae in saes}
+        self._weights: dict[str, str] = {}
         self._non_finite_rows = non_finite_rows
         self._seen: dict[str, set[int]] = {sae: set() for sae in saes}
         self._unexplained = {sae: unexplained.labels(sae) for sae in saes}
@@ -95,9 +120,21 @@ class SaeMetrics:
             self._steered[sae, operation_name(edit.operation)].inc(receipt.rows)
 
     def sae_loaded(self, sae: str, weights_sha256: str) -> None:
-        """An SAE is served from now on."""
-        self._generation.labels(sae, weights_sha256[:12]).set(1)
+        """An SAE is served from now on, in the place of another one of its name if there was one."""
+        if sae in self._weights:
+            self._generation.remove(sae, self._weights[sae])
+        self._weights[sae] = weights_sha256[:12]
+        self._generation.labels(sae, self._weights[sae]).set(1)
         self._loads["ok"].inc()
+        self._loaded_at[sae].set(time.time())
+        self._reload_failing[sae].set(0)
+        self._seen[sae] = set()
+
+    def sae_reload_failed(self, sae: str) -> None:
+        """What lies in its folder could not be served; what was served still is."""
+        self._loads["error"].inc()
+        self._reload_failures[sae].inc()
+        self._reload_failing[sae].set(1)
 
     def _count_sampled(self, sae: str, sampled: SampledRows) -> None:
         is_finite = np.isfinite(sampled.unexplained)

@@ -21,7 +21,8 @@ A Generate call passes, in this order:
 - `slow_reader`: what becomes of a client that takes nothing
 - `stop_text`: holds text back while it may be the start of a stop string
 
-A study passes `feature_service`, then:
+A study passes `feature_service` and `feature_answers`, which has all that answers for one set of SAEs, then:
+- `text_studies`: those of given texts
 - `parse_study`: what the requests of all studies share; `parse_encode`, `parse_contrast`,
   `parse_attribution` and `parse_feature_search`, what each has of its own
 - `steered_studies`: those of one text under steering; `parse_steered` is what their requests share,
@@ -37,6 +38,8 @@ A study passes `feature_service`, then:
 - `feature_lookup`: the short questions, which are no streams
 
 Beside it:
+- `served`: SAEs with the presets, policies and parsers made for them; `sae_reloader` puts others in place
+- `sae_message`: a served SAE on the wire
 - `admission`: who is being served, and nobody new while draining
 - `preset_book`, `policy_book`: presets and policies of the configuration, read by the rules of a request
 - `catalog_service`: what is served here

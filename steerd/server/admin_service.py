@@ -11,17 +11,23 @@ from steerd.config import WatchedFeature
 from steerd.pb.v1 import admin_service_pb2 as pb
 from steerd.pb.v1 import catalog_service_pb2, feature_pb2
 from steerd.pb.v1.admin_service_pb2_grpc import AdminServiceServicer
+from steerd.server.sae_message import sae_message
+from steerd.server.sae_reloader import SaeReloader
+from steerd.server.served import Serving
 from steerd.server.watch_keeper import WatchKeeper
 
 GetContext = grpc.aio.ServicerContext[pb.GetWatchListRequest, pb.GetWatchListResponse]
 SetContext = grpc.aio.ServicerContext[pb.SetWatchListRequest, pb.SetWatchListResponse]
+ReloadContext = grpc.aio.ServicerContext[pb.ReloadSaeRequest, pb.ReloadSaeResponse]
 
 
 class AdminService(AdminServiceServicer):
-    """Changes the watch list."""
+    """Changes the watch list and reloads SAEs."""
 
-    def __init__(self, watch: WatchKeeper) -> None:
+    def __init__(self, watch: WatchKeeper, reloader: SaeReloader, serving: Serving) -> None:
         self._watch = watch
+        self._reloader = reloader
+        self._serving = serving
 
     async def GetWatchList(
         self,
@@ -38,6 +44,14 @@ class AdminService(AdminServiceServicer):
         features = [_watched(message) for message in request.features]
         await asyncio.to_thread(self._watch.change, features)  # it counts series and may write a file
         return pb.SetWatchListResponse(features=watched_messages(features))
+
+    async def ReloadSae(
+        self,
+        request: pb.ReloadSaeRequest,
+        context: ReloadContext,  # noqa: ARG002
+    ) -> pb.ReloadSaeResponse:
+        loaded = await self._reloader.reload(request.name)
+        return pb.ReloadSaeResponse(sae=sae_message(loaded, self._serving.now.saes))
 
 
 def watched_messages(features: Sequence[WatchedFeature]) -> list[catalog_service_pb2.WatchedFeature]:

@@ -16,10 +16,10 @@ from steerd.pb.v1 import steering_pb2
 from steerd.pb.v1.catalog_service_pb2_grpc import CatalogServiceServicer
 from steerd.server.admin_service import watched_messages
 from steerd.server.allowance import Allowance
-from steerd.server.policy import Policies, Policy
-from steerd.server.preset_book import Preset, PresetBook
-from steerd.steering.intervention import WholeSae
-from steerd.steering.loaded_saes import LoadedSae, LoadedSaes
+from steerd.server.policy import Policy
+from steerd.server.preset_book import Preset
+from steerd.server.sae_message import sae_message
+from steerd.server.served import Serving
 
 InfoContext = grpc.aio.ServicerContext[pb.GetServerInfoRequest, pb.GetServerInfoResponse]
 PresetsContext = grpc.aio.ServicerContext[pb.ListPresetsRequest, pb.ListPresetsResponse]
@@ -27,15 +27,13 @@ ListContext = grpc.aio.ServicerContext[pb.ListSaesRequest, pb.ListSaesResponse]
 
 
 class CatalogService(CatalogServiceServicer):
-    """Answers from what was loaded at the start, and from the watch list."""
+    """Answers from what is served now, and from the watch list."""
 
     def __init__(
         self,
         host: HostModel,
-        saes: LoadedSaes,
+        serving: Serving,
         config: Config,
-        presets: PresetBook,
-        policies: Policies,
         why_no_sharing: str,
         why_no_graphs: Callable[[], str],
         watched: Callable[[], Sequence[WatchedFeature]],
@@ -49,10 +47,8 @@ class CatalogService(CatalogServiceServicer):
         self._why_no_graphs = why_no_graphs
         self._watched = watched
         self._host = host
-        self._saes = saes
+        self._serving = serving
         self._config = config
-        self._presets = presets
-        self._policies = policies
 
     async def GetServerInfo(
         self,
@@ -72,16 +68,18 @@ class CatalogService(CatalogServiceServicer):
         request: pb.ListSaesRequest,  # noqa: ARG002  # it is empty
         context: ListContext,  # noqa: ARG002
     ) -> pb.ListSaesResponse:
-        return pb.ListSaesResponse(saes=[_sae(loaded, self._saes) for loaded in self._saes])
+        saes = self._serving.now.saes
+        return pb.ListSaesResponse(saes=[sae_message(loaded, saes) for loaded in saes])
 
     async def ListPresets(
         self,
         request: pb.ListPresetsRequest,  # noqa: ARG002  # it is empty
         context: PresetsContext,  # noqa: ARG002
     ) -> pb.ListPresetsResponse:
+        served = self._serving.now
         return pb.ListPresetsResponse(
-            presets=[_preset(preset) for preset in self._presets],
-            policies=[_policy(policy) for policy in self._policies],
+            presets=[_preset(preset) for preset in served.presets],
+            policies=[_policy(policy) for policy in served.policies],
         )
 
 
@@ -136,20 +134,6 @@ def _capabilities(steering: SteeringConfig, why_no_sharing: str, why_no_graphs: 
         cuda_graphs_reason=why_no_graphs,
         max_dose=steering.max_dose,
         over_dose=_over_dose(steering.over_dose),
-    )
-
-
-def _sae(loaded: LoadedSae, saes: LoadedSaes) -> pb.Sae:
-    return pb.Sae(
-        name=loaded.name,
-        hook_point=str(loaded.hook_point),
-        d_model=loaded.sae.d_model,
-        d_sae=loaded.sae.d_sae,
-        architecture=loaded.metadata.architecture,
-        model_name=loaded.metadata.model_name,
-        weights_sha256=loaded.metadata.weights_sha256,
-        has_statistics=loaded.statistics is not None,
-        median_resid_norm=saes.median_resid_norm(WholeSae(loaded.name)),
     )
 
 

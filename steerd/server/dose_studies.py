@@ -46,7 +46,11 @@ class DoseStudies:
         engine = self._config.engine
         return AskedStudy(
             study=Dosing(
-                EngineTexts(self._engine, at_once=max(engine.max_running_requests // _SHARE_OF_PLACES, 1)),
+                EngineTexts(
+                    self._engine,
+                    self._requests.saes,
+                    at_once=max(engine.max_running_requests // _SHARE_OF_PLACES, 1),
+                ),
                 self._forward,
                 self._requests,
                 wish,

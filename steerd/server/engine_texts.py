@@ -16,6 +16,7 @@ from steerd.server.reply_score import Scored
 from steerd.server.scoring import GroupEngine, most_events, scored_events
 from steerd.server.study_stream import StudyStream
 from steerd.server.studying import StudyEngine
+from steerd.steering.loaded_saes import LoadedSaes
 
 R = TypeVar("R")
 
@@ -29,9 +30,10 @@ class TextEngine(GroupEngine, StudyEngine, Protocol):
 class EngineTexts:
     """Runs requests and studies for one composed study, and waits where the engine is full."""
 
-    def __init__(self, engine: TextEngine, *, at_once: int) -> None:
-        """At most `at_once` of its requests are in the engine at a time."""
+    def __init__(self, engine: TextEngine, saes: LoadedSaes, *, at_once: int) -> None:
+        """Its requests are for these SAEs; at most `at_once` of them are in the engine at a time."""
         self._engine = engine
+        self._saes = saes
         self._places = asyncio.Semaphore(at_once)
 
     async def write(self, requests: Iterable[GenerationRequest]) -> list[tuple[int, ...]]:
@@ -79,7 +81,9 @@ class EngineTexts:
     async def _submitted(self, request: GenerationRequest) -> AsyncIterator[EventStream]:
         async with self._places:
             stream = EventStream(most_events(request))
-            (submission,) = await _patiently(lambda: self._engine.submit_all([(request, stream.deliver)]))
+            (submission,) = await _patiently(
+                lambda: self._engine.submit_all([(request, stream.deliver)], self._saes)
+            )
             try:
                 yield stream
             finally:

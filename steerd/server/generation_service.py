@@ -15,16 +15,19 @@ from steerd.engine.events import StreamEvent
 from steerd.engine.request import GenerationRequest
 from steerd.engine.waiting_line import Submission
 from steerd.errors import DeadlineExceeded
+from steerd.host.host_model import HostModel
 from steerd.pb.v1 import generation_service_pb2 as pb
 from steerd.pb.v1.generation_service_pb2_grpc import GenerationServiceServicer
 from steerd.server.admission import Admission
 from steerd.server.edge_observer import EdgeObserver
 from steerd.server.event_stream import EventStream
-from steerd.server.parse import RequestParser, request_id_of
+from steerd.server.parse import request_id_of
 from steerd.server.reply import ReplyWriter
 from steerd.server.rpc_guard import REQUEST_ID_TRAILER
 from steerd.server.scoring import GroupEngine, Scoring
+from steerd.server.served import Serving
 from steerd.server.slow_reader import write_in_time
+from steerd.steering.loaded_saes import LoadedSaes
 
 Context = grpc.aio.ServicerContext[pb.GenerateRequest, pb.GenerateResponse]
 ScoreContext = grpc.aio.ServicerContext[pb.ScoreRequest, pb.ScoreResponse]
@@ -35,8 +38,16 @@ _log = logging.getLogger(__name__)
 class TokenEngine(GroupEngine, Protocol):
     """What the edge needs of the engine. All may be called from any thread."""
 
-    def submit(self, request: GenerationRequest, deliver: Callable[[StreamEvent], None]) -> Submission:
-        """Take a request in, or raise Overloaded, AlreadyExists, Unavailable or InvalidRequest."""
+    def submit(
+        self,
+        request: GenerationRequest,
+        deliver: Callable[[StreamEvent], None],
+        saes: LoadedSaes | None = None,
+    ) -> Submission:
+        """Take in a request for these SAEs.
+
+        Raises Overloaded, AlreadyExists, Unavailable or InvalidRequest.
+        """
 
 
 class GenerationService(GenerationServiceServicer):
@@ -45,18 +56,18 @@ class GenerationService(GenerationServiceServicer):
     def __init__(
         self,
         engine: TokenEngine,
-        parser: RequestParser,
+        serving: Serving,
         *,
         config: ServerConfig,
         admission: Admission,
         observer: EdgeObserver,
     ) -> None:
         self._engine = engine
-        self._parser = parser
+        self._serving = serving
         self._config = config
         self._admission = admission
         self._observer = observer
-        self._scoring = Scoring(engine, parser)
+        self._scoring = Scoring(engine, serving)
 
     # A coroutine that writes, not a generator: a cancel while a message waits for a slow client must reach
     # the `finally` below at once.
@@ -64,13 +75,14 @@ class GenerationService(GenerationServiceServicer):
         request_id = request_id_of(message)
         context.set_trailing_metadata(((REQUEST_ID_TRAILER, request_id),))
         with self._admission.admitted():
-            request = self._parser.parse(message, request_id)
+            served = self._serving.now
+            request = served.requests.parse(message, request_id)
             stream = EventStream(self._config.stream_buffer_events)
-            submission = self._engine.submit(request, stream.deliver)
+            submission = self._engine.submit(request, stream.deliver, served.saes)
             try:
                 async with self._time_limit():
                     await context.send_initial_metadata(())
-                    await self._stream(request, message.sampling.stop, stream, context)
+                    await self._stream(request, served.requests.host, message.sampling.stop, stream, context)
             finally:
                 self._engine.cancel(submission)
 
@@ -82,9 +94,13 @@ class GenerationService(GenerationServiceServicer):
                 return await self._scoring.score(message, request_id)
 
     async def _stream(
-        self, request: GenerationRequest, stop: Sequence[str], stream: EventStream, context: Context
+        self,
+        request: GenerationRequest,
+        host: HostModel,
+        stop: Sequence[str],
+        stream: EventStream,
+        context: Context,
     ) -> None:
-        host = self._parser.host
         writer = ReplyWriter(request, tokenizer=host.tokenizer, model=host.name, stop=stop)
         while writer.finished is None:
             for reply in writer.write(await stream.next_events()):

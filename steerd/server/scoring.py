@@ -14,9 +14,10 @@ from steerd.errors import Unavailable
 from steerd.intervention_wire import applied_message, named_message
 from steerd.pb.v1 import generation_service_pb2 as pb
 from steerd.server.event_stream import EventStream
-from steerd.server.parse import RequestParser
 from steerd.server.parse_score import ScoreParser
 from steerd.server.reply_score import Scored, continuation_score
+from steerd.server.served import Serving
+from steerd.steering.loaded_saes import LoadedSaes
 from steerd.steering.steering import Steering
 
 _log = logging.getLogger(__name__)
@@ -26,9 +27,14 @@ class GroupEngine(Protocol):
     """What scoring needs of the engine. Both may be called from any thread."""
 
     def submit_all(
-        self, requests: Sequence[tuple[GenerationRequest, Callable[[StreamEvent], None]]]
+        self,
+        requests: Sequence[tuple[GenerationRequest, Callable[[StreamEvent], None]]],
+        saes: LoadedSaes | None = None,
     ) -> list[Submission]:
-        """Take all in, or raise Overloaded, AlreadyExists, Unavailable or InvalidRequest and take none."""
+        """Take in all of these requests for these SAEs, or none.
+
+        Raises Overloaded, AlreadyExists, Unavailable or InvalidRequest.
+        """
 
     def cancel(self, submission: Submission) -> None:
         """End a request; does nothing when it has ended."""
@@ -37,18 +43,19 @@ class GroupEngine(Protocol):
 class Scoring:
     """Scores the continuations of one call at a time; any number of calls may be under way."""
 
-    def __init__(self, engine: GroupEngine, parser: RequestParser) -> None:
+    def __init__(self, engine: GroupEngine, serving: Serving) -> None:
         self._engine = engine
-        self._parser = ScoreParser(parser)
-        self._tokenizer = parser.host.tokenizer
+        self._serving = serving
 
     async def score(self, message: pb.ScoreRequest, request_id: str) -> pb.ScoreResponse:
         """The answer; raises what the engine refuses or fails with. What is left is cancelled."""
-        parsed = self._parser.parse(message, request_id)
+        served = self._serving.now
+        parsed = ScoreParser(served.requests).parse(message, request_id)
         requests = [*parsed.steered, *parsed.baselines]
         streams = [EventStream(most_events(request)) for request in requests]
         submissions = self._engine.submit_all(
-            [(request, stream.deliver) for request, stream in zip(requests, streams, strict=True)]
+            [(request, stream.deliver) for request, stream in zip(requests, streams, strict=True)],
+            served.saes,
         )
         try:
             scored = [await scored_events(stream, requests[0].steering) for stream in streams]
@@ -64,12 +71,12 @@ class Scoring:
             len(message.interventions),
             message.baseline,
         )
-        steering = parsed.steered[0].steering
+        steering, tokenizer = parsed.steered[0].steering, served.requests.host.tokenizer
         baselines = scored[len(parsed.steered) :] or [Scored()] * len(parsed.steered)
         return pb.ScoreResponse(
             request_id=request_id,
             scores=[
-                continuation_score(request, steered, baseline, self._tokenizer)
+                continuation_score(request, steered, baseline, tokenizer)
                 for request, steered, baseline in zip(parsed.steered, scored, baselines, strict=False)
             ],
             interventions=[applied_message(each) for each in steering.numbered],

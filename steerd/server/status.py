@@ -14,6 +14,7 @@ from google.rpc.status_pb2 import Status
 from steerd.errors import (
     AlreadyExists,
     DeadlineExceeded,
+    FailedPrecondition,
     Forbidden,
     InvalidRequest,
     NotFound,
@@ -28,11 +29,12 @@ DOMAIN = "steerd.dev"
 _MAX_MESSAGE_BYTES = 1024
 _MAX_VIOLATION_BYTES = 2048
 
-_CODES: dict[type[SteerdError], grpc.StatusCode] = {
+CODES: dict[type[SteerdError], grpc.StatusCode] = {
     InvalidRequest: grpc.StatusCode.INVALID_ARGUMENT,
     NotFound: grpc.StatusCode.NOT_FOUND,
     Forbidden: grpc.StatusCode.PERMISSION_DENIED,
     AlreadyExists: grpc.StatusCode.ALREADY_EXISTS,
+    FailedPrecondition: grpc.StatusCode.FAILED_PRECONDITION,
     Overloaded: grpc.StatusCode.RESOURCE_EXHAUSTED,
     Unavailable: grpc.StatusCode.UNAVAILABLE,
     DeadlineExceeded: grpc.StatusCode.DEADLINE_EXCEEDED,
@@ -48,6 +50,7 @@ _OUTCOMES: dict[grpc.StatusCode, str] = {
     grpc.StatusCode.NOT_FOUND: "invalid",
     grpc.StatusCode.PERMISSION_DENIED: "invalid",
     grpc.StatusCode.ALREADY_EXISTS: "invalid",
+    grpc.StatusCode.FAILED_PRECONDITION: "invalid",
     grpc.StatusCode.UNIMPLEMENTED: "invalid",
 }
 
@@ -66,7 +69,7 @@ class Failure:
 
 def failure_of(error: SteerdError) -> Failure | None:
     """The failure to tell a client; None for a kind that no request can cause."""
-    code = _CODES.get(type(error))
+    code = CODES.get(type(error))
     if code is None:
         return None
     retry_after = error.retry_after_seconds if isinstance(error, Overloaded) else None

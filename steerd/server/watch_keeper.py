@@ -61,15 +61,23 @@ class WatchKeeper:
         Raises InvalidRequest, NotFound for an SAE, Overloaded for a list over the budget of series,
         Unavailable when it cannot be written to the file.
         """
-        self._check(features)
-        watch = load_watch_list(features, self._saes)
         with self._changing:
+            self._check(features)
+            watch = load_watch_list(features, self._saes)
             problem = self._metrics.over_budget(watch)
             if problem is not None:
                 raise Overloaded(f"the watch list {problem}", reason="FEATURE_SERIES_LIMIT")
             self._write(features)
             self._take(watch)
         _log.info("watching %d features, %d of them hot", len(watch), sum(f.hot for f in features))
+
+    def serve(self, saes: LoadedSaes) -> None:
+        """Watch the same features in these SAEs; raises ConfigError, and goes on as before, when one of them
+        cannot be."""
+        with self._changing:
+            watch = configured_list(self.current.features, saes, key="the watch list")
+            self._saes = saes
+            self._take(watch)
 
     def _check(self, features: Sequence[WatchedFeature]) -> None:
         try:
@@ -99,14 +107,18 @@ class WatchKeeper:
         self.current = watch
 
 
-def configured_list(features: Sequence[WatchedFeature], saes: LoadedSaes) -> WatchList:
-    """The list of the configuration; raises ConfigError when the served SAEs have something against it."""
+def configured_list(
+    features: Sequence[WatchedFeature], saes: LoadedSaes, key: str = "monitoring.watch"
+) -> WatchList:
+    """A list that is called `key`; raises ConfigError when the served SAEs have something against it."""
     names = [sae.name for sae in saes]
     for position, feature in enumerate(features):
         if feature.sae not in names:
-            key = f"monitoring.watch[{position}].sae"
-            raise ConfigError(f"{key} must be one of the served SAEs {names}; got {feature.sae!r}", key=key)
-    found = violations(features, saes, "monitoring.watch")
+            field = f"{key}[{position}].sae"
+            raise ConfigError(
+                f"{field} must be one of the served SAEs {names}; got {feature.sae!r}", key=field
+            )
+    found = violations(features, saes, key)
     if found:
         raise ConfigError(f"{found[0].field} {found[0].description}", key=found[0].field)
     return load_watch_list(features, saes)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -13,8 +14,10 @@ from steerd.client import Client
 from steerd.client_channel import RemoteError
 from steerd.client_messages import GenerateCall, ScoreCall
 from steerd.config import NamedTable
+from steerd.sae.sae_file import load_sae, save_sae
 from steerd.steering.intervention import Add, FeatureRef, Intervention
 from tests.server.running_server import TIMEOUT_SECONDS, RunningServer, tiny_config, tiny_parts
+from tests.server.test_reload import bundle, serving_from
 
 FEATURE = FeatureRef("late", 3)
 PRESET = NamedTable(
@@ -193,6 +196,23 @@ def test_an_unknown_sae_is_one_line(server: RunningServer, capsys: pytest.Captur
     assert main(["generate", "Hello", "--address", server.address, "--add", "absent:3=2"]) == 1
 
     assert "absent" in capsys.readouterr().err
+
+
+def test_saes_are_reloaded_by_name(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with serving_from(tmp_path, seed=1) as server:
+        address = ["--address", server.address]
+        save_sae(tmp_path / "early", bundle(server.host, 9))
+        assert main(["saes", "reload", "early", *address]) == 0
+        (tmp_path / "late" / "cfg.json").unlink()
+        assert main(["saes", "reload", "late", *address]) == 1
+        assert main(["saes", "reload", *address]) != 0
+        assert main(["saes", "list", "early", *address]) != 0
+
+    told = capsys.readouterr()
+    assert load_sae(tmp_path / "early").metadata.weights_sha256[:12] in told.out
+    assert "what was served before still is" in told.err
+    assert "cfg.json" in told.err
+    assert "takes the names of SAEs" in told.err
 
 
 def test_saes_are_listed_whole(server: RunningServer, capsys: pytest.CaptureFixture[str]) -> None:

@@ -147,6 +147,27 @@ def test_loaded_saes_are_told_with_their_weights(metrics: Metrics, registry: Col
     assert registry.get_sample_value("steerd_sae_loads_total", {"result": "error"}) == 0
 
 
+def test_a_reload_takes_the_place_of_what_was_told_before(
+    metrics: Metrics, registry: CollectorRegistry
+) -> None:
+    def value(name: str, **labels: str) -> float | None:
+        return registry.get_sample_value(f"steerd_sae_{name}", {"sae": "a", **labels})
+
+    metrics.sae_loaded("a", "0123456789abcdef")
+    metrics.step_finished(step(sampled={"a": sampled([0] * 3, [1, 5, 9], [0.1])}))
+    metrics.sae_reload_failed("a")
+    assert (value("reload_failures_total"), value("reload_failing")) == (1, 1)
+    assert value("generation_info", sha256_12="0123456789ab") == 1
+
+    metrics.sae_loaded("a", "f" * 16)
+    metrics.step_finished(step(sampled={"a": sampled([0], [2], [0.1])}))
+
+    assert (value("reload_failures_total"), value("reload_failing")) == (1, 0)
+    assert value("generation_info", sha256_12="0123456789ab") is None
+    assert value("generation_info", sha256_12="f" * 12) == 1
+    assert value("distinct_features_seen") == 1
+
+
 @pytest.mark.usefixtures("metrics")
 def test_every_series_that_can_be_known_starts_at_zero(registry: CollectorRegistry) -> None:
     def zero(name: str, **labels: str) -> bool:
@@ -312,13 +333,19 @@ def test_an_rpc_that_is_no_request_costs_eight_series_until_it_ends_in_rare_ways
     assert (handled("INTERNAL"), handled("NOT_FOUND"), handled("UNKNOWN")) == (0, 1, 1)
     assert registry.get_sample_value("steerd_rpc_seconds_total", {"grpc_type": "unary", **labels}) == 0.75
 
+    for code in ("UNAVAILABLE", "ALREADY_EXISTS", "NOT_FOUND", "UNIMPLEMENTED", "PERMISSION_DENIED"):
+        metrics.rpc_finished(look, code=code, outcome="invalid", seconds=0.0, request_id="")
+    assert num_series(registry) == idle + 4
+    assert (handled("NOT_FOUND"), handled("ALREADY_EXISTS"), handled("UNKNOWN")) == (2, 1, 3)
+
 
 def test_a_watch_list_leaves_room_for_the_ends_that_no_rpc_has_had_yet(
     metrics: Metrics, registry: CollectorRegistry
 ) -> None:
     """Whether a list is refused does not depend on when it is asked for."""
     filler = Gauge("filler", "Takes room.", ("number",), registry=registry)
-    for number in range(MAX_SERIES - num_series(registry) - 3):
+    rare_ends = 4  # of a health check; those of Generate are all there
+    for number in range(MAX_SERIES + 3 - rare_ends - num_series(registry)):
         filler.labels(str(number))
     told = metrics.over_budget(WATCH)
 

@@ -22,8 +22,8 @@ from steerd.engine.watch_list import WatchList
 from steerd.monitoring.activity import Activity
 from steerd.monitoring.top_features import TopFeatures
 from steerd.server.catalog_service import CatalogService
-from steerd.server.dose_studies import DoseStudies
 from steerd.server.edge_observer import Rpc
+from steerd.server.feature_answers import feature_answers
 from steerd.server.feature_service import FeatureService
 from steerd.server.generation_service import GenerationService
 from steerd.server.grpc_server import GrpcServer
@@ -32,9 +32,10 @@ from steerd.server.parse import RequestParser
 from steerd.server.parse_steering import SteeringParser
 from steerd.server.policy import Policies
 from steerd.server.preset_book import Preset, PresetBook
-from steerd.server.steered_studies import SteeredStudies
+from steerd.server.served import Served, Serving
 from steerd.server.studying import Studying
 from steerd.steering.intervention import Ablate, FeatureRef, Intervention
+from steerd.steering.loaded_saes import LoadedSaes
 from steerd.steering.steering import NamedVersion
 from steerd.steering.step_plan import StepPlanner
 from tests.server.running_server import tiny_parts
@@ -46,23 +47,41 @@ class ScriptedEngine:
 
     events: Sequence[StreamEvent] = ()
     refusal: Exception | None = None
+    forward: SteeredForward = field(init=False)
     arrived: asyncio.Event = field(default_factory=asyncio.Event)
     cancelled: list[Submission] = field(default_factory=list)
     studies: StudyLine = field(default_factory=lambda: StudyLine(max_studies=2, share=1.0, wake=lambda: None))
 
-    def submit(self, request: GenerationRequest, deliver: Callable[[StreamEvent], None]) -> Submission:
+    def submit(
+        self,
+        request: GenerationRequest,
+        deliver: Callable[[StreamEvent], None],
+        saes: LoadedSaes | None = None,
+    ) -> Submission:
         assert request.prompt_ids
         if self.refusal is not None:
             raise self.refusal
         for event in self.events:
             deliver(event)
         self.arrived.set()
-        return Submission(request, deliver)
+        return Submission(request, deliver, saes)
 
     def submit_all(
-        self, requests: Sequence[tuple[GenerationRequest, Callable[[StreamEvent], None]]]
+        self,
+        requests: Sequence[tuple[GenerationRequest, Callable[[StreamEvent], None]]],
+        saes: LoadedSaes | None = None,
     ) -> list[Submission]:
-        return [self.submit(request, deliver) for request, deliver in requests]
+        return [self.submit(request, deliver, saes) for request, deliver in requests]
+
+    def steered_forward(self, saes: LoadedSaes | None = None) -> SteeredForward:
+        del saes  # there is one set
+        return self.forward
+
+    def watch(self, watch: WatchList) -> None:
+        """Nothing is read."""
+
+    def serve(self, saes: LoadedSaes) -> None:
+        """Nothing is read."""
 
     def cancel(self, submission: Submission) -> None:
         self.cancelled.append(submission)
@@ -131,21 +150,22 @@ async def scripted_server(
     steering = SteeringParser(host, saes, limits, SteeringConfig(), presets, policies)
     grpc_server = GrpcServer(config, counts)
     requests = RequestParser(host, saes, limits, steering)
+    serving = Serving(Served(saes, presets, policies, requests))
     generation = GenerationService(
         engine,
-        requests,
+        serving,
         config=config,
         admission=grpc_server.admission,
         observer=counts,
     )
-    catalog = CatalogService(host, saes, Config(), presets, policies, "", lambda: "scripted", tuple)
+    catalog = CatalogService(host, serving, Config(), "", lambda: "scripted", tuple)
     monitor = MonitorService(Activity(), TopFeatures(), watch=WatchList, snapshots_lost=print)
     studying = Studying(engine, config, grpc_server.admission, counts)
-    forward = SteeredForward(host, StepPlanner(host, saes, 0))
+    engine.forward = SteeredForward(host, StepPlanner(host, saes, 0))
     whole = Config(server=config)
-    steered = SteeredStudies(forward, requests, whole)
-    dosed = DoseStudies(engine, forward, requests, whole)
-    feature = FeatureService(studying, host, saes, whole, steered, dosed)
+    feature = FeatureService(
+        studying, serving, lambda served: feature_answers(served, engine, studying, whole)
+    )
     await grpc_server.start(generation, catalog, feature=feature, monitor=monitor, is_healthy=lambda: True)
     address = f"127.0.0.1:{grpc_server.port}"
     try:

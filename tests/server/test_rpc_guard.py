@@ -12,9 +12,11 @@ from steerd.engine.events import FailedEvent, StartedEvent
 from steerd.engine.request import FinishReason
 from steerd.engine.waiting_line import Submission
 from steerd.errors import InvalidRequest, Unavailable
+from steerd.monitoring.rpc_metrics import STATUS_CODES
 from steerd.pb.v1 import catalog_service_pb2, feature_pb2, feature_service_pb2
 from steerd.pb.v1 import generation_service_pb2 as pb
 from steerd.pb.v1.generation_service_pb2_grpc import GenerationServiceStub
+from steerd.server.status import CODES
 from tests.server.scripted import ScriptedServer, finished, readings, scripted_server, token
 
 GENERATE = "/steerd.v1.GenerationService/Generate"
@@ -282,3 +284,10 @@ def test_an_engine_may_refuse_a_request_as_invalid() -> None:
             return (await failure(server)).code()
 
     assert asyncio.run(scenario()) is grpc.StatusCode.INVALID_ARGUMENT
+
+
+def test_every_code_that_the_edge_answers_is_counted_by_its_name() -> None:
+    answered = {*CODES.values(), grpc.StatusCode.OK, grpc.StatusCode.INTERNAL}
+    answered |= {grpc.StatusCode.CANCELLED, grpc.StatusCode.UNIMPLEMENTED}
+
+    assert {code.name for code in answered} <= set(STATUS_CODES)

@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from steerd.pb.v1 import catalog_service_pb2 as steerd_dot_pb_dot_v1_dot_catalog__service__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n steerd/pb/v1/admin_service.proto\x12\tsteerd.v1\x1a\"steerd/pb/v1/catalog_service.proto\"\x15\n\x13GetWatchListRequest\"M\n\x14GetWatchListResponse\x12\x35\n\x08\x66\x65\x61tures\x18\x01 \x03(\x0b\x32\x19.steerd.v1.WatchedFeatureR\x08\x66\x65\x61tures\"L\n\x13SetWatchListRequest\x12\x35\n\x08\x66\x65\x61tures\x18\x01 \x03(\x0b\x32\x19.steerd.v1.WatchedFeatureR\x08\x66\x65\x61tures\"M\n\x14SetWatchListResponse\x12\x35\n\x08\x66\x65\x61tures\x18\x01 \x03(\x0b\x32\x19.steerd.v1.WatchedFeatureR\x08\x66\x65\x61tures2\xb0\x01\n\x0c\x41\x64minService\x12O\n\x0cGetWatchList\x12\x1e.steerd.v1.GetWatchListRequest\x1a\x1f.steerd.v1.GetWatchListResponse\x12O\n\x0cSetWatchList\x12\x1e.steerd.v1.SetWatchListRequest\x1a\x1f.steerd.v1.SetWatchListResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n steerd/pb/v1/admin_service.proto\x12\tsteerd.v1\x1a\"steerd/pb/v1/catalog_service.proto\"\x15\n\x13GetWatchListRequest\"M\n\x14GetWatchListResponse\x12\x35\n\x08\x66\x65\x61tures\x18\x01 \x03(\x0b\x32\x19.steerd.v1.WatchedFeatureR\x08\x66\x65\x61tures\"L\n\x13SetWatchListRequest\x12\x35\n\x08\x66\x65\x61tures\x18\x01 \x03(\x0b\x32\x19.steerd.v1.WatchedFeatureR\x08\x66\x65\x61tures\"M\n\x14SetWatchListResponse\x12\x35\n\x08\x66\x65\x61tures\x18\x01 \x03(\x0b\x32\x19.steerd.v1.WatchedFeatureR\x08\x66\x65\x61tures\"&\n\x10ReloadSaeRequest\x12\x12\n\x04name\x18\x01 \x01(\tR\x04name\"5\n\x11ReloadSaeResponse\x12 \n\x03sae\x18\x01 \x01(\x0b\x32\x0e.steerd.v1.SaeR\x03sae2\xf8\x01\n\x0c\x41\x64minService\x12O\n\x0cGetWatchList\x12\x1e.steerd.v1.GetWatchListRequest\x1a\x1f.steerd.v1.GetWatchListResponse\x12O\n\x0cSetWatchList\x12\x1e.steerd.v1.SetWatchListRequest\x1a\x1f.steerd.v1.SetWatchListResponse\x12\x46\n\tReloadSae\x12\x1b.steerd.v1.ReloadSaeRequest\x1a\x1c.steerd.v1.ReloadSaeResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -40,6 +40,10 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_SETWATCHLISTREQUEST']._serialized_end=261
   _globals['_SETWATCHLISTRESPONSE']._serialized_start=263
   _globals['_SETWATCHLISTRESPONSE']._serialized_end=340
-  _globals['_ADMINSERVICE']._serialized_start=343
-  _globals['_ADMINSERVICE']._serialized_end=519
+  _globals['_RELOADSAEREQUEST']._serialized_start=342
+  _globals['_RELOADSAEREQUEST']._serialized_end=380
+  _globals['_RELOADSAERESPONSE']._serialized_start=382
+  _globals['_RELOADSAERESPONSE']._serialized_end=435
+  _globals['_ADMINSERVICE']._serialized_start=438
+  _globals['_ADMINSERVICE']._serialized_end=686
 # @@protoc_insertion_point(module_scope)

@@ -107,3 +107,49 @@ class SetWatchListResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___SetWatchListResponse: _TypeAlias = SetWatchListResponse  # noqa: Y015
+
+@_typing.final
+class ReloadSaeRequest(_message.Message):
+    """One served SAE."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """As in ListSaes; its folder is that of the server's configuration. Required."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReloadSaeRequest: _TypeAlias = ReloadSaeRequest  # noqa: Y015
+
+@_typing.final
+class ReloadSaeResponse(_message.Message):
+    """The SAE is served."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SAE_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def sae(self) -> _catalog_service_pb2.Sae:
+        """As it is from now on."""
+
+    def __init__(
+        self,
+        *,
+        sae: _catalog_service_pb2.Sae | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["sae", b"sae"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["sae", b"sae"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReloadSaeResponse: _TypeAlias = ReloadSaeResponse  # noqa: Y015

@@ -45,6 +45,11 @@ class AdminServiceStub:
                 request_serializer=steerd_dot_pb_dot_v1_dot_admin__service__pb2.SetWatchListRequest.SerializeToString,
                 response_deserializer=steerd_dot_pb_dot_v1_dot_admin__service__pb2.SetWatchListResponse.FromString,
                 _registered_method=True)
+        self.ReloadSae = channel.unary_unary(
+                '/steerd.v1.AdminService/ReloadSae',
+                request_serializer=steerd_dot_pb_dot_v1_dot_admin__service__pb2.ReloadSaeRequest.SerializeToString,
+                response_deserializer=steerd_dot_pb_dot_v1_dot_admin__service__pb2.ReloadSaeResponse.FromString,
+                _registered_method=True)
 
 
 class AdminServiceServicer:
@@ -67,6 +72,20 @@ class AdminServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ReloadSae(self, request, context):
+        """Reads the folder of a served SAE anew and serves what is there now, without a pause in what is generated. It is
+        checked as at the start, with presets, policies and the watch list, whose strengths are taken from the new file's
+        statistics; hook point and d_sae must be those of before. What cannot be served is refused whole with
+        FAILED_PRECONDITION and the reason, and what was served before still is. Requests and studies that have begun, or
+        wait, go on with the SAE that they came for to their end, whatever they read or switch to; what comes later has the
+        new one. The server's own readings (metrics, WatchActivations, GetTopFeatures) follow at once. One reload runs at a
+        time; one that has begun comes to its end though its caller goes away. A server with server.require_selftest
+        reloads nothing, since the selftest has the host to itself.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_AdminServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -79,6 +98,11 @@ def add_AdminServiceServicer_to_server(servicer, server):
                     servicer.SetWatchList,
                     request_deserializer=steerd_dot_pb_dot_v1_dot_admin__service__pb2.SetWatchListRequest.FromString,
                     response_serializer=steerd_dot_pb_dot_v1_dot_admin__service__pb2.SetWatchListResponse.SerializeToString,
+            ),
+            'ReloadSae': grpc.unary_unary_rpc_method_handler(
+                    servicer.ReloadSae,
+                    request_deserializer=steerd_dot_pb_dot_v1_dot_admin__service__pb2.ReloadSaeRequest.FromString,
+                    response_serializer=steerd_dot_pb_dot_v1_dot_admin__service__pb2.ReloadSaeResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -136,6 +160,33 @@ class AdminService:
             '/steerd.v1.AdminService/SetWatchList',
             steerd_dot_pb_dot_v1_dot_admin__service__pb2.SetWatchListRequest.SerializeToString,
             steerd_dot_pb_dot_v1_dot_admin__service__pb2.SetWatchListResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ReloadSae(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/steerd.v1.AdminService/ReloadSae',
+            steerd_dot_pb_dot_v1_dot_admin__service__pb2.ReloadSaeRequest.SerializeToString,
+            steerd_dot_pb_dot_v1_dot_admin__service__pb2.ReloadSaeResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -40,6 +40,16 @@ class AdminServiceStub:
     keep their counts. A list that breaks a bound, or costs more series than there is room for, is refused
     whole, and the one before stays.
     """
+    ReloadSae: _grpc.UnaryUnaryMultiCallable[_admin_service_pb2.ReloadSaeRequest, _admin_service_pb2.ReloadSaeResponse]
+    """Reads the folder of a served SAE anew and serves what is there now, without a pause in what is generated. It is
+    checked as at the start, with presets, policies and the watch list, whose strengths are taken from the new file's
+    statistics; hook point and d_sae must be those of before. What cannot be served is refused whole with
+    FAILED_PRECONDITION and the reason, and what was served before still is. Requests and studies that have begun, or
+    wait, go on with the SAE that they came for to their end, whatever they read or switch to; what comes later has the
+    new one. The server's own readings (metrics, WatchActivations, GetTopFeatures) follow at once. One reload runs at a
+    time; one that has begun comes to its end though its caller goes away. A server with server.require_selftest
+    reloads nothing, since the selftest has the host to itself.
+    """
 
 @_typing.type_check_only
 class AdminServiceAsyncStub(AdminServiceStub):
@@ -52,6 +62,16 @@ class AdminServiceAsyncStub(AdminServiceStub):
     """Exports other features from the next step on, without a pause in what is generated. Features in both lists
     keep their counts. A list that breaks a bound, or costs more series than there is room for, is refused
     whole, and the one before stays.
+    """
+    ReloadSae: _aio.UnaryUnaryMultiCallable[_admin_service_pb2.ReloadSaeRequest, _admin_service_pb2.ReloadSaeResponse]  # type: ignore[assignment]
+    """Reads the folder of a served SAE anew and serves what is there now, without a pause in what is generated. It is
+    checked as at the start, with presets, policies and the watch list, whose strengths are taken from the new file's
+    statistics; hook point and d_sae must be those of before. What cannot be served is refused whole with
+    FAILED_PRECONDITION and the reason, and what was served before still is. Requests and studies that have begun, or
+    wait, go on with the SAE that they came for to their end, whatever they read or switch to; what comes later has the
+    new one. The server's own readings (metrics, WatchActivations, GetTopFeatures) follow at once. One reload runs at a
+    time; one that has begun comes to its end though its caller goes away. A server with server.require_selftest
+    reloads nothing, since the selftest has the host to itself.
     """
 
 class AdminServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -74,6 +94,22 @@ class AdminServiceServicer(metaclass=_abc_1.ABCMeta):
         """Exports other features from the next step on, without a pause in what is generated. Features in both lists
         keep their counts. A list that breaks a bound, or costs more series than there is room for, is refused
         whole, and the one before stays.
+        """
+
+    @_abc_1.abstractmethod
+    def ReloadSae(
+        self,
+        request: _admin_service_pb2.ReloadSaeRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_admin_service_pb2.ReloadSaeResponse, _abc.Awaitable[_admin_service_pb2.ReloadSaeResponse]]:
+        """Reads the folder of a served SAE anew and serves what is there now, without a pause in what is generated. It is
+        checked as at the start, with presets, policies and the watch list, whose strengths are taken from the new file's
+        statistics; hook point and d_sae must be those of before. What cannot be served is refused whole with
+        FAILED_PRECONDITION and the reason, and what was served before still is. Requests and studies that have begun, or
+        wait, go on with the SAE that they came for to their end, whatever they read or switch to; what comes later has the
+        new one. The server's own readings (metrics, WatchActivations, GetTopFeatures) follow at once. One reload runs at a
+        time; one that has begun comes to its end though its caller goes away. A server with server.require_selftest
+        reloads nothing, since the selftest has the host to itself.
         """
 
 def add_AdminServiceServicer_to_server(servicer: AdminServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
