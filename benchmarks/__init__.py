@@ -37,6 +37,7 @@ What they are made of:
 - `scaling_process`: one system of scaling, in a process of its own
 - `line_process`: a process that answers line by line
 - `step_systems`: ours and another library's trainer, taking steps when asked; `sae_step_peer` is the other's
+- `attribution_nodes`: which features attribution_agreement takes out, and what is predicted of them
 - `known_truth_search`, `known_truth_sides`: what known_truth tries on either side, and how it chooses
 - `frontier_trials`, `cached_rows`: one SAE trained by either side on a cache's rows, and measured
 - `saelens_training`, `saelens_run`, `known_truth_peer`, `contrast_peer`, `encode_peer`, `attribution_peer`,

@@ -14,13 +14,10 @@ import json
 import subprocess
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean, median
 
-import torch
-from torch import Tensor
-
+from benchmarks.attribution_nodes import DEFAULT, METHODS, RANDOM, SECOND, Measured, measure
 from benchmarks.attribution_peer import PeerAnswer, PeerJob, PeerPrompt
 from benchmarks.report import Report, Row, parser_of, report_for
 from steerd.host.default_host import DEFAULT_HOST_ALIAS, default_host_folder
@@ -29,20 +26,14 @@ from steerd.host.text import ChatMessage, encode_chat, encode_prompt
 from steerd.sae.sae_file import load_sae
 from steerd.starters import STARTERS, sae_folder
 from steerd.steering.loaded_saes import LoadedSae, LoadedSaes
-from steerd.studies.attribution.ablation import Part, ablation_effects
-from steerd.studies.attribution.integrated_gradients import GroupedPaths
-from steerd.studies.attribution.metric import TokenLogit, answers_of
-from steerd.studies.attribution.node_effects import NodeEffects
+from steerd.studies.attribution.metric import answers_of
 from steerd.studies.attribution.rank_correlation import rank_correlation
-from steerd.studies.attribution.scored_prompt import ScoredPrompt
 from steerd.studies.attribution.wish import Method
 
 NAME = "attribution_agreement"
 BOUND = 0.8
 PEER_TOLERANCE = 1e-3
 """Largest difference over the largest effect: float32 sums in orders of their own."""
-STRONGEST, RANDOM, INACTIVE = 20, 20, 10  # a prompt
-COPIES = 8
 
 PROMPTS = (
     "The capital of France is the city of",
@@ -56,46 +47,8 @@ PROMPTS = (
 )
 CHATS = ("What is the capital of Germany?", "Name a fruit that is yellow.")
 
-METHODS = {
-    "direct": (Method.DIRECT, GroupedPaths(1, 1)),
-    "gradient": (Method.GRADIENT, GroupedPaths(1, 1)),
-    "integrated gradients, one group": (Method.INTEGRATED_GRADIENTS, GroupedPaths(1, 10)),
-    "integrated gradients": (Method.INTEGRATED_GRADIENTS, GroupedPaths(8, 2)),
-}
-DEFAULT, SECOND = "integrated gradients", "gradient"
 
 _ROOT = Path(__file__).parent.parent
-
-
-@dataclass(frozen=True, slots=True)
-class Node:
-    """A feature at a position: its SAE's number, and its place among that SAE's active features."""
-
-    sae: int
-    place: int
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Measured:
-    """One prompt: every method's predictions [nodes] and the measured effects [nodes] of the same nodes."""
-
-    name: str
-    token_ids: tuple[int, ...]
-    metric: TokenLogit
-    value: float
-    effects: dict[str, NodeEffects]
-    nodes: Sequence[Node]
-    predicted: dict[str, list[float]]
-    measured: list[float]
-    inactive: list[float]
-
-    @property
-    def num_active(self) -> int:
-        return sum(map(len, self.effects[DEFAULT].explained))
-
-    def of_sae(self, sae: int) -> list[int]:
-        """The numbers of the nodes of one SAE."""
-        return [number for number, node in enumerate(self.nodes) if node.sae == sae]
 
 
 def main() -> None:
@@ -113,61 +66,6 @@ def main() -> None:
     if options.peer_python:
         add_peer(report, saes, found, options.peer_python)
     report.finish()
-
-
-def measure(host: HostModel, saes: Sequence[LoadedSae], name: str, ids: tuple[int, ...]) -> Measured:
-    """All predictions of a prompt, and the effects of the chosen nodes."""
-    metric = _two_likeliest(host, ids)
-    prompt = ScoredPrompt(host, ids, metric)
-    counted = torch.tensor([p > 0 and i not in host.special_token_ids for p, i in enumerate(ids)])
-    effects = {}
-    for label, (method, paths) in METHODS.items():
-        effects[label] = NodeEffects(prompt, saes, counted, method, paths)
-        for _ in effects[label].run(COPIES):
-            pass
-    nodes = choose(effects)
-    explained = effects[DEFAULT].explained
-    parts = [_part(effects[DEFAULT], node) for node in nodes]
-    nothing = [
-        Part(
-            explained[number % len(saes)].sae.hook_point,
-            int(counted.nonzero()[number % int(counted.sum())]),
-            torch.zeros(host.d_model),
-        )
-        for number in range(INACTIVE)
-    ]
-    return Measured(
-        name=name,
-        token_ids=ids,
-        metric=metric,
-        value=float(prompt.values(1, {})[0]),
-        effects=effects,
-        nodes=nodes,
-        predicted={
-            label: [float(found.predicted[node.sae][node.place]) for node in nodes]
-            for label, found in effects.items()
-        },
-        measured=_taken_out(prompt, parts),
-        inactive=_taken_out(prompt, nothing),
-    )
-
-
-def choose(effects: dict[str, NodeEffects]) -> list[Node]:
-    """The strongest by two methods, and random ones of all others."""
-    every = [
-        Node(sae, place)
-        for sae, explained in enumerate(effects[DEFAULT].explained)
-        for place in range(len(explained))
-    ]
-    chosen: dict[Node, None] = {}
-    for label in (DEFAULT, SECOND):
-        predicted = effects[label].predicted
-        ranked = sorted(every, key=lambda node: -abs(float(predicted[node.sae][node.place])))
-        chosen.update(dict.fromkeys(ranked[:STRONGEST]))
-    generator = torch.Generator().manual_seed(0)
-    others = [node for node in every if node not in chosen]
-    drawn = torch.randperm(len(others), generator=generator)[:RANDOM].tolist()
-    return [*chosen, *(others[number] for number in drawn)]
 
 
 def add_prompts(report: Report, host: HostModel, found: Sequence[Measured]) -> None:
@@ -287,20 +185,6 @@ def _position_and_feature(each: Measured, number: int) -> list[int]:
     return [int(explained.positions[node.place]), int(explained.features[node.place])]
 
 
-def _part(effects: NodeEffects, node: Node) -> Part:
-    explained = effects.explained[node.sae]
-    vector = explained.vectors(torch.tensor([node.place]))[0]
-    return Part(explained.sae.hook_point, int(explained.positions[node.place]), vector)
-
-
-def _taken_out(prompt: ScoredPrompt, parts: Sequence[Part]) -> list[float]:
-    return [
-        effect
-        for start in range(0, len(parts), COPIES)
-        for effect in ablation_effects(prompt, parts[start : start + COPIES])
-    ]
-
-
 def _of_sae(found: Sequence[Measured], label: str, sae: int) -> tuple[list[float], list[float]]:
     numbers = [(each, number) for each in found for number in each.of_sae(sae)]
     return [e.predicted[label][n] for e, n in numbers], [e.measured[n] for e, n in numbers]
@@ -314,13 +198,6 @@ def _rotated(values: Sequence[float]) -> list[float]:
     """Each node gets another's."""
     shift = len(values) // 3
     return [*values[shift:], *values[:shift]]
-
-
-def _two_likeliest(host: HostModel, ids: Sequence[int]) -> TokenLogit:
-    with torch.no_grad():
-        logits: Tensor = host.logits(torch.tensor([ids]), None)[0, -1]
-    target, against = logits.topk(2).indices.tolist()
-    return TokenLogit(target, against)
 
 
 def _starters(host: HostModel) -> list[LoadedSae]:

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.attribution_agreement import METHODS, RANDOM, STRONGEST, add_controls, add_methods, measure
+from benchmarks.attribution_agreement import add_controls, add_methods
+from benchmarks.attribution_nodes import METHODS, RANDOM, STRONGEST, measure
 from benchmarks.attribution_peer import PeerJob, PeerPrompt, read_job
 from benchmarks.report import Report
 from tests.studies.attribution.tiny_prompts import loaded, random_ids
