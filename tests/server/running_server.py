@@ -6,7 +6,7 @@ import asyncio
 import threading
 import urllib.request
 from concurrent.futures import Future
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import Any, Self
 
@@ -56,7 +56,7 @@ class RunningServer:
     """Use it as a context manager; it serves inside the block."""
 
     def __init__(self, config: Config, host: HostModel, saes: LoadedSaes) -> None:
-        self.config = config
+        self.config = _naming(config, saes)
         self.host = host
         self.saes = saes
 
@@ -135,6 +135,13 @@ class RunningServer:
         """The sum of the samples of that name that have these labels."""
         wanted = labels.items()
         return sum(v for (n, found), v in self.samples().items() if n == name and wanted <= found)
+
+
+def _naming(config: Config, saes: LoadedSaes) -> Config:
+    """The config with the SAEs that it does not name and a test serves all the same."""
+    named = {sae.name for sae in config.saes}
+    others = tuple(SaeConfig(name=sae.name, path="in memory") for sae in saes if sae.name not in named)
+    return replace(config, saes=(*config.saes, *others))
 
 
 @dataclass(frozen=True)
