@@ -63,6 +63,8 @@ def positive_field(record: Mapping[str, Any], key: str, where: str) -> int:
 def list_field(record: Mapping[str, Any], key: str, kind: type[Value], where: str) -> tuple[Value, ...]:
     """`record[key]`, a list whose elements are all of that kind."""
     values = field(record, key, list, where)
+    if set(map(type, values)) <= {kind}:  # as nearly always: a million values of an SAE's notes
+        return tuple(values)
     return tuple(field({f"{key}[{i}]": v}, f"{key}[{i}]", kind, where) for i, v in enumerate(values))
 
 
