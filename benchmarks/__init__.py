@@ -4,6 +4,7 @@
 - `k_sweep`: what a decode step costs by how much is steered, watched and read
 - `peers`: sixteen differently steered requests, next to the tools that people use
 - `scaling`: time and memory as the batch and the context grow, next to plain transformers
+- `startup`: how long imports and a server's start take, next to plain transformers
 - `int8_head`: what a head in 8 bits costs in accuracy and gives in speed
 - `steering_effect`: whether steering by a feature does what the feature's label says
 - `sae_step`: what a training step of an SAE costs, next to other libraries
