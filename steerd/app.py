@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import signal
 import time
@@ -67,6 +68,7 @@ async def _serve(config: Config) -> int:
     try:
         host = load_host(config)
         await app.start(host, load_saes(config, host))
+        gc.freeze()  # what is loaded stays: no search for garbage, which halts a step, goes through it again
         return await app.run()
     finally:
         await app.stop()
