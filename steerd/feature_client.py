@@ -26,6 +26,7 @@ from steerd.studies.encoded_tokens import EncodedTokens, EncodeSummary
 from steerd.studies.feature_matches import FeatureMatches, TextMatches
 from steerd.studies.feature_page import FeaturePage
 from steerd.studies.lens_table import LensTable
+from steerd.studies.output_table import OutputTable
 from steerd.studies.special_token_table import SpecialTokenTable
 from steerd.studies.trace_table import TraceTable
 from steerd.study_wire import (
@@ -38,6 +39,7 @@ from steerd.study_wire import (
     feature_description,
     feature_search,
     logit_lens,
+    outputs,
     special_tokens,
     trace,
 )
@@ -199,6 +201,15 @@ class FeatureClient:
         with failures(self.address):
             replies = self._features.FindSpecialTokenFeatures(request, timeout=self._timeout)
             result: SpecialTokenTable = _result(_events(replies, special_tokens.special_tokens_event), told)
+        return result
+
+    def rank_outputs(
+        self, call: outputs.OutputsCall, told: Callable[[Progress], None] | None = None
+    ) -> OutputTable:
+        """The features that say most when they are steered; `told` is as above. Raises RemoteError."""
+        with failures(self.address):
+            replies = self._features.RankOutputs(outputs.outputs_request(call), timeout=self._timeout)
+            result: OutputTable = _result(_events(replies, outputs.outputs_event), told)
         return result
 
 

@@ -205,6 +205,7 @@ TORCH_FREE = (
     "steerd.studies.dose_curve",
     "steerd.studies.encoded_tokens",
     "steerd.studies.lens_table",
+    "steerd.studies.output_table",
     "steerd.studies.special_token_table",
     "steerd.studies.trace_table",
     "steerd.sae.feature_label",

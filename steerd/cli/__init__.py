@@ -13,7 +13,7 @@
 - `lens`: what the host would predict after each layer
 - `trace`: the features that are active at some tokens, in the SAEs of all layers
 - `effects`: what ablating features changes for each token of a text, also as a page (`effect_page`)
-- `dose`: how strongly to steer by a feature; `special_tokens`, the features of a chat's markers
+- `rank`: which features to steer by; `dose`: how strongly; `special_tokens`: those of a chat's markers
 - `contrast`: the features that tell two sets of texts apart
 - `compare`: what pushes a right and a wrong answer, and what makes the right one win
 - `health`: exit status 0 if a server serves

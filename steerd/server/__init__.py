@@ -30,7 +30,7 @@ A study passes `feature_service` and `feature_answers`, which has all that answe
   token by its name
 - `dose_studies`: how strongly to steer; `parse_evaluate` reads what is asked, `dosing` tries each strength by
   the requests that `dose_requests` makes, with the texts of `dose_texts` and next to `control_features`;
-  `parse_special_tokens`, which features special tokens have
+  `parse_outputs`, which features say something; `parse_special_tokens`, which features special tokens have
 - `studying`: one study's life: begin, progress, stop, result
 - `study_stream`: from the engine's thread to this study's coroutine
 - `composed_study`: studies that are made of requests and of other studies; `engine_texts` runs these

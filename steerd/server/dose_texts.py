@@ -6,6 +6,9 @@ from steerd.host.host_model import HostModel
 from steerd.pb.v1.feature_service_pb2 import Text
 from steerd.pb.v1.generation_service_pb2 import Chat, ChatMessage
 
+NEUTRAL = "From my experience,"
+"""What output scores are taken after, as in arXiv 2505.20063."""
+
 _QUESTIONS = (
     "What did you do this morning?",
     "Write the beginning of a short story.",

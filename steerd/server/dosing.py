@@ -14,6 +14,7 @@ from steerd.errors import Unavailable
 from steerd.host.text import encode_prompt
 from steerd.server.composed_study import ComposedStudy
 from steerd.server.dose_requests import DoseRequests, DoseWish, Push
+from steerd.server.dose_texts import NEUTRAL
 from steerd.server.engine_texts import EngineTexts
 from steerd.server.parse import RequestParser
 from steerd.server.reply_score import Scored
@@ -27,9 +28,6 @@ from steerd.studies.dose_curve import (
     repetition,
 )
 from steerd.studies.next_tokens import NextTokens, NextTokenStudy, NextTokenWish
-
-NEUTRAL = "From my experience,"
-"""What the output score of arXiv 2505.20063 is taken after."""
 
 
 class Dosing(ComposedStudy[DoseCurve]):

@@ -22,6 +22,7 @@ AttributeContext = grpc.aio.ServicerContext[pb.AttributeRequest, pb.AttributeRes
 SpecialTokensContext = grpc.aio.ServicerContext[
     pb.FindSpecialTokenFeaturesRequest, pb.FindSpecialTokenFeaturesResponse
 ]
+OutputsContext = grpc.aio.ServicerContext[pb.RankOutputsRequest, pb.RankOutputsResponse]
 EvaluateContext = grpc.aio.ServicerContext[pb.EvaluateSteeringRequest, pb.EvaluateSteeringResponse]
 ContrastContext = grpc.aio.ServicerContext[pb.ContrastFeaturesRequest, pb.ContrastFeaturesResponse]
 
@@ -98,6 +99,11 @@ class FeatureService(FeatureServiceServicer):
         self, message: pb.FindSpecialTokenFeaturesRequest, context: SpecialTokensContext
     ) -> None:
         await self._studying.run(message, context, self._now.dosed.special_tokens)
+
+    async def RankOutputs(  # type: ignore[override]
+        self, message: pb.RankOutputsRequest, context: OutputsContext
+    ) -> None:
+        await self._studying.run(message, context, self._now.dosed.outputs)
 
     async def GetFeature(
         self,

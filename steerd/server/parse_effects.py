@@ -20,7 +20,8 @@ def parse_effects(
     violations = parser.study.violations
     text = parser.text()
     violations.must_not_be_empty("features", message.features)
-    features = parser.study.features("features", message.features)
+    most = parser.study.config.limits.max_watched_features
+    features = parser.study.features("features", message.features, most=most)
     if text is not None:
         parser.values(2 * len(message.features) * len(text.token_ids), "features")
         field = message.text.WhichOneof("input")

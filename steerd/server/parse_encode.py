@@ -21,7 +21,7 @@ def parse_encode(message: pb.EncodeRequest, parser: StudyParser) -> EncodeWish:
         violations.add("saes", "needs top_k or full_codes")
     return EncodeWish(
         texts=parser.texts("texts", message.texts),
-        watch=parser.features("watch", message.watch),
+        watch=parser.features("watch", message.watch, most=limits.max_watched_features),
         top_k=message.top_k,
         full_codes=message.full_codes,
         saes=parser.sae_names("saes", message.saes) if message.top_k or message.full_codes else (),

@@ -75,10 +75,11 @@ class StudyParser:
                 problem = "has no token that counts: none but specials and the first"
                 self.violations.add(f"{field}[{number}]", problem)
 
-    def features(self, field: str, messages: Sequence[feature_pb2.FeatureRef]) -> tuple[FeatureRef, ...]:
-        """Features of served SAEs, each once."""
-        limit = self.config.limits.max_watched_features
-        if not self.violations.must_be_at_most(field, len(messages), limit, "features"):
+    def features(
+        self, field: str, messages: Sequence[feature_pb2.FeatureRef], *, most: int
+    ) -> tuple[FeatureRef, ...]:
+        """Features of served SAEs, each once, at most so many."""
+        if not self.violations.must_be_at_most(field, len(messages), most, "features"):
             return ()
         targets = TargetParser(self.host, self.saes, self.violations)
         seen: dict[FeatureRef, None] = {}

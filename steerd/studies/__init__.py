@@ -16,6 +16,7 @@ torch, which the client and the command line read too.
 - `nearest`, `text_search`: features near a direction, or that fire on texts; they tell `feature_matches`
 - `known_features`: what the SAEs' files tell of features, searched by words
 - `special_tokens`: which features fire on special tokens; `special_token_table` is what it tells
+- `output_score`: how much a feature says; `output_ranking` ranks many, `output_table` is what it tells
 - `next_tokens`: what steering does to the next token
 - `dose_curve`: what steering does at each strength, and which to take
 - the package `attribution`: which features move a metric of a prompt's logits

@@ -3,26 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from statistics import fmean
 
 import torch
 from torch import Tensor
 
-from steerd.engine.steered_forward import SteeredForward, SteeredText
+from steerd.engine.steered_forward import SteeredForward
 from steerd.engine.study import Progress
-from steerd.host.hook_point import HookPoint
 from steerd.host.host_model import HostModel
-from steerd.steering.intervention import Add, FeatureRef, Intervention
+from steerd.steering.intervention import FeatureRef
 from steerd.steering.loaded_saes import LoadedSaes
-from steerd.steering.scope import Phase, Scope
 from steerd.steering.steering import Steering
 from steerd.studies.dose_curve import NextTokenEffect
-
-PROMOTED = 20
-"""How many of the tokens that a feature promotes most stand for what it says, as in arXiv 2505.20063."""
-
-_AMPLIFIED = 10.0  # times the largest activation of the row, as in the same paper
+from steerd.studies.output_score import OutputScorer, last_layer, output_score
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,8 +81,10 @@ class NextTokenStudy:
         wish = self._wish
         texts = [*wish.prompts, *wish.controls]
         total = len(texts) * len(wish.ways) + 1
-        self._promoted = self._most_promoted()
-        self._output_score = self._neutral_score()
+        scorer = OutputScorer(self._host, self._loaded, self._forward, wish.neutral, wish.plain)
+        promoted = scorer.promoted([wish.feature.index])
+        (self._promoted,) = promoted
+        (self._output_score,) = scorer.scores([wish.feature.index], promoted)
         yield Progress(1, total, "forwards")
         done = 1
         for number, text in enumerate(texts):
@@ -109,47 +105,12 @@ class NextTokenStudy:
         promoted = tuple(int(token) for token in self._promoted)
         return NextTokens(self._complete, promoted, self._output_score, effects)
 
-    def _most_promoted(self) -> Tensor:
-        """The tokens that the feature's direction makes likeliest by itself, through the host's own head."""
-        direction = self._loaded.sae.W_dec[self._wish.feature.index]
-        return self._host.unembed(direction.unsqueeze(0))[0].topk(PROMOTED).indices.cpu()
-
-    def _neutral_score(self) -> float:
-        """The output score: the feature raised by ten times the largest activation of the last row there."""
-        neutral, point = self._wish.neutral, self._loaded.hook_point
-        row = self._host.activations(torch.tensor([neutral]), None, [point])[point][0, -1]
-        largest = float(self._loaded.sae.encode(row).max())
-        scope = Scope(phase=Phase.PROMPT, last_n=1, include_special_tokens=True)
-        raised = Intervention(target=self._wish.feature, operation=Add(_AMPLIFIED * largest), scope=scope)
-        plain = self._wish.plain
-        steering = replace(plain, interventions=(raised, *plain.interventions))
-        logits = self._last_logits(neutral, [steering])
-        return self._score(logits[0].softmax(dim=-1))
-
-    def _score(self, probs: Tensor) -> float:
-        """The probability of the likeliest promoted token, times how near its rank [vocab] is to the top."""
-        best = float(probs[self._promoted].max())
-        rank = int((probs > best).sum())
-        return best * (1 - rank / len(probs))
-
-    def _last_logits(self, text: Sequence[int], steerings: Sequence[Steering]) -> Tensor:
-        rows = self._last_layer(text, steerings)  # [texts, tokens, d_model]
-        return self._host.unembed(rows[:, -1]).cpu()
-
     def _logprobs(self, text: Sequence[int], steerings: Sequence[Steering], number: int) -> Tensor:
         """Log-probabilities [texts, rows, vocab]: a prompt's last row, a control text's ordinary ones."""
-        rows = self._last_layer(text, steerings)
+        rows = last_layer(self._host, self._forward, text, steerings)
         rows = rows[:, -1:] if number < len(self._wish.prompts) else rows[:, self._ordinary(text)]
         logits = self._host.unembed(rows.flatten(0, 1))
         return logits.log_softmax(dim=-1).view(*rows.shape[:2], -1).cpu()
-
-    def _last_layer(self, text: Sequence[int], steerings: Sequence[Steering]) -> Tensor:
-        """Rows [texts, tokens, d_model] after the last layer."""
-        found: list[Tensor] = []
-        point = HookPoint(self._host.num_layers - 1, "resid_post")
-        texts = [SteeredText(prompt_ids=tuple(text), steering=steering) for steering in steerings]
-        self._forward.run(texts, after={point: lambda rows: found.append(rows.clone())})
-        return found[0].view(len(texts), len(text), -1)
 
     def _ordinary(self, text: Sequence[int]) -> Tensor:
         kept = ~torch.isin(torch.tensor(text), self._special)
@@ -166,7 +127,7 @@ class NextTokenStudy:
             return
         probs = steered[-1].exp()
         gain = float((probs - plain[-1].exp())[self._promoted].sum())
-        sums.at_end.append((kl, share, gain, self._score(probs)))
+        sums.at_end.append((kl, share, gain, output_score(probs, self._promoted)))
 
 
 def _effect(sums: _Sums) -> NextTokenEffect:

@@ -11,5 +11,6 @@
 - `feature_description`: labels, found features and GetFeature's pages
 - `feature_search`: SearchFeatures, NearestFeatures and SearchByTexts
 - `evaluate`: EvaluateSteering
+- `outputs`: RankOutputs
 - `special_tokens`: FindSpecialTokenFeatures
 """

@@ -3528,3 +3528,159 @@ class FiringFeature(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___FiringFeature: _TypeAlias = FiringFeature  # noqa: Y015
+
+@_typing.final
+class RankOutputsRequest(_message.Message):
+    """Which features."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    MAX_SECONDS_FIELD_NUMBER: _builtins.int
+    FEATURES_FIELD_NUMBER: _builtins.int
+    SAES_FIELD_NUMBER: _builtins.int
+    TOP_FIELD_NUMBER: _builtins.int
+    request_id: _builtins.str
+    """As GenerateRequest.request_id."""
+    max_seconds: _builtins.float
+    """As EncodeRequest.max_seconds."""
+    top: _builtins.int
+    """How many to tell, from 1 to Limits.max_ranked_features. Default: 20."""
+    @_builtins.property
+    def features(self) -> _containers.RepeatedCompositeFieldContainer[_feature_pb2.FeatureRef]:
+        """The features, at most as many as a study may rank (see Limits.max_ranked_features), each named once. Default: all
+        of `saes` that are not recorded as dead.
+        """
+
+    @_builtins.property
+    def saes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The SAEs whose features are ranked; not with `features`. Each may be named once. Default: all that are served."""
+
+    def __init__(
+        self,
+        *,
+        request_id: _builtins.str = ...,
+        max_seconds: _builtins.float = ...,
+        features: _abc.Iterable[_feature_pb2.FeatureRef] | None = ...,
+        saes: _abc.Iterable[_builtins.str] | None = ...,
+        top: _builtins.int | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_top", b"_top", "top", b"top"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_top", b"_top", "features", b"features", "max_seconds", b"max_seconds", "request_id", b"request_id", "saes", b"saes", "top", b"top"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__top: _TypeAlias = _typing.Literal["top"]  # noqa: Y015
+    _WhichOneofArgType__top: _TypeAlias = _typing.Literal["_top", b"_top"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__top) -> _WhichOneofReturnType__top | None: ...
+
+Global___RankOutputsRequest: _TypeAlias = RankOutputsRequest  # noqa: Y015
+
+@_typing.final
+class RankOutputsResponse(_message.Message):
+    """One message of the stream."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PROGRESS_FIELD_NUMBER: _builtins.int
+    RESULT_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def progress(self) -> Global___StudyProgress:
+        """How far it is, in features."""
+
+    @_builtins.property
+    def result(self) -> Global___RankOutputsResult:
+        """Always the last message."""
+
+    def __init__(
+        self,
+        *,
+        progress: Global___StudyProgress | None = ...,
+        result: Global___RankOutputsResult | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["event", b"event", "progress", b"progress", "result", b"result"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["event", b"event", "progress", b"progress", "result", b"result"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_event: _TypeAlias = _typing.Literal["progress", "result"]  # noqa: Y015
+    _WhichOneofArgType_event: _TypeAlias = _typing.Literal["event", b"event"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_event) -> _WhichOneofReturnType_event | None: ...
+
+Global___RankOutputsResponse: _TypeAlias = RankOutputsResponse  # noqa: Y015
+
+@_typing.final
+class RankOutputsResult(_message.Message):
+    """The features that say most."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    COMPLETE_FIELD_NUMBER: _builtins.int
+    SCORED_FIELD_NUMBER: _builtins.int
+    FEATURES_FIELD_NUMBER: _builtins.int
+    complete: _builtins.bool
+    """Whether all features were scored; false when max_seconds or StopStudy ended it."""
+    scored: _builtins.int
+    """Features that were scored."""
+    @_builtins.property
+    def features(self) -> _containers.RepeatedCompositeFieldContainer[Global___RankedOutput]:
+        """In falling order of score."""
+
+    def __init__(
+        self,
+        *,
+        complete: _builtins.bool = ...,
+        scored: _builtins.int = ...,
+        features: _abc.Iterable[Global___RankedOutput] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["complete", b"complete", "features", b"features", "scored", b"scored"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RankOutputsResult: _TypeAlias = RankOutputsResult  # noqa: Y015
+
+@_typing.final
+class RankedOutput(_message.Message):
+    """A feature and its output score. The fields that begin alike run in parallel."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FEATURE_FIELD_NUMBER: _builtins.int
+    LABEL_FIELD_NUMBER: _builtins.int
+    SCORE_FIELD_NUMBER: _builtins.int
+    PROMOTED_IDS_FIELD_NUMBER: _builtins.int
+    PROMOTED_TEXTS_FIELD_NUMBER: _builtins.int
+    score: _builtins.float
+    """As EvaluateSteeringResult.output_score."""
+    @_builtins.property
+    def feature(self) -> _feature_pb2.FeatureRef:
+        """The feature."""
+
+    @_builtins.property
+    def label(self) -> _feature_pb2.FeatureLabel:
+        """What the SAE's file calls it. Absent when it has no labels."""
+
+    @_builtins.property
+    def promoted_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Ids of the twenty tokens that its direction promotes most, most first."""
+
+    @_builtins.property
+    def promoted_texts(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Each of them as text by itself."""
+
+    def __init__(
+        self,
+        *,
+        feature: _feature_pb2.FeatureRef | None = ...,
+        label: _feature_pb2.FeatureLabel | None = ...,
+        score: _builtins.float = ...,
+        promoted_ids: _abc.Iterable[_builtins.int] | None = ...,
+        promoted_texts: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["feature", b"feature", "label", b"label"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["feature", b"feature", "label", b"label", "promoted_ids", b"promoted_ids", "promoted_texts", b"promoted_texts", "score", b"score"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RankedOutput: _TypeAlias = RankedOutput  # noqa: Y015

@@ -109,6 +109,11 @@ class FeatureServiceStub:
                 request_serializer=steerd_dot_pb_dot_v1_dot_feature__service__pb2.FindSpecialTokenFeaturesRequest.SerializeToString,
                 response_deserializer=steerd_dot_pb_dot_v1_dot_feature__service__pb2.FindSpecialTokenFeaturesResponse.FromString,
                 _registered_method=True)
+        self.RankOutputs = channel.unary_stream(
+                '/steerd.v1.FeatureService/RankOutputs',
+                request_serializer=steerd_dot_pb_dot_v1_dot_feature__service__pb2.RankOutputsRequest.SerializeToString,
+                response_deserializer=steerd_dot_pb_dot_v1_dot_feature__service__pb2.RankOutputsResponse.FromString,
+                _registered_method=True)
         self.StopStudy = channel.unary_unary(
                 '/steerd.v1.FeatureService/StopStudy',
                 request_serializer=steerd_dot_pb_dot_v1_dot_feature__service__pb2.StopStudyRequest.SerializeToString,
@@ -223,6 +228,13 @@ class FeatureServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def RankOutputs(self, request, context):
+        """Ranks features by how much they say when they are steered.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def StopStudy(self, request, context):
         """Has a study that is under way end with what it has done so far, which its own stream then tells.
         """
@@ -302,6 +314,11 @@ def add_FeatureServiceServicer_to_server(servicer, server):
                     servicer.FindSpecialTokenFeatures,
                     request_deserializer=steerd_dot_pb_dot_v1_dot_feature__service__pb2.FindSpecialTokenFeaturesRequest.FromString,
                     response_serializer=steerd_dot_pb_dot_v1_dot_feature__service__pb2.FindSpecialTokenFeaturesResponse.SerializeToString,
+            ),
+            'RankOutputs': grpc.unary_stream_rpc_method_handler(
+                    servicer.RankOutputs,
+                    request_deserializer=steerd_dot_pb_dot_v1_dot_feature__service__pb2.RankOutputsRequest.FromString,
+                    response_serializer=steerd_dot_pb_dot_v1_dot_feature__service__pb2.RankOutputsResponse.SerializeToString,
             ),
             'StopStudy': grpc.unary_unary_rpc_method_handler(
                     servicer.StopStudy,
@@ -692,6 +709,33 @@ class FeatureService:
             '/steerd.v1.FeatureService/FindSpecialTokenFeatures',
             steerd_dot_pb_dot_v1_dot_feature__service__pb2.FindSpecialTokenFeaturesRequest.SerializeToString,
             steerd_dot_pb_dot_v1_dot_feature__service__pb2.FindSpecialTokenFeaturesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RankOutputs(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/steerd.v1.FeatureService/RankOutputs',
+            steerd_dot_pb_dot_v1_dot_feature__service__pb2.RankOutputsRequest.SerializeToString,
+            steerd_dot_pb_dot_v1_dot_feature__service__pb2.RankOutputsResponse.FromString,
             options,
             channel_credentials,
             insecure,

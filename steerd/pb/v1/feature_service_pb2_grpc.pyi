@@ -68,6 +68,8 @@ class FeatureServiceStub:
     """
     FindSpecialTokenFeatures: _grpc.UnaryStreamMultiCallable[_feature_service_pb2.FindSpecialTokenFeaturesRequest, _feature_service_pb2.FindSpecialTokenFeaturesResponse]
     """Finds the features that fire on special tokens, such as the markers of a chat template."""
+    RankOutputs: _grpc.UnaryStreamMultiCallable[_feature_service_pb2.RankOutputsRequest, _feature_service_pb2.RankOutputsResponse]
+    """Ranks features by how much they say when they are steered."""
     StopStudy: _grpc.UnaryUnaryMultiCallable[_feature_service_pb2.StopStudyRequest, _feature_service_pb2.StopStudyResponse]
     """Has a study that is under way end with what it has done so far, which its own stream then tells."""
 
@@ -111,6 +113,8 @@ class FeatureServiceAsyncStub(FeatureServiceStub):
     """
     FindSpecialTokenFeatures: _aio.UnaryStreamMultiCallable[_feature_service_pb2.FindSpecialTokenFeaturesRequest, _feature_service_pb2.FindSpecialTokenFeaturesResponse]  # type: ignore[assignment]
     """Finds the features that fire on special tokens, such as the markers of a chat template."""
+    RankOutputs: _aio.UnaryStreamMultiCallable[_feature_service_pb2.RankOutputsRequest, _feature_service_pb2.RankOutputsResponse]  # type: ignore[assignment]
+    """Ranks features by how much they say when they are steered."""
     StopStudy: _aio.UnaryUnaryMultiCallable[_feature_service_pb2.StopStudyRequest, _feature_service_pb2.StopStudyResponse]  # type: ignore[assignment]
     """Has a study that is under way end with what it has done so far, which its own stream then tells."""
 
@@ -235,6 +239,14 @@ class FeatureServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_feature_service_pb2.FindSpecialTokenFeaturesResponse], _abc.AsyncIterator[_feature_service_pb2.FindSpecialTokenFeaturesResponse]]:
         """Finds the features that fire on special tokens, such as the markers of a chat template."""
+
+    @_abc_1.abstractmethod
+    def RankOutputs(
+        self,
+        request: _feature_service_pb2.RankOutputsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_feature_service_pb2.RankOutputsResponse], _abc.AsyncIterator[_feature_service_pb2.RankOutputsResponse]]:
+        """Ranks features by how much they say when they are steered."""
 
     @_abc_1.abstractmethod
     def StopStudy(
