@@ -20,7 +20,7 @@ RUN pip install pip setuptools \
 COPY pyproject.toml README.md LICENSE ./
 COPY steerd steerd
 COPY sae_train sae_train
-RUN pip install --no-build-isolation .
+RUN pip install --no-build-isolation '.[otel]'
 
 # Converted here once, so that a container starts in seconds and needs no writable cache.
 ENV XDG_CACHE_HOME=/opt/cache

@@ -29,6 +29,8 @@ from steerd.monitoring.monitor import Monitor, MonitorPart
 from steerd.monitoring.request_log import RequestLog
 from steerd.monitoring.scrape_endpoint import ScrapeEndpoint
 from steerd.monitoring.top_features import FeatureFacts, TopFeatures
+from steerd.monitoring.traces import PART as TRACES
+from steerd.monitoring.traces import begin_traces
 from steerd.sae.feature_files import FeatureStatistics
 from steerd.sae.feature_note import FeatureNote
 from steerd.sae.sae_file import SaeBundle, load_sae
@@ -111,6 +113,7 @@ class App:
         for collector in (ProcessCollector, PlatformCollector, GCCollector):
             collector(registry=registry)
         self.monitor = Monitor(registry, queue_steps=config.monitoring.queue_steps)
+        self._traces = begin_traces(config, self.monitor)
         self.metrics = _metrics(config, registry)
         self.grpc = GrpcServer(config.server, self.metrics)
         self._top = TopFeatures()
@@ -212,6 +215,8 @@ class App:
             decode = (lambda ids: str(host.tokenizer.decode(ids))) if monitoring.log_prompts else None
             self._request_log = RequestLog(monitoring, model=config.model.name, decode=decode)
             parts["request_log"] = self._request_log
+        if self._traces is not None:
+            parts[TRACES] = self._traces
         if self._last_request is not None:
             self._last_request.read_tokens(partial(token_texts, host.tokenizer))
             parts["last_request"] = self._last_request
@@ -274,6 +279,8 @@ class App:
         await asyncio.to_thread(self.monitor.stop)
         if self._request_log is not None:
             self._request_log.stop()
+        if self._traces is not None:
+            await asyncio.to_thread(self._traces.stop)
         self.scrape_endpoint.stop()
 
     async def _signal_or_engine_death(self, signals: asyncio.Queue[int]) -> bool:

@@ -192,6 +192,8 @@ class MonitoringConfig:
     `watch_file`, if that is set, which goes before `watch` at the next start.
     `request_log` takes a JSON line at the end of each request: `stderr`, `off` or a file. There is no text of
     requests in it, unless `log_prompts` adds their prompts.
+    `traces_endpoint` (http://host:4317, or https) takes a span of each request over OTLP; it needs the extra
+    `otel`. Spans have no text of requests.
     """
 
     host: str = field(default="127.0.0.1", metadata=_matching(r"\S+"))
@@ -202,6 +204,7 @@ class MonitoringConfig:
     watch_file: str = ""
     request_log: str = field(default="stderr", metadata=_matching(r".+"))
     log_prompts: bool = False
+    traces_endpoint: str = field(default="", metadata=_matching(r"(https?://[^\s/]+/?)?"))
     queue_steps: int = field(default=256, metadata=_between(1, 65536))
     watch: tuple[WatchedFeature, ...] = ()
 

@@ -170,6 +170,8 @@ ONLY_IN: dict[str, tuple[str, ...]] = {
         "steerd.study_wire",
     ),
     "prometheus_client": ("steerd.monitoring", "steerd.app"),
+    # An extra: the one module that imports it is itself imported only where spans are wanted.
+    "opentelemetry": ("steerd.monitoring.request_spans",),
     # Of other people's pickles one reader reads the weights, in the trainer's import command.
     "pickle": ("sae_train.formats.torch_file",),
     "pickletools": ("sae_train.formats.torch_file",),

@@ -18,6 +18,7 @@ from tests.test_architecture import imported_modules
 
 ROOT = Path(__file__).parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+TESTED_EXTRAS = ("datasets", "otel")
 DOCKERFILE = (ROOT / "Dockerfile").read_text()
 
 
@@ -29,9 +30,14 @@ def constraints() -> dict[str, str]:
 
 def installed_requirements() -> list[Requirement]:
     extras = PROJECT["optional-dependencies"]
-    assert "steerd[datasets]" in extras["dev"]
-    texts = [*PROJECT["dependencies"], *extras["dev"], *extras["datasets"]]
-    return [Requirement(text) for text in texts if text != "steerd[datasets]"]
+    taken_in = {f"steerd[{extra}]" for extra in TESTED_EXTRAS}
+    assert taken_in <= set(extras["dev"])
+    texts = [
+        *PROJECT["dependencies"],
+        *extras["dev"],
+        *(text for name in TESTED_EXTRAS for text in extras[name]),
+    ]
+    return [Requirement(text) for text in texts if text not in taken_in]
 
 
 def stages() -> list[list[str]]:
@@ -53,7 +59,8 @@ def test_every_requirement_is_pinned_to_a_version_it_allows(requirement: Require
 
 
 def test_every_imported_package_is_required() -> None:
-    required = {canonicalize_name(Requirement(text).name) for text in PROJECT["dependencies"]}
+    texts = [*PROJECT["dependencies"], *PROJECT["optional-dependencies"]["otel"]]
+    required = {canonicalize_name(Requirement(text).name) for text in texts}
     files = [path for product in ("steerd", "sae_train") for path in (ROOT / product).rglob("*.py")]
     imported = {
         name.split(".")[0] for path in files for name in imported_modules(ast.parse(path.read_text()))

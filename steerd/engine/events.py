@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import numpy as np
@@ -172,7 +173,7 @@ class FinishedEvent:
     `fired` has the triggers that did, in their order, `switched` what became of the one that switches, if it
     came to that. `cancel_seconds`: from its cancel, if that ended it, until what it held was free.
     `cached_prompt_tokens` of the prompt's tokens did not run, as an earlier request had left their keys and
-    values.
+    values. `ended` is when, in seconds since 1970.
     """
 
     reason: FinishReason
@@ -186,14 +187,20 @@ class FinishedEvent:
     cached_prompt_tokens: int = 0
     baseline: BaselineOutcome | None = None
     cancel_seconds: float | None = None
+    ended: float = field(default_factory=time.time, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
 class FailedEvent:
-    """The last event of a request that the engine could not finish; `error` is for the client."""
+    """The last event of a request that the engine could not finish; `error` is for the client.
+
+    `seconds` went by from its submission until it `ended`, which is in seconds since 1970.
+    """
 
     error: Exception
     fault: Fault | None = None
+    seconds: float = 0.0
+    ended: float = field(default_factory=time.time, compare=False)
 
 
 LastEvent = FinishedEvent | FailedEvent

@@ -49,6 +49,8 @@ class GenerationRequest:
     With `baseline` its unsteered twin runs beside it, in the same stream.
     `make_stop` returns a fresh predicate, fed each generated id in order, that says when a stop string has
     appeared; None when the request has none.
+    `is_chat` says what its prompt was made of. `traceparent` names the span of a client's call, as W3C's
+    header does ("" where the client has none); None for what the server asks of itself.
     """
 
     id: str
@@ -60,6 +62,8 @@ class GenerationRequest:
     make_stop: Callable[[], Callable[[int], bool]] | None = None
     continuation: tuple[int, ...] = ()
     baseline: bool = False
+    is_chat: bool = False
+    traceparent: str | None = None
 
     @property
     def given_ids(self) -> tuple[int, ...]:

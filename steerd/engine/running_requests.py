@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 from steerd.engine.continuous_batching import ContinuousBatch
 from steerd.engine.events import EngineObserver, FailedEvent, LastEvent, SwitchUse
@@ -75,6 +76,8 @@ class RunningRequests:
 
     def end(self, submission: Submission, event: LastEvent) -> None:
         """Let the id be used again, then say the last word: who hears it may use the id at once."""
+        if isinstance(event, FailedEvent):
+            event = replace(event, seconds=submission.seconds)
         if submission.steered is None:  # a baseline is no request of a client
             self._observer.request_finished(submission.request, event)
         self._line.end(submission)

@@ -49,6 +49,11 @@ class Submission:
             self._cancelled = time.monotonic()
 
     @property
+    def seconds(self) -> float:
+        """How long ago it was submitted."""
+        return time.monotonic() - self.submitted
+
+    @property
     def since_cancel(self) -> float | None:
         """Seconds since it was cancelled; None when it was not."""
         return None if self._cancelled is None else time.monotonic() - self._cancelled
@@ -59,7 +64,7 @@ class Submission:
             reason=FinishReason.CANCELLED,
             prompt_tokens=len(self.request.prompt_ids),
             generated_tokens=0,
-            timings=Timings(time.monotonic() - self.submitted, 0.0, 0.0),
+            timings=Timings(self.seconds, 0.0, 0.0),
             features=(),
             cancel_seconds=self.since_cancel,
         )

@@ -4,6 +4,7 @@
 - `request_tallies`: what the features of each running request did so far
 - `activity`: what the watched features do now, for whoever watches
 - `request_log`: a JSON line at each request's end
+- `traces`: whether spans are sent; `request_spans`: who sends them; `span_attributes`: what they say
 - `metrics`: `Metrics`, the part that keeps the series, and the edge's observer
 - `rpc_metrics`: calls, outcomes, rejections
 - `engine_metrics`: requests, tokens, latencies, steps

@@ -17,7 +17,7 @@ from steerd.monitoring.request_tallies import RequestFeatures, RequestTallies
 
 _SETTLE_SECONDS = 1.0
 _TALLIES = "tallies"  # the monitor's own part
-_QUEUE_FULL, _SLOW_WATCHER = "queue_full", "slow_watcher"
+_QUEUE_FULL, _SLOW_WATCHER, _SLOW_COLLECTOR = "queue_full", "slow_watcher", "slow_collector"
 
 _log = logging.getLogger(__name__)
 
@@ -76,6 +76,14 @@ class Monitor:
         """A reader of live activity was too slow for so many of them."""
         self._slow.inc(count)
 
+    def spans_lost(self) -> None:
+        """A request left no span, as too many wait for the collector."""
+        self._slow_collector.inc()
+
+    def part_failed(self, name: str) -> None:
+        """A part failed on a thread of its own."""
+        self._failures[name].inc()
+
     def settle(self) -> None:
         """Wait until all that was told so far counts, or for a second."""
         if self._thread.is_alive():
@@ -118,11 +126,12 @@ class Monitor:
         registry.register(_Settled(self.settle))  # first, so that it is asked before all others
         dropped = Counter(
             "steerd_monitor_dropped_total",
-            "Steps, ends of requests and live snapshots that were not counted or sent, for want of room.",
+            "Steps, ends of requests, spans and live snapshots not counted or sent, for want of room.",
             ("reason",),
             registry=registry,
         )
         self._dropped, self._slow = dropped.labels(_QUEUE_FULL), dropped.labels(_SLOW_WATCHER)
+        self._slow_collector = dropped.labels(_SLOW_COLLECTOR)
         self._failed = Counter(
             "steerd_monitor_failures_total",
             "Times that a part of the monitoring failed on what it was told.",

@@ -16,7 +16,7 @@ from steerd.engine.events import FailedEvent, FinishedEvent, LastEvent, StepRepo
 from steerd.engine.request import GenerationRequest
 from steerd.errors import ConfigError, SteerdError
 from steerd.monitoring.request_tallies import RequestFeatures
-from steerd.steering.intervention import Direction, FeatureRef, Intervention, operation_name
+from steerd.steering.intervention import Intervention, operation_name, target_name
 
 _TOP_FEATURES = 10
 _FORMAT = "%(message)s"
@@ -133,12 +133,11 @@ def _failed(event: FailedEvent, request: GenerationRequest) -> dict[str, Any]:
 
 
 def _edit(edit: Intervention) -> dict[str, Any]:
-    target = edit.target
-    if isinstance(target, FeatureRef):
-        printed = f"{target.sae}:{target.index}"
-    else:
-        printed = target.hook_point if isinstance(target, Direction) else target.sae
-    return {"target": printed, "operation": operation_name(edit.operation), "source": edit.source}
+    return {
+        "target": target_name(edit.target),
+        "operation": operation_name(edit.operation),
+        "source": edit.source,
+    }
 
 
 def _features(features: RequestFeatures) -> dict[str, Any]:

@@ -32,6 +32,8 @@ from steerd.steering.loaded_saes import LoadedSaes
 Context = grpc.aio.ServicerContext[pb.GenerateRequest, pb.GenerateResponse]
 ScoreContext = grpc.aio.ServicerContext[pb.ScoreRequest, pb.ScoreResponse]
 
+_TRACEPARENT = "traceparent"  # the header of W3C's Trace Context
+
 _log = logging.getLogger(__name__)
 
 
@@ -76,7 +78,7 @@ class GenerationService(GenerationServiceServicer):
         context.set_trailing_metadata(((REQUEST_ID_TRAILER, request_id),))
         with self._admission.admitted():
             served = self._serving.now
-            request = served.requests.parse(message, request_id)
+            request = served.requests.parse(message, request_id, _traceparent(context))
             stream = EventStream(self._config.stream_buffer_events)
             submission = self._engine.submit(request, stream.deliver, served.saes)
             try:
@@ -91,7 +93,7 @@ class GenerationService(GenerationServiceServicer):
         context.set_trailing_metadata(((REQUEST_ID_TRAILER, request_id),))
         with self._admission.admitted():
             async with self._time_limit():
-                return await self._scoring.score(message, request_id)
+                return await self._scoring.score(message, request_id, _traceparent(context))
 
     async def _stream(
         self,
@@ -134,3 +136,8 @@ class GenerationService(GenerationServiceServicer):
             raise DeadlineExceeded(
                 f"the request took longer than the server allows, {limit:g} seconds"
             ) from None
+
+
+def _traceparent(context: Context | ScoreContext) -> str:
+    """What the caller says of its span; "" when it says nothing."""
+    return str(dict(context.invocation_metadata() or ()).get(_TRACEPARENT, ""))

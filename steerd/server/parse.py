@@ -54,7 +54,9 @@ class RequestParser:
     limits: LimitsConfig
     steering: SteeringParser
 
-    def parse(self, message: pb.GenerateRequest, request_id: str) -> GenerationRequest:
+    def parse(
+        self, message: pb.GenerateRequest, request_id: str, traceparent: str | None = None
+    ) -> GenerationRequest:
         """The request under the given id, with every default filled in.
 
         Raises InvalidRequest with every broken rule, or NotFound when all that is wrong is an unknown name.
@@ -79,6 +81,8 @@ class RequestParser:
             capture=capture,
             make_stop=self._make_stop(prompt_ids, stop) if stop else None,
             baseline=message.baseline,
+            is_chat=message.HasField("chat"),
+            traceparent=traceparent,
         )
 
     def capture_of(self, message: InputMessage, violations: Violations) -> Capture:

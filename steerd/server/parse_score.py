@@ -30,7 +30,7 @@ class ScoreParser:
 
     requests: RequestParser
 
-    def parse(self, message: pb.ScoreRequest, request_id: str) -> ParsedScore:
+    def parse(self, message: pb.ScoreRequest, request_id: str, traceparent: str | None = None) -> ParsedScore:
         """The requests, with ids made from the given one.
 
         Raises InvalidRequest with every broken rule, or NotFound when all that is wrong is an unknown name.
@@ -54,6 +54,8 @@ class ScoreParser:
                 plan_hash=plan_hash,
                 capture=capture,
                 continuation=scored,
+                is_chat=message.HasField("chat"),
+                traceparent=traceparent,
             )
             for number, (context, scored) in enumerate(texts)
         )

@@ -47,10 +47,12 @@ class Scoring:
         self._engine = engine
         self._serving = serving
 
-    async def score(self, message: pb.ScoreRequest, request_id: str) -> pb.ScoreResponse:
+    async def score(
+        self, message: pb.ScoreRequest, request_id: str, traceparent: str | None = None
+    ) -> pb.ScoreResponse:
         """The answer; raises what the engine refuses or fails with. What is left is cancelled."""
         served = self._serving.now
-        parsed = ScoreParser(served.requests).parse(message, request_id)
+        parsed = ScoreParser(served.requests).parse(message, request_id, traceparent)
         requests = [*parsed.steered, *parsed.baselines]
         streams = [EventStream(most_events(request)) for request in requests]
         submissions = self._engine.submit_all(

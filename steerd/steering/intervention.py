@@ -181,6 +181,17 @@ def operation_name(operation: Operation) -> str:
     return type(operation).__name__.lower()
 
 
+def target_name(target: Target) -> str:
+    """The word used for a target in logs: a feature as SAE:INDEX, else its hook point or its SAE."""
+    match target:
+        case FeatureRef(sae, index):
+            return f"{sae}:{index}"
+        case Direction(hook_point):
+            return hook_point
+        case WholeSae(sae):
+            return sae
+
+
 def unit_direction(hook_point: str, values: Sequence[float]) -> Direction:
     """The direction of these finite values, not all 0, at length 1."""
     length = math.hypot(*values)

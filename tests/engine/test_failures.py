@@ -116,6 +116,7 @@ def test_a_step_that_raises_fails_its_requests_and_the_next_are_served(plain_hos
         assert recorder.token_ids == alone(plain_host, request)
     assert log.steps[-1].kv_used_bytes == 0
     assert [type(event) for _, event in log.ended] == [FailedEvent] * 3 + [FinishedEvent] * 3
+    assert all(event.seconds > 0 for _, event in log.ended if isinstance(event, FailedEvent))
 
 
 @pytest.fixture(scope="module")
