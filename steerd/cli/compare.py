@@ -5,11 +5,10 @@ from __future__ import annotations
 import argparse
 import json
 
-from steerd.cli import arguments
-from steerd.cli.answer_tables import as_record, features_table, flip_lines, flip_table
+from steerd.cli import steered_text
+from steerd.cli.answer_tables import as_record, features_table, flip_lines, flip_table, left_out_lines
 from steerd.cli.study_progress import progress_teller
 from steerd.cli.terminal import open_console, print_warnings
-from steerd.client_messages import ChatTurn
 from steerd.feature_client import FeatureClient
 from steerd.study_wire.answers import AnswersCall
 from steerd.study_wire.study_text import StudyText
@@ -31,10 +30,9 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         "for the fewest interventions that make the right answer win. All effects are measured.",
         epilog="example: steerd compare --raw 'The capital of Spain is' --right ' Madrid' --wrong ' Seville'",
     )
-    parser.add_argument("text", metavar="TEXT", help="what the user says")
+    steered_text.add_text(parser, continued=False)
     parser.add_argument("--right", required=True, metavar="TEXT", help="the right answer")
     parser.add_argument("--wrong", required=True, metavar="TEXT", help="a wrong one")
-    parser.add_argument("--raw", action="store_true", help="take the text as plain text, no chat")
     parser.add_argument(
         "--sae",
         action="append",
@@ -43,9 +41,18 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         help="look at its features only; may be repeated",
     )
     parser.add_argument("--features", type=int, metavar="N", help="ablate N features (default: 24)")
-    parser.add_argument("--add", type=int, metavar="N", help="try to add N features besides (default: 8)")
+    parser.add_argument("--additions", type=int, metavar="N", help="try to add N features too (default: 8)")
     parser.add_argument(
         "--dose", type=float, metavar="X", help="add X times a feature's recorded maximum (default: 0.5)"
+    )
+    parser.add_argument(
+        "--max-moves", type=int, metavar="N", help="add up N interventions one by one (default: 6)"
+    )
+    parser.add_argument(
+        "--min-effect",
+        type=float,
+        metavar="X",
+        help="what a feature must take from an answer to push it (default: 0.1)",
     )
     parser.add_argument(
         "--control",
@@ -53,24 +60,26 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         metavar="TEXT",
         help="a text to measure side effects on; may be repeated",
     )
-    parser.add_argument("--max-seconds", type=float, default=0.0, metavar="S", help="then tell what is done")
-    parser.add_argument("--json", action="store_true", help="print the result as JSON")
-    arguments.add_address(parser)
     parser.set_defaults(run=run)
 
 
 def run(options: argparse.Namespace) -> int:
     """Print the answers, the features and the flip, or one JSON object."""
-    raw = StudyText(prompt=options.text)
+    asked = steered_text.steered_text(options)
     controls = CONTROLS if options.control is None else options.control
     call = AnswersCall(
-        text=raw if options.raw else StudyText(chat=(ChatTurn("user", options.text),)),
+        text=asked.text,
         right=options.right,
         wrong=options.wrong,
         saes=tuple(options.sae),
         max_features=options.features,
-        additions=options.add,
+        additions=options.additions,
         dose=options.dose,
+        max_moves=options.max_moves,
+        min_effect=options.min_effect,
+        interventions=asked.interventions,
+        presets=asked.presets,
+        unit=asked.unit,
         controls=tuple(StudyText(prompt=control) for control in controls),
         max_seconds=options.max_seconds,
     )
@@ -80,13 +89,13 @@ def run(options: argparse.Namespace) -> int:
     if options.json:
         console.print(json.dumps(as_record(found)), soft_wrap=True)
         return 0
-    if not found.complete:
-        print_warnings(["the study was ended early; something is missing"])
+    steered_text.print_steering(found.steering, complete=found.complete)
     if found.right is None or found.wrong is None:
         return 0
     for name, answer, score in (("right", options.right, found.right), ("wrong", options.wrong, found.wrong)):
         console.print(f"{name} {answer!r}: log-probability {score.logprob:.3f}, logit {score.logit:+.2f}")
     console.print(features_table(found))
+    print_warnings(left_out_lines(found.left_out))
     if found.flip is not None:
         console.print(flip_table(found.flip))
         for line in flip_lines(found.flip, controls):

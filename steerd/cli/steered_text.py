@@ -18,12 +18,16 @@ from steerd.study_wire.study_text import StudyText
 _STRETCH = re.compile(r"(-?\d+)|(-?\d+)?:(-?\d+)?")
 
 
-def add_text(parser: argparse.ArgumentParser) -> None:
-    """The text, what steers it, and how the answer is printed."""
+def add_text(parser: argparse.ArgumentParser, *, continued: bool = True) -> None:
+    """The text, what steers it, and how the answer is printed; if `continued`, what may follow it."""
     parser.add_argument("text", metavar="TEXT", help="what the user says")
     arguments.add_address(parser)
     parser.add_argument("--raw", action="store_true", help="take the text as plain text, no chat")
-    parser.add_argument("--continuation", metavar="TEXT", help="what follows it, as if it had been generated")
+    if continued:
+        help_text = "what follows it, as if it had been generated"
+        parser.add_argument("--continuation", metavar="TEXT", help=help_text)
+    else:
+        parser.set_defaults(continuation=None)
     parser.add_argument("--max-seconds", type=float, default=0.0, metavar="S", help="then tell what is done")
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
     steering_options.add_steering(parser)

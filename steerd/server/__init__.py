@@ -26,8 +26,8 @@ A study passes `feature_service` and `feature_answers`, which has all that answe
 - `parse_study`: what the requests of all studies share; `parse_encode`, `parse_contrast`,
   `parse_attribution` and `parse_feature_search`, what each has of its own
 - `steered_studies`: those of one text under steering; `parse_steered` is what their requests share,
-  `parse_lens`, `parse_trace`, `parse_effects` and `parse_answers` what each has of its own; `parse_token`, a
-  token by its name
+  `parse_lens`, `parse_trace`, `parse_effects` and `parse_answers` what each has of its own, `answer_rules`
+  what the last may try; `parse_token`, a token by its name
 - `dose_studies`: how strongly to steer; `parse_evaluate` reads what is asked, `dosing` tries each strength by
   the requests that `dose_requests` makes, with the texts of `dose_texts` and next to `control_features`;
   `parse_outputs`, which features say something; `parse_special_tokens`, which features special tokens have

@@ -2,19 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import replace
+
 from steerd.pb.v1 import feature_service_pb2 as pb
 from steerd.pb.v1 import generation_service_pb2
 from steerd.server.parse_prompt import PromptParser
+from steerd.server.parse_steering import SteeringParser
 from steerd.server.parse_study import StudyParser
 from steerd.steering.steering import Steering
-from steerd.studies.answers.wish import AnswerWish
+from steerd.studies.answers.wish import AnswerWish, ControlText
 
 _MAX_FEATURES, _ADDITIONS, _DOSE, _MAX_MOVES, _MIN_EFFECT = 24, 8, 0.5, 6, 0.1
 _LARGEST_DOSE, _MOST_MOVES, _LARGEST_EFFECT = 10.0, 32, 1000.0
 
 
-def parse_answers(message: pb.CompareAnswersRequest, parser: StudyParser, steering: Steering) -> AnswerWish:
-    """What is to be compared, recording every broken rule with the parser; `steering` is that of policies."""
+def parse_answers(
+    message: pb.CompareAnswersRequest,
+    parser: StudyParser,
+    steering: SteeringParser,
+    plan_hash: Callable[[Steering], str],
+) -> AnswerWish:
+    """What is to be compared. Raises what is wrong with the request."""
     violations, limits = parser.violations, parser.config.limits
     parser.common(message)
     if not parser.host.has_gradients:
@@ -34,19 +43,40 @@ def parse_answers(message: pb.CompareAnswersRequest, parser: StudyParser, steeri
     violations.must_be_between("max_moves", max_moves, 1, _MOST_MOVES)
     min_effect = message.min_effect if message.HasField("min_effect") else _MIN_EFFECT
     violations.must_be_between("min_effect", min_effect, 0, _LARGEST_EFFECT)
+    prompts = PromptParser(parser.host, limits, violations, "text.")
+    steered = steering.steering(message, message.text, prompts, prompt_ids, violations)
+    saes = parser.sae_names("saes", message.saes)
+    controls = _controls(message, parser, steered)
+    violations.raise_if_any()
     return AnswerWish(
         prompt_ids=prompt_ids or (),
         right=right,
         wrong=wrong,
-        saes=parser.sae_names("saes", message.saes),
-        steering=steering,
+        saes=saes,
+        steering=steered,
+        plan_hash=plan_hash(steered),
         max_features=max_features,
         additions=additions,
         dose=dose,
         max_moves=max_moves,
         min_effect=min_effect,
-        controls=parser.texts("controls", message.controls) if message.controls else (),
+        controls=controls,
     )
+
+
+def _controls(
+    message: pb.CompareAnswersRequest, parser: StudyParser, steering: Steering
+) -> tuple[ControlText, ...]:
+    """The control texts, steered as the text is, with the roles of their own messages."""
+    texts = parser.texts("controls", message.controls) if message.controls else ()
+    has_roles = any(edit.scope.roles for edit in steering.interventions)
+    found = []
+    for number, (control, ids) in enumerate(zip(message.controls, texts, strict=False)):
+        prompts = PromptParser(parser.host, parser.config.limits, parser.violations)
+        is_spoken = has_roles and control.HasField("chat")
+        roles = prompts.roles(control, ids, f"controls[{number}]") if is_spoken else ()
+        found.append(ControlText(ids, replace(steering, roles=roles)))
+    return tuple(found)
 
 
 def _answer(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from steerd.config import Config
 from steerd.engine.steered_forward import SteeredForward
 from steerd.pb.v1 import feature_service_pb2 as pb
+from steerd.server.answer_rules import AnswerRules
 from steerd.server.parse import RequestParser
 from steerd.server.parse_answers import parse_answers
 from steerd.server.parse_effects import parse_effects
@@ -15,7 +16,6 @@ from steerd.server.parse_trace import parse_trace
 from steerd.server.study_cache import study_key
 from steerd.server.studying import AskedStudy
 from steerd.server.violations import Violations
-from steerd.steering.steering import Steering
 from steerd.studies.answers.result import AnswerComparison
 from steerd.studies.answers.study import ComparingAnswers
 from steerd.studies.effect_table import EffectTable
@@ -72,14 +72,16 @@ class SteeredStudies:
         )
 
     def answers(self, message: pb.CompareAnswersRequest) -> AskedStudy[AnswerComparison]:
-        """CompareAnswers; what policies demand holds in all that is tried."""
+        """CompareAnswers; what policies demand and forbid holds in all that is tried."""
+        parser = self._requests.steering
         study = StudyParser(self._host, self._saes, self._config, Violations())
-        demanded = self._requests.steering.policies.govern(Steering(), (), (), study.violations)
-        wish = parse_answers(message, study, demanded)
-        study.violations.raise_if_any()
+        wish = parse_answers(message, study, parser, self._requests.plan_hash)
+        refusal = AnswerRules(message, wish.prompt_ids, parser, wish.steering).refusal
         slice_tokens = self._config.engine.study_tokens
         return AskedStudy(
-            study=ComparingAnswers(self._forward, self._host, self._saes, wish, slice_tokens=slice_tokens),
+            study=ComparingAnswers(
+                self._forward, self._host, self._saes, wish, refusal, slice_tokens=slice_tokens
+            ),
             response=pb.CompareAnswersResponse,
             result_message=answers_message,
             key=self._key(wish),

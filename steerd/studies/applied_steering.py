@@ -24,6 +24,9 @@ class AppliedSteering:
     receipt: Receipt = NO_RECEIPT
 
 
+UNSTEERED = AppliedSteering()
+
+
 def applied(steering: Steering, plan_hash: str, receipt: Receipt) -> AppliedSteering:
     """Of the steering of a study's text, with a warning of every intervention of its own that did nothing."""
     idle = [

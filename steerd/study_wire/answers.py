@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from steerd.client_messages import Unit
 from steerd.engine.study import Progress
 from steerd.intervention_wire import asked_message, feature_message, intervention_of
 from steerd.pb.v1 import feature_service_pb2 as pb
 from steerd.pb.v1 import steering_pb2
-from steerd.steering.intervention import FeatureRef
+from steerd.steering.intervention import FeatureRef, Intervention
 from steerd.studies.answers.result import (
     AnswerComparison,
     AnswerFeature,
@@ -16,9 +17,16 @@ from steerd.studies.answers.result import (
     ControlEffect,
     Flip,
     FlipMember,
+    LeftOut,
     Pushes,
 )
 from steerd.study_wire.label import label_message, label_of
+from steerd.study_wire.steered_text import (
+    SteeredStudyText,
+    applied_steering,
+    applied_steering_message,
+    steered_fields,
+)
 from steerd.study_wire.study_text import StudyText, continuation_message, progress_of, text_messages
 
 _SIDES: dict[Pushes, pb.AnswerSide.ValueType] = {
@@ -34,7 +42,8 @@ _PUSHES = {side: pushes for pushes, side in _SIDES.items()}
 class AnswersCall:
     """One CompareAnswers call. None stands for the server's default, no SAE for all of them.
 
-    An answer is text, or token ids.
+    An answer is text, or token ids. `interventions`, those of `presets` too, hold in all that is measured;
+    `unit` is that of every add, set and limit among them, and of every test.
     """
 
     text: StudyText
@@ -47,17 +56,26 @@ class AnswersCall:
     max_moves: int | None = None
     min_effect: float | None = None
     controls: tuple[StudyText, ...] = ()
+    interventions: tuple[Intervention, ...] = ()
+    presets: tuple[str, ...] = ()
+    unit: Unit = Unit.ACTIVATION
     request_id: str = ""
     max_seconds: float = 0.0
 
 
 def answers_request(call: AnswersCall) -> pb.CompareAnswersRequest:
     """The message of a call."""
-    (text,) = text_messages([call.text])
+    steered = steered_fields(
+        SteeredStudyText(
+            text=call.text, interventions=call.interventions, presets=call.presets, unit=call.unit
+        )
+    )
     return pb.CompareAnswersRequest(
         request_id=call.request_id,
         max_seconds=call.max_seconds,
-        text=text,
+        text=steered["text"],
+        interventions=steered["interventions"],
+        presets=steered["presets"],
         right=continuation_message(call.right),
         wrong=continuation_message(call.wrong),
         saes=call.saes,
@@ -80,6 +98,8 @@ def answers_message(found: AnswerComparison) -> pb.CompareAnswersResult:
         features=map(_feature_message, found.features),
         flip=None if found.flip is None else _flip_message(found.flip),
         tried=found.tried,
+        steering=applied_steering_message(found.steering),
+        left_out=map(_left_out_message, found.left_out),
     )
 
 
@@ -96,15 +116,28 @@ def answers_event(message: pb.CompareAnswersResponse) -> Progress | AnswerCompar
         features=tuple(map(_feature_of, result.features)),
         flip=_flip_of(result.flip) if result.HasField("flip") else None,
         tried=result.tried,
+        steering=applied_steering(result.steering),
+        left_out=tuple(map(_left_out_of, result.left_out)),
     )
 
 
 def _score_message(score: AnswerScore | None) -> pb.AnswerScore | None:
-    return None if score is None else pb.AnswerScore(logprob=score.logprob, logit=score.logit)
+    if score is None:
+        return None
+    return pb.AnswerScore(logprob=score.logprob, logit=score.logit, num_tokens=score.num_tokens)
 
 
 def _score_of(message: pb.AnswerScore) -> AnswerScore:
-    return AnswerScore(message.logprob, message.logit)
+    return AnswerScore(message.logprob, message.logit, message.num_tokens)
+
+
+def _left_out_message(left_out: LeftOut) -> pb.LeftOutSet:
+    interventions = (asked_message(each, steering_pb2.UNIT_ACTIVATION) for each in left_out.interventions)
+    return pb.LeftOutSet(interventions=interventions, reason=left_out.reason)
+
+
+def _left_out_of(message: pb.LeftOutSet) -> LeftOut:
+    return LeftOut(tuple(map(intervention_of, message.interventions)), message.reason)
 
 
 def _feature_message(found: AnswerFeature) -> pb.AnswerFeature:
@@ -117,6 +150,8 @@ def _feature_message(found: AnswerFeature) -> pb.AnswerFeature:
         predicted_wrong=found.predicted_wrong,
         right=found.right,
         wrong=found.wrong,
+        right_logprob=found.right_logprob,
+        wrong_logprob=found.wrong_logprob,
         pushes=_SIDES[found.pushes],
     )
 
@@ -131,6 +166,8 @@ def _feature_of(message: pb.AnswerFeature) -> AnswerFeature:
         predicted_wrong=message.predicted_wrong,
         right=message.right,
         wrong=message.wrong,
+        right_logprob=message.right_logprob,
+        wrong_logprob=message.wrong_logprob,
         pushes=_PUSHES[message.pushes],
     )
 

@@ -23,7 +23,7 @@ def server() -> Iterator[RunningServer]:
 
 
 def compare(server: RunningServer, text: str, *options: str) -> int:
-    answers = ["--right", "Y", "--wrong", "Z", "--add", "0"]
+    answers = ["--right", "Y", "--wrong", "Z", "--additions", "0"]
     return main(["compare", "--raw", text, *answers, *options, "--address", server.address])
 
 

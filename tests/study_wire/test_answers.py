@@ -7,9 +7,10 @@ from dataclasses import replace
 
 import pytest
 
-from steerd.client_messages import ChatTurn
+from steerd.client_messages import ChatTurn, Unit
 from steerd.engine.study import Progress
 from steerd.pb.v1 import feature_service_pb2 as pb
+from steerd.pb.v1 import steering_pb2
 from steerd.sae.feature_label import FeatureLabel
 from steerd.steering.intervention import Ablate, Add, FeatureRef, Intervention
 from steerd.steering.scope import PositionRange, Scope
@@ -20,8 +21,10 @@ from steerd.studies.answers.result import (
     ControlEffect,
     Flip,
     FlipMember,
+    LeftOut,
     Pushes,
 )
+from steerd.studies.applied_steering import AppliedSteering
 from steerd.study_wire.answers import AnswersCall, answers_event, answers_message, answers_request
 from steerd.study_wire.study_text import StudyText
 
@@ -32,7 +35,7 @@ def comparison() -> AnswerComparison:
     chance = random.Random()
 
     def score() -> AnswerScore:
-        return AnswerScore(-chance.random(), chance.random())
+        return AnswerScore(-chance.random(), chance.random(), chance.randrange(1, 9))
 
     features = tuple(
         AnswerFeature(
@@ -44,6 +47,8 @@ def comparison() -> AnswerComparison:
             predicted_wrong=chance.random(),
             right=chance.random(),
             wrong=chance.random(),
+            right_logprob=chance.random(),
+            wrong_logprob=chance.random(),
             pushes=pushes,
         )
         for number, pushes in enumerate(SIDES)
@@ -54,7 +59,11 @@ def comparison() -> AnswerComparison:
     members = (FlipMember(ablated, None, -0.5, None), FlipMember(added, FeatureLabel("b"), None, -1.5))
     controls = (ControlEffect(9, 0.25, 3.0, 0.125), ControlEffect(4, 0.0, 0.0, 0.0))
     flip = Flip(members, score(), score(), is_minimal=False, controls=controls)
-    return AnswerComparison(True, ("a", " b"), score(), score(), features, flip, tried=17)
+    left_out = (LeftOut((ablated, added), "too much"), LeftOut((added,), "a policy"))
+    steering = AppliedSteering(interventions=(ablated,), warnings=("mind",), plan_hash="abc")
+    return AnswerComparison(
+        True, ("a", " b"), score(), score(), features, flip, tried=17, steering=steering, left_out=left_out
+    )
 
 
 @pytest.mark.parametrize("part", ["whole", "no flip", "nothing"])
@@ -89,6 +98,9 @@ def test_the_message_of_a_call() -> None:
             max_moves=2,
             min_effect=0.5,
             controls=(StudyText(prompt="x"),),
+            interventions=(Intervention(target=FeatureRef("late", 3), operation=Add(2.0)),),
+            presets=("calm",),
+            unit=Unit.FEATURE_MAX,
             request_id="name",
             max_seconds=2.5,
         )
@@ -100,6 +112,10 @@ def test_the_message_of_a_call() -> None:
     assert message.HasField("additions")
     assert (message.dose, message.max_moves, message.min_effect) == (0.25, 2, 0.5)
     assert [control.prompt for control in message.controls] == ["x"]
+    (added,) = message.interventions
+    assert (added.feature.index, added.add.strength) == (3, 2.0)
+    assert added.add.unit == steering_pb2.UNIT_FEATURE_MAX
+    assert list(message.presets) == ["calm"]
     assert (message.request_id, message.max_seconds) == ("name", 2.5)
 
 

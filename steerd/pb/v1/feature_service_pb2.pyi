@@ -1636,6 +1636,8 @@ class CompareAnswersRequest(_message.Message):
     MAX_MOVES_FIELD_NUMBER: _builtins.int
     MIN_EFFECT_FIELD_NUMBER: _builtins.int
     CONTROLS_FIELD_NUMBER: _builtins.int
+    INTERVENTIONS_FIELD_NUMBER: _builtins.int
+    PRESETS_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     """As GenerateRequest.request_id."""
     max_seconds: _builtins.float
@@ -1655,7 +1657,8 @@ class CompareAnswersRequest(_message.Message):
     max_moves: _builtins.int
     """How many interventions the search adds up one by one, from 1 to 32. Default: 6."""
     min_effect: _builtins.float
-    """How much ablating a feature must lower an answer's logit for the feature to push that answer, from 0 to 1000.
+    """How much ablating a feature must lower an answer's logit for the feature to push that answer, from 0 to 1000; its
+    log-probability, in nats, where an answer is longer than one token.
     Default: 0.1.
     """
     @_builtins.property
@@ -1678,6 +1681,17 @@ class CompareAnswersRequest(_message.Message):
     def controls(self) -> _containers.RepeatedCompositeFieldContainer[Global___Text]:
         """Texts on which the side effects of a flip are measured. Default: none."""
 
+    @_builtins.property
+    def interventions(self) -> _containers.RepeatedCompositeFieldContainer[_steering_pb2.Intervention]:
+        """As GenerateRequest.interventions, made on the text, both answers and the controls in all that is measured; on
+        controls, those for roles only where the control is a chat. Gradients are those of the host without them, and what
+        they edit is not tried. Default: none.
+        """
+
+    @_builtins.property
+    def presets(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """As GenerateRequest.presets."""
+
     def __init__(
         self,
         *,
@@ -1693,10 +1707,12 @@ class CompareAnswersRequest(_message.Message):
         max_moves: _builtins.int | None = ...,
         min_effect: _builtins.float | None = ...,
         controls: _abc.Iterable[Global___Text] | None = ...,
+        interventions: _abc.Iterable[_steering_pb2.Intervention] | None = ...,
+        presets: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_additions", b"_additions", "_dose", b"_dose", "_max_features", b"_max_features", "_max_moves", b"_max_moves", "_min_effect", b"_min_effect", "additions", b"additions", "dose", b"dose", "max_features", b"max_features", "max_moves", b"max_moves", "min_effect", b"min_effect", "right", b"right", "text", b"text", "wrong", b"wrong"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_additions", b"_additions", "_dose", b"_dose", "_max_features", b"_max_features", "_max_moves", b"_max_moves", "_min_effect", b"_min_effect", "additions", b"additions", "controls", b"controls", "dose", b"dose", "max_features", b"max_features", "max_moves", b"max_moves", "max_seconds", b"max_seconds", "min_effect", b"min_effect", "request_id", b"request_id", "right", b"right", "saes", b"saes", "text", b"text", "wrong", b"wrong"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_additions", b"_additions", "_dose", b"_dose", "_max_features", b"_max_features", "_max_moves", b"_max_moves", "_min_effect", b"_min_effect", "additions", b"additions", "controls", b"controls", "dose", b"dose", "interventions", b"interventions", "max_features", b"max_features", "max_moves", b"max_moves", "max_seconds", b"max_seconds", "min_effect", b"min_effect", "presets", b"presets", "request_id", b"request_id", "right", b"right", "saes", b"saes", "text", b"text", "wrong", b"wrong"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__additions: _TypeAlias = _typing.Literal["additions"]  # noqa: Y015
     _WhichOneofArgType__additions: _TypeAlias = _typing.Literal["_additions", b"_additions"]  # noqa: Y015
@@ -1768,6 +1784,8 @@ class CompareAnswersResult(_message.Message):
     FEATURES_FIELD_NUMBER: _builtins.int
     FLIP_FIELD_NUMBER: _builtins.int
     TRIED_FIELD_NUMBER: _builtins.int
+    STEERING_FIELD_NUMBER: _builtins.int
+    LEFT_OUT_FIELD_NUMBER: _builtins.int
     complete: _builtins.bool
     """Whether all was done; false when max_seconds or StopStudy ended it."""
     tried: _builtins.int
@@ -1792,6 +1810,16 @@ class CompareAnswersResult(_message.Message):
     def flip(self) -> Global___AnswerFlip:
         """What makes the right answer win. Absent when nothing was found that does, or when it wins as it is."""
 
+    @_builtins.property
+    def steering(self) -> Global___AppliedSteering:
+        """What steered the text in all that was measured; the receipt is that of the text with the longer answer."""
+
+    @_builtins.property
+    def left_out(self) -> _containers.RepeatedCompositeFieldContainer[Global___LeftOutSet]:
+        """What would have been tried, but a policy does not allow it, or it adds more than the server's dose limit, whatever
+        the server does with larger doses: at most 50, the most promising first.
+        """
+
     def __init__(
         self,
         *,
@@ -1802,14 +1830,44 @@ class CompareAnswersResult(_message.Message):
         features: _abc.Iterable[Global___AnswerFeature] | None = ...,
         flip: Global___AnswerFlip | None = ...,
         tried: _builtins.int = ...,
+        steering: Global___AppliedSteering | None = ...,
+        left_out: _abc.Iterable[Global___LeftOutSet] | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["flip", b"flip", "right", b"right", "wrong", b"wrong"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["flip", b"flip", "right", b"right", "steering", b"steering", "wrong", b"wrong"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["complete", b"complete", "features", b"features", "flip", b"flip", "right", b"right", "token_texts", b"token_texts", "tried", b"tried", "wrong", b"wrong"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["complete", b"complete", "features", b"features", "flip", b"flip", "left_out", b"left_out", "right", b"right", "steering", b"steering", "token_texts", b"token_texts", "tried", b"tried", "wrong", b"wrong"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___CompareAnswersResult: _TypeAlias = CompareAnswersResult  # noqa: Y015
+
+@_typing.final
+class LeftOutSet(_message.Message):
+    """Interventions that were not made, or that a policy ended the text for."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    INTERVENTIONS_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    reason: _builtins.str
+    """Why."""
+    @_builtins.property
+    def interventions(self) -> _containers.RepeatedCompositeFieldContainer[_steering_pb2.Intervention]:
+        """All of them, in activation units."""
+
+    def __init__(
+        self,
+        *,
+        interventions: _abc.Iterable[_steering_pb2.Intervention] | None = ...,
+        reason: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["interventions", b"interventions", "reason", b"reason"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___LeftOutSet: _TypeAlias = LeftOutSet  # noqa: Y015
 
 @_typing.final
 class AnswerScore(_message.Message):
@@ -1819,19 +1877,23 @@ class AnswerScore(_message.Message):
 
     LOGPROB_FIELD_NUMBER: _builtins.int
     LOGIT_FIELD_NUMBER: _builtins.int
+    NUM_TOKENS_FIELD_NUMBER: _builtins.int
     logprob: _builtins.float
     """Natural log of its probability, given the text."""
     logit: _builtins.float
     """By how much the logits of its tokens are above the mean of all, summed over its tokens."""
+    num_tokens: _builtins.int
+    """How many tokens it has."""
     def __init__(
         self,
         *,
         logprob: _builtins.float = ...,
         logit: _builtins.float = ...,
+        num_tokens: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["logit", b"logit", "logprob", b"logprob"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["logit", b"logit", "logprob", b"logprob", "num_tokens", b"num_tokens"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1839,7 +1901,9 @@ Global___AnswerScore: _TypeAlias = AnswerScore  # noqa: Y015
 
 @_typing.final
 class AnswerFeature(_message.Message):
-    """A feature of the text and what it does to both answers."""
+    """A feature of the text and what it does to both answers. What counts, in predictions, in `pushes` and for the order of
+    features, are logits where both answers are one token, and log-probabilities where one of them is longer.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -1852,20 +1916,26 @@ class AnswerFeature(_message.Message):
     RIGHT_FIELD_NUMBER: _builtins.int
     WRONG_FIELD_NUMBER: _builtins.int
     PUSHES_FIELD_NUMBER: _builtins.int
+    RIGHT_LOGPROB_FIELD_NUMBER: _builtins.int
+    WRONG_LOGPROB_FIELD_NUMBER: _builtins.int
     activation: _builtins.float
     """Its largest activation in the text, in the SAE's own units."""
     position: _builtins.int
     """Position of the token where that is."""
     predicted_right: _builtins.float
-    """By how much gradients predict the right answer's logit to fall without it."""
+    """By how much gradients predict what counts of the right answer to fall without it."""
     predicted_wrong: _builtins.float
-    """By how much gradients predict the wrong answer's logit to fall without it."""
+    """By how much gradients predict what counts of the wrong answer to fall without it."""
     right: _builtins.float
     """By how much the right answer's logit fell when it was ablated."""
     wrong: _builtins.float
     """By how much the wrong answer's logit fell when it was ablated."""
     pushes: Global___AnswerSide.ValueType
     """Which answers it pushes, by min_effect."""
+    right_logprob: _builtins.float
+    """By how many nats the right answer's log-probability fell when it was ablated."""
+    wrong_logprob: _builtins.float
+    """By how many nats the wrong answer's log-probability fell when it was ablated."""
     @_builtins.property
     def feature(self) -> _feature_pb2.FeatureRef:
         """Which feature."""
@@ -1886,10 +1956,12 @@ class AnswerFeature(_message.Message):
         right: _builtins.float = ...,
         wrong: _builtins.float = ...,
         pushes: Global___AnswerSide.ValueType = ...,
+        right_logprob: _builtins.float = ...,
+        wrong_logprob: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["feature", b"feature", "label", b"label"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["activation", b"activation", "feature", b"feature", "label", b"label", "position", b"position", "predicted_right", b"predicted_right", "predicted_wrong", b"predicted_wrong", "pushes", b"pushes", "right", b"right", "wrong", b"wrong"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["activation", b"activation", "feature", b"feature", "label", b"label", "position", b"position", "predicted_right", b"predicted_right", "predicted_wrong", b"predicted_wrong", "pushes", b"pushes", "right", b"right", "right_logprob", b"right_logprob", "wrong", b"wrong", "wrong_logprob", b"wrong_logprob"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

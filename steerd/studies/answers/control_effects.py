@@ -9,17 +9,22 @@ import torch
 
 from steerd.engine.steered_forward import SteeredText
 from steerd.steering.intervention import Intervention
-from steerd.steering.steering import Steering
 from steerd.studies.answers.last_rows import LastRows
 from steerd.studies.answers.result import ControlEffect
+from steerd.studies.answers.wish import ControlText
 
 
 def control_effect(
-    rows: LastRows, token_ids: tuple[int, ...], steering: Steering, interventions: Sequence[Intervention]
+    rows: LastRows, text: ControlText, interventions: Sequence[Intervention]
 ) -> Generator[None, None, ControlEffect]:
-    """Of interventions on one text under `steering`; each yield ends a slice."""
-    steered = replace(steering, interventions=(*steering.interventions, *interventions))
-    both = rows.of([SteeredText(prompt_ids=token_ids, steering=each) for each in (steering, steered)])
+    """Of interventions on one text, besides what steers it anyway; each yield ends a slice.
+
+    Raises Forbidden where a policy ends the text.
+    """
+    steering = replace(text.steering, interventions=(*text.steering.interventions, *interventions))
+    both = rows.of(
+        [SteeredText(prompt_ids=text.prompt_ids, steering=each) for each in (text.steering, steering)]
+    )
     yield
     mixed = both.transpose(0, 1).flatten(0, 1)  # each row without, then with the interventions
     kl, changed = [], []
@@ -30,7 +35,7 @@ def control_effect(
         yield
     divergence = torch.cat(kl).clamp(min=0)  # rounding may take equal distributions below 0
     return ControlEffect(
-        tokens=len(token_ids),
+        tokens=len(text.prompt_ids),
         mean_kl=float(divergence.mean()),
         max_kl=float(divergence.max()),
         changed=float(torch.cat(changed).float().mean()),

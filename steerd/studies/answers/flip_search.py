@@ -18,12 +18,12 @@ class FlipSearch:
     """
 
     def __init__(
-        self, num_moves: int, lead: float, *, max_moves: int, clash: Callable[[int, int], bool]
+        self, num_moves: int, lead: float, *, max_moves: int, may_make: Callable[[Set], bool]
     ) -> None:
-        """`lead` is that without any move. `clash` says of two moves that they cannot be made together."""
+        """`lead` is that without any move. `may_make` says whether moves may be made together."""
         self._moves = range(num_moves)
         self._max_moves = max_moves
-        self._clash = clash
+        self._may_make = may_make
         self.leads: dict[Set, float] = {frozenset(): lead}
 
     @property
@@ -73,7 +73,7 @@ class FlipSearch:
                 return
 
     def _fits(self, move: int, chosen: Set) -> bool:
-        return move not in chosen and not any(self._clash(move, other) for other in chosen)
+        return move not in chosen and self._may_make(chosen | {move})
 
     def _untried(self, sets: Iterable[Set]) -> list[Set]:
         return [each for each in sets if each not in self.leads]

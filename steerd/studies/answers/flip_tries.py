@@ -3,24 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Generator, Iterator, Mapping, Sequence
+from math import inf
 
+from steerd.errors import Forbidden
 from steerd.steering.intervention import FeatureRef, Intervention
 from steerd.steering.loaded_saes import LoadedSaes
 from steerd.studies.answers.answer_meter import AnswerMeter, Scores
 from steerd.studies.answers.control_effects import control_effect
 from steerd.studies.answers.flip_search import FlipSearch, Set
 from steerd.studies.answers.last_rows import LastRows
+from steerd.studies.answers.operator_rules import OperatorRules
 from steerd.studies.answers.result import ControlEffect, Flip, FlipMember
 from steerd.studies.answers.wish import AnswerWish
 
 _WEIGHED = 4  # flips of the same size, of which the one that does least to the control texts is told
 
 
-def lead(scores: Scores, plain: Scores) -> float:
+def lead(scores: Scores | None, plain: Scores) -> float:
     """By how many nats the right answer is likelier than the wrong one, or than it was, the smaller of both.
 
-    Below 0 it does not lead. What breaks both answers makes neither the winner.
+    Below 0 it does not lead. What breaks both answers makes neither the winner, nor does what is refused.
     """
+    if scores is None:
+        return -inf
     right, wrong = scores
     return min(right.logprob - wrong.logprob, right.logprob - plain[0].logprob)
 
@@ -37,15 +42,20 @@ class FlipTries:
         plain: Scores,
         moves: Sequence[Intervention],
         known: Mapping[Intervention, Scores],
+        rules: OperatorRules,
     ) -> None:
-        """`moves`, the most promising first, of which the scores of some are `known`; `plain` without any."""
+        """`moves`, the most promising first, all within the `rules`, of which the scores of some are `known`;
+        `plain` without any."""
         self._meter = meter
         self._rows = rows
         self._saes = saes
         self._wish = wish
         self._plain = plain
         self._moves = moves
-        self._search = FlipSearch(len(moves), lead(plain, plain), max_moves=wish.max_moves, clash=self._clash)
+        self._rules = rules
+        self._search = FlipSearch(
+            len(moves), lead(plain, plain), max_moves=wish.max_moves, may_make=self._may_make
+        )
         self._scores: dict[Set, Scores] = {}
         self._controls: dict[Set, list[ControlEffect]] = {}
         self._keep([frozenset({moves.index(move)}) for move in known], list(known.values()))
@@ -59,12 +69,16 @@ class FlipTries:
         """Search, then measure side effects; each yield ends a slice."""
         yield from self._search.run(self._try)
         for chosen in filter(self._search.is_minimal, self._search.flips[:_WEIGHED]):
+            interventions = self._interventions(chosen)
             effects = []
-            for token_ids in self._wish.controls:
-                interventions = self._interventions(chosen)
-                effect = yield from control_effect(self._rows, token_ids, self._wish.steering, interventions)
-                effects.append(effect)
-            self._controls[chosen] = effects
+            try:
+                for text in self._wish.controls:
+                    effects.append((yield from control_effect(self._rows, text, interventions)))
+            except Forbidden as error:
+                self._rules.leave_out(interventions, f"on a control text: {error}")
+                self._search.leads[chosen] = -inf
+            else:
+                self._controls[chosen] = effects
 
     def flip(self) -> Flip | None:
         """Of the smallest sets the one that does least elsewhere, or leads most while that is not known."""
@@ -85,16 +99,19 @@ class FlipTries:
         self._keep(sets, scores)
         return [self._search.leads[each] for each in sets]
 
-    def _keep(self, sets: Sequence[Set], scores: Sequence[Scores]) -> None:
+    def _keep(self, sets: Sequence[Set], scores: Sequence[Scores | None]) -> None:
         for tried, found in zip(sets, scores, strict=True):
-            self._scores[tried] = found
             self._search.leads[tried] = lead(found, self._plain)
+            if found is not None:
+                self._scores[tried] = found
 
     def _divergence(self, chosen: Set) -> float:
         return sum(effect.mean_kl for effect in self._controls[chosen])
 
-    def _clash(self, one: int, other: int) -> bool:
-        return self._moves[one].target == self._moves[other].target
+    def _may_make(self, chosen: Set) -> bool:
+        interventions = self._interventions(chosen)
+        targets = {each.target for each in interventions}
+        return len(targets) == len(interventions) and self._rules.allow(interventions)
 
     def _interventions(self, chosen: Set) -> list[Intervention]:
         return [self._moves[move] for move in sorted(chosen)]

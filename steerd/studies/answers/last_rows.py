@@ -10,6 +10,7 @@ from torch import Tensor
 from steerd.engine.steered_forward import SteeredForward, SteeredText
 from steerd.host.hook_point import HookPoint
 from steerd.host.host_model import HostModel
+from steerd.steering.receipt import Receipt
 
 _ROWS_AT_ONCE = 64  # through the head: a slice
 
@@ -27,6 +28,10 @@ class LastRows:
         found: list[Tensor] = []
         self._forward.run(texts, after={self._point: lambda rows: found.append(rows.clone())})
         return found[0].view(len(texts), -1, found[0].shape[-1])
+
+    def receipt(self, text: SteeredText) -> Receipt:
+        """What the steering of a text does."""
+        return self._forward.run([text])[0]
 
     def logits(self, rows: Tensor) -> Iterator[Tensor]:
         """Of rows [rows, d_model] some at a time, [some, vocab] in float32: a slice each."""

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from steerd.host.host_model import HostModel
-from steerd.steering.intervention import Ablate, Add, FeatureRef, Intervention, Target
+from steerd.steering.intervention import Ablate, Add, FeatureRef, Intervention
 from steerd.steering.loaded_saes import LoadedSae
 from steerd.steering.scope import PositionRange, Scope
 from steerd.studies.attribution.active_features import ActiveFeatures
 from steerd.studies.attribution.integrated_gradients import GroupedPaths
-from steerd.studies.attribution.metric import AnswerLogit
+from steerd.studies.attribution.metric import Metric
 from steerd.studies.attribution.node_effects import NodeEffects
 from steerd.studies.attribution.scored_prompt import ScoredPrompt
 from steerd.studies.attribution.wish import Method
@@ -26,7 +26,7 @@ _ALL_BUT_FIRST = Scope(positions=(PositionRange(1),))  # whose row is unlike all
 @dataclass(frozen=True, slots=True)
 class Predicted:
     """An active feature: its largest activation and where, and what taking it out on all rows is predicted
-    to take from the logit of the right and of the wrong answer."""
+    to take from the right and from the wrong answer."""
 
     feature: FeatureRef
     activation: float
@@ -38,6 +38,11 @@ class Predicted:
     def gain(self) -> float:
         """By how much the right answer is predicted to gain on the wrong one without it."""
         return self.wrong - self.right
+
+    @property
+    def intervention(self) -> Intervention:
+        """What takes it out."""
+        return ablation(self.feature)
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,23 +59,23 @@ def ablation(feature: FeatureRef) -> Intervention:
 
 
 class PushingFeatures:
-    """Attributes the logit of either answer to the features of all rows that count, and sums over rows."""
+    """Attributes how likely either answer is to the features of all rows that count, and sums over rows."""
 
     def __init__(
         self,
         host: HostModel,
         saes: Sequence[LoadedSae],
         prompt_ids: tuple[int, ...],
-        answers: tuple[tuple[int, ...], tuple[int, ...]],
+        metrics: tuple[Metric, Metric],
     ) -> None:
-        """`answers` are the right one and the wrong one."""
+        """`metrics` are those of the right answer and of the wrong one."""
         self._saes = saes
         uncounted = host.special_token_ids
         self._counted = torch.tensor(
             [position > 0 and token_id not in uncounted for position, token_id in enumerate(prompt_ids)],
             device=host.device,
         )
-        prompts = [ScoredPrompt(host, prompt_ids, AnswerLogit(answer)) for answer in answers]
+        prompts = [ScoredPrompt(host, prompt_ids, metric) for metric in metrics]
         self._effects = [
             NodeEffects(prompt, saes, self._counted, Method.INTEGRATED_GRADIENTS, _PATHS)
             for prompt in prompts
@@ -85,27 +90,23 @@ class PushingFeatures:
         for effects in self._effects:
             yield from effects.run(_copies(effects, slice_tokens))
 
-    def strongest(self, count: int, held: Collection[Target]) -> list[Predicted]:
-        """The active features with the largest predicted effect on either answer, of those not `held`."""
+    def strongest(self) -> list[Predicted]:
+        """The active features, those with the largest predicted effect on either answer first."""
         every = [each for number in range(len(self._saes)) for each in self._predicted(number)]
-        every = [each for each in every if each.feature not in held]
-        return sorted(every, key=lambda each: -max(abs(each.right), abs(each.wrong)))[:count]
+        return sorted(every, key=lambda each: -max(abs(each.right), abs(each.wrong)))
 
-    def additions(self, count: int, dose: float, held: Collection[Target]) -> list[Addition]:
-        """Features, not `held`, that should help when so much of their recorded maximum is added to rows."""
-        found = []
+    def additions(self, dose: float) -> Iterator[Addition]:
+        """Features that should help when so much of their recorded maximum is added to rows, best first."""
+        helpful: list[tuple[float, float, FeatureRef]] = []
         for sae in self._saes:
             if sae.statistics is not None:
                 strengths = dose * sae.statistics.max_activation.to(self._counted.device)
                 gains = strengths * self._gain_per_unit(sae)  # [d_sae]
-                values, features = gains.topk(min(count + len(held), len(gains)))
-                for gain, feature in zip(values.tolist(), features.tolist(), strict=True):
-                    target = FeatureRef(sae.name, feature)
-                    added = Add(float(strengths[feature]))
-                    intervention = Intervention(target=target, operation=added, scope=_ALL_BUT_FIRST)
-                    found.append(Addition(intervention, gain))
-        helpful = [each for each in found if each.gain > 0 and each.intervention.target not in held]
-        return sorted(helpful, key=lambda addition: -addition.gain)[:count]
+                features = ((gains > 0) & gains.isfinite() & (strengths > 0)).nonzero().flatten()
+                named = (FeatureRef(sae.name, feature) for feature in features.tolist())
+                helpful += zip(gains[features].tolist(), strengths[features].tolist(), named, strict=True)
+        for gain, strength, target in sorted(helpful, key=lambda each: -each[0]):
+            yield Addition(Intervention(target=target, operation=Add(strength), scope=_ALL_BUT_FIRST), gain)
 
     def _gain_per_unit(self, sae: LoadedSae) -> Tensor:
         """By feature, what an activation more on all rows that count is predicted to give: [d_sae]."""

@@ -7,6 +7,7 @@ from typing import Literal
 
 from steerd.sae.feature_label import FeatureLabel
 from steerd.steering.intervention import FeatureRef, Intervention
+from steerd.studies.applied_steering import UNSTEERED, AppliedSteering
 
 Pushes = Literal["right", "wrong", "both", "neither"]
 
@@ -18,14 +19,16 @@ class AnswerScore:
 
     logprob: float
     logit: float
+    num_tokens: int
 
 
 @dataclass(frozen=True, slots=True)
 class AnswerFeature:
-    """A feature of the prompt, and by how much the logit of either answer falls when it is ablated.
+    """A feature of the prompt, and by how much either answer falls when it is ablated.
 
-    `activation` is its largest in the prompt, at `position`. The first two figures are what gradients
-    predict, the last two what was measured.
+    `activation` is its largest in the prompt, at `position`. Measured are logits, `right` and `wrong`, and
+    log-probabilities. Predicted by gradients, and decisive for `pushes`, are logits where both answers are
+    one token, else log-probabilities.
     """
 
     feature: FeatureRef
@@ -36,6 +39,8 @@ class AnswerFeature:
     predicted_wrong: float
     right: float
     wrong: float
+    right_logprob: float
+    wrong_logprob: float
     pushes: Pushes
 
 
@@ -84,12 +89,20 @@ class Flip:
 
 
 @dataclass(frozen=True, slots=True)
+class LeftOut:
+    """Interventions that were not tried, or not to the end, and which rule of the operator forbids them."""
+
+    interventions: tuple[Intervention, ...]
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class AnswerComparison:
     """Both answers, the features that were ablated, those that matter most first, and a flip if one is known.
 
     No flip is looked for when the right answer is the likelier one as it is. `tried` counts the sets of
-    interventions that were made for it. Before its first slices nothing is known: scores are None.
-    `token_texts` are those of the prompt.
+    interventions that were made for it, `left_out` are the first that were not. Before its first slices
+    nothing is known: scores are None. `token_texts` are those of the prompt, which `steering` steered.
     """
 
     complete: bool
@@ -99,3 +112,5 @@ class AnswerComparison:
     features: tuple[AnswerFeature, ...] = ()
     flip: Flip | None = None
     tried: int = 0
+    steering: AppliedSteering = UNSTEERED
+    left_out: tuple[LeftOut, ...] = ()

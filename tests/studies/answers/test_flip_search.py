@@ -21,9 +21,10 @@ def search(
         tried.extend(sets)
         return [margin(each) for each in sets]
 
-    found = FlipSearch(
-        moves, margin(frozenset()), max_moves=max_moves, clash=lambda a, b: frozenset({a, b}) in clashes
-    )
+    def may_make(chosen: Set) -> bool:
+        return not any(clash <= chosen for clash in clashes)
+
+    found = FlipSearch(moves, margin(frozenset()), max_moves=max_moves, may_make=may_make)
     for _ in found.run(try_sets):
         pass
     assert len(tried) == len(set(tried)) == len(found.leads) - 1

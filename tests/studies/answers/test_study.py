@@ -12,12 +12,15 @@ from steerd.engine.steered_forward import SteeredForward
 from steerd.host.host_model import HostModel
 from steerd.steering.intervention import Ablate, Add, FeatureRef, Intervention, Set
 from steerd.steering.loaded_saes import LoadedSaes
+from steerd.steering.scope import Phase, Scope
 from steerd.steering.steering import Steering
 from steerd.steering.step_plan import StepPlanner
-from steerd.studies.answers.pushing_features import ablation
+from steerd.studies.answers.operator_rules import Refusal
+from steerd.studies.answers.pushing_features import PushingFeatures, ablation
 from steerd.studies.answers.result import AnswerComparison
 from steerd.studies.answers.study import ComparingAnswers
-from steerd.studies.answers.wish import AnswerWish
+from steerd.studies.answers.wish import AnswerWish, ControlText
+from steerd.studies.attribution.metric import AnswerLogprob
 from tests.planted_host import EARLY, FEATURES, LATE, LOGITS, PUSHES, make_planted_host, planted_saes
 
 QUESTION = "x+AB*EFS?"  # Z wins, for which either of E and F is enough
@@ -32,9 +35,17 @@ class Planted:
         self.saes: LoadedSaes = planted_saes(self.host)
         self.planner = StepPlanner(self.host, self.saes, 0)
 
-    def compare(self, text: str = QUESTION, *, slices: int | None = None, **changes: Any) -> AnswerComparison:
+    def compare(
+        self,
+        text: str = QUESTION,
+        *,
+        slices: int | None = None,
+        refusal: Refusal = lambda _interventions: None,
+        **changes: Any,
+    ) -> AnswerComparison:
         forward = SteeredForward(self.host, self.planner)
-        study = ComparingAnswers(forward, self.host, self.saes, wish_for(text, **changes), slice_tokens=64)
+        wish = wish_for(text, **changes)
+        study = ComparingAnswers(forward, self.host, self.saes, wish, refusal, slice_tokens=64)
         with torch.inference_mode(), self.planner.at_rest():
             for number, _ in enumerate(study.run(), start=1):
                 if number == slices:
@@ -55,6 +66,7 @@ def wish_for(text: str, **changes: Any) -> AnswerWish:
         "wrong": tuple(b"Z"),
         "saes": (EARLY, LATE),
         "steering": Steering(),
+        "plan_hash": "",
         "max_features": 32,
         "additions": 0,
         "dose": 0.5,
@@ -63,6 +75,10 @@ def wish_for(text: str, **changes: Any) -> AnswerWish:
         "controls": (),
     }
     return AnswerWish(prompt_ids=tuple(text.encode()), **(values | changes))
+
+
+def control(text: str, steering: Steering | None = None) -> ControlText:
+    return ControlText(tuple(text.encode()), steering or Steering())
 
 
 def plain_scores(
@@ -131,6 +147,7 @@ def test_the_figures_are_those_of_plain_hooks(planted: Planted) -> None:
     scores = [(score.logprob, score.logit) for score in (found.right, found.wrong)]
     assert scores[0] == pytest.approx(plain[0], abs=1e-3)
     assert scores[1] == pytest.approx(plain[1], abs=1e-3)
+    assert (found.right.num_tokens, found.wrong.num_tokens) == (3, 1)
     assert len(found.features) > 10
     for feature in found.features:
         ablated = [
@@ -138,6 +155,93 @@ def test_the_figures_are_those_of_plain_hooks(planted: Planted) -> None:
         ]
         falls = [before[1] - after[1] for before, after in zip(plain, ablated, strict=True)]
         assert [feature.right, feature.wrong] == pytest.approx(falls, abs=1e-3)
+        falls = [before[0] - after[0] for before, after in zip(plain, ablated, strict=True)]
+        assert [feature.right_logprob, feature.wrong_logprob] == pytest.approx(falls, abs=1e-3)
+
+
+def test_answers_of_several_tokens_are_pushed_by_what_their_log_probability_loses(planted: Planted) -> None:
+    found = planted.compare(right=tuple(b"YY"), wrong=tuple(b"ZZ"))
+
+    sides = {(True, True): "both", (True, False): "right", (False, True): "wrong", (False, False): "neither"}
+    effects = []
+    for feature in found.features:
+        falls = (feature.right_logprob, feature.wrong_logprob)
+        assert feature.pushes == sides[falls[0] >= 0.1, falls[1] >= 0.1]
+        effects.append(max(map(abs, falls)))
+    assert effects == sorted(effects, reverse=True)
+    logit_sides = [sides[each.right >= 0.1, each.wrong >= 0.1] for each in found.features]
+    assert logit_sides != [each.pushes for each in found.features]  # the two do not say the same
+    metrics = (AnswerLogprob(tuple(b"YY")), AnswerLogprob(tuple(b"ZZ")))
+    pushing = PushingFeatures(planted.host, list(planted.saes), tuple(QUESTION.encode()), metrics)
+    assert [None for _ in pushing.run(64)]
+    predicted = {each.feature: (each.right, each.wrong) for each in pushing.strongest()}
+    for each in found.features:
+        assert (each.predicted_right, each.predicted_wrong) == pytest.approx(
+            predicted[each.feature], abs=1e-4
+        )
+
+
+def test_what_the_operator_forbids_is_neither_tried_nor_advised(planted: Planted) -> None:
+    """D alone would turn the answer; with E and F, either of which is enough for Z, two are needed."""
+    asked: list[tuple[Intervention, ...]] = []
+
+    def refusal(interventions: Sequence[Intervention]) -> str | None:
+        asked.append(tuple(interventions))
+        forbidden = any(each.target in (FEATURES["D"], FEATURES["A"]) for each in interventions)
+        return "not these" if forbidden else None
+
+    found = planted.compare(refusal=refusal)
+
+    assert flipped_by(found) == {"E", "F"}
+    assert {FEATURES["D"], FEATURES["A"]}.isdisjoint(each.feature for each in found.features)
+    told = [(left_out.interventions, left_out.reason) for left_out in found.left_out]
+    assert sorted(edits[0].target.index for edits, _ in told) == sorted(FEATURES[name].index for name in "DA")
+    assert {reason for _, reason in told} == {"not these"}
+    assert {1, 2} <= {len(each) for each in asked}
+
+
+def test_sets_that_the_operator_forbids_are_not_tried(planted: Planted) -> None:
+    """One intervention at a time is allowed, two would be needed."""
+    found = planted.compare(
+        saes=(EARLY,), refusal=lambda interventions: "one at most" if len(interventions) > 1 else None
+    )
+
+    assert found.flip is None
+    assert found.complete
+    assert FEATURES["E"] in {each.feature for each in found.features}
+    assert found.left_out
+    assert all(len(left_out.interventions) > 1 for left_out in found.left_out)
+
+
+def test_forbidden_additions_give_way_to_the_next(planted: Planted) -> None:
+    free = planted.compare("xB?", wrong=tuple(b"."), additions=1)
+    assert free.flip is not None
+    (best,) = free.flip.members
+    found = planted.compare(
+        "xB?",
+        wrong=tuple(b"."),
+        additions=6,
+        refusal=lambda interventions: "no" if best.intervention in interventions else None,
+    )
+
+    assert best.intervention in {each.interventions[0] for each in found.left_out}
+    assert found.flip is not None
+    assert best.intervention not in {member.intervention for member in found.flip.members}
+
+
+def test_what_steers_the_text_is_told(planted: Planted) -> None:
+    edits = (
+        Intervention(target=FEATURES["F"], operation=Set(0.0)),
+        Intervention(target=FEATURES["A"], operation=Add(1.0), scope=Scope(phase=Phase.GENERATED)),
+    )
+    found = planted.compare(steering=Steering(interventions=edits))
+    long = planted.compare(steering=Steering(interventions=edits), right=tuple(b"YY"))
+
+    assert found.steering.interventions == edits
+    assert [part.rows > 0 for part in found.steering.receipt.interventions] == [True, False]
+    assert len(found.steering.warnings) == 1
+    assert [part.rows for part in long.steering.receipt.interventions][1] == 1
+    assert long.steering.warnings == ()
 
 
 def test_a_single_ablation_flips_where_one_is_enough(planted: Planted) -> None:
@@ -214,7 +318,7 @@ def test_nothing_is_told_where_nothing_flips(planted: Planted) -> None:
 
 def test_side_effects_are_those_of_plain_hooks(planted: Planted) -> None:
     controls = ("xEF?", "abcdef")
-    found = planted.compare(saes=(EARLY,), controls=tuple(tuple(text.encode()) for text in controls))
+    found = planted.compare(saes=(EARLY,), controls=tuple(map(control, controls)))
 
     assert found.flip is not None
     touched, plain = found.flip.controls
@@ -229,7 +333,7 @@ def test_of_flips_of_one_size_the_one_that_does_least_elsewhere_is_told(planted:
     pushed = Intervention(target=FEATURES["C"], operation=Add(0.2))
     steering = Steering(interventions=(pushed,))
     blind = planted.compare(steering=steering)
-    found = planted.compare(steering=steering, controls=(tuple(b"xF?"),))
+    found = planted.compare(steering=steering, controls=(control("xF?", steering),))
 
     assert flipped_by(blind) == {"D"}
     assert flipped_by(found) == {"E"}
