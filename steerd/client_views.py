@@ -26,11 +26,15 @@ class ServedSae:
 
 @dataclass(frozen=True, slots=True)
 class ServedPreset:
-    """Steering that requests can name; directions are given by hash alone."""
+    """Steering that requests can name; directions are given by hash alone.
+
+    Triggers are told by what they do and their names.
+    """
 
     named: NamedVersion
     description: str
     interventions: tuple[Intervention, ...]
+    triggers: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -55,6 +55,7 @@ def served_preset(message: catalog_service_pb2.Preset) -> ServedPreset:
         named=NamedVersion(message.name, message.version),
         description=message.description,
         interventions=tuple(map(intervention_of, message.interventions)),
+        triggers=tuple(map(_trigger_text, message.triggers)),
     )
 
 
@@ -70,8 +71,12 @@ def served_policy(message: catalog_service_pb2.Policy) -> ServedPolicy:
         allowed=allowed if message.HasField("allow") else None,
         max_dose=message.max_dose if message.HasField("max_dose") else None,
         over_dose=over_dose if message.HasField("max_dose") else "",
-        triggers=tuple(f"{each.WhichOneof('action')} {each.name}" for each in message.triggers),
+        triggers=tuple(map(_trigger_text, message.triggers)),
     )
+
+
+def _trigger_text(message: steering_pb2.Trigger) -> str:
+    return f"{message.WhichOneof('action')} {message.name}"
 
 
 def watched(message: catalog_service_pb2.WatchedFeature) -> Watched:

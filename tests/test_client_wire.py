@@ -227,9 +227,14 @@ def test_presets_are_named_and_listed() -> None:
     assert client_wire.score_request(ScoreCall(continuations=("a",), presets=("a",))).presets == ["a"]
     edit = Intervention(target=FEATURE, operation=Ablate(), source="preset:a@1")
     listed = catalog_service_pb2.Preset(
-        name="a", version="1", description="calm", interventions=[applied_message(edit)]
+        name="a",
+        version="1",
+        description="calm",
+        interventions=[applied_message(edit)],
+        triggers=[steering.Trigger(name="seen", stop=steering.Stop())],
     )
-    assert client_views_wire.served_preset(listed) == ServedPreset(NamedVersion("a", "1"), "calm", (edit,))
+    expected = ServedPreset(NamedVersion("a", "1"), "calm", (edit,), ("stop seen",))
+    assert client_views_wire.served_preset(listed) == expected
 
 
 def test_policies_are_listed() -> None:

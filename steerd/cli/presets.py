@@ -26,8 +26,8 @@ def run(options: argparse.Namespace) -> int:
         presets, policies = client.presets(), client.policies()
     table = Table("preset", "version", "what it does", "description")
     for preset in presets:
-        edits = ", ".join(map(edit_text, preset.interventions))
-        table.add_row(preset.named.name, preset.named.version, edits, preset.description)
+        does = ", ".join([*map(edit_text, preset.interventions), *preset.triggers])
+        table.add_row(preset.named.name, preset.named.version, does, preset.description)
     console = open_console()
     console.print(table)
     if policies:

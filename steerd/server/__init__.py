@@ -41,7 +41,9 @@ Beside it:
 - `served`: SAEs with the presets, policies and parsers made for them; `sae_reloader` puts others in place
 - `sae_message`: a served SAE on the wire
 - `admission`: who is being served, and nobody new while draining
-- `preset_book`, `policy_book`: presets and policies of the configuration, read by the rules of a request
+- `preset_book`: the presets by name and version
+- `preset_tables`, `policy_book`: presets and policies of the configuration, read by the rules of a request,
+  for which there is `steering_tables`
 - `catalog_service`: what is served here
 - `monitor_service`: what features do now
 - `admin_service`: what an operator changes while the server runs

@@ -143,6 +143,7 @@ def _preset(preset: Preset) -> pb.Preset:
         version=preset.named.version,
         description=preset.description,
         interventions=[applied_message(intervention) for intervention in preset.interventions],
+        triggers=[applied_trigger_message(trigger) for trigger in preset.triggers],
     )
 
 

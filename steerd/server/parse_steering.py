@@ -20,7 +20,7 @@ from steerd.server.parse_interventions import (
 from steerd.server.parse_prompt import PromptParser, TextMessage
 from steerd.server.parse_trigger import PlacedTrigger, TriggerParser
 from steerd.server.policy import Policies
-from steerd.server.preset_book import PresetBook
+from steerd.server.preset_book import Preset, PresetBook
 from steerd.server.violations import Violations
 from steerd.steering.loaded_saes import LoadedSaes
 from steerd.steering.scope import RoleSpan
@@ -73,10 +73,10 @@ class SteeringParser:
         guarded = guard.guard([edit.intervention for edit in edits])
         for refusal in guarded.refusals:
             violations.add("interventions", refusal)
-        triggers = self._triggers(message, parser, violations)
-        brought = [PlacedEdit(_brings(each), edit) for each in triggers for edit in each.trigger.brings]
+        triggers = self._triggers(message, presets, parser, violations)
+        brought = [PlacedEdit(each.switch_place, edit) for each in triggers for edit in each.trigger.brings]
         self._check_tests([*edits, *brought], triggers, violations)
-        warnings = list(guarded.warnings)
+        warnings = [*guarded.warnings, *_left_out(message, presets)]
         triggers = [_within_dose(each, guard, warnings, violations) for each in triggers]
         asked = Steering(
             interventions=guarded.interventions,
@@ -87,13 +87,32 @@ class SteeringParser:
         return self.policies.govern(asked, [edit.place for edit in edits], triggers, violations)
 
     def _triggers(
-        self, message: SteeringMessage, parser: InterventionParser, violations: Violations
+        self,
+        message: SteeringMessage,
+        presets: Sequence[tuple[str, Preset]],
+        parser: InterventionParser,
+        violations: Violations,
     ) -> list[PlacedTrigger]:
-        """The triggers of a Generate."""
-        messages = message.triggers if isinstance(message, pb.GenerateRequest) else ()
+        """The triggers of a Generate, its own and those of its presets."""
+        if not isinstance(message, pb.GenerateRequest):
+            return []
         triggers = TriggerParser(parser.conditions, self.presets, self.limits, violations)
         values = num_direction_values(message.interventions)
-        return triggers.triggers(messages, "triggers", values_besides=values)
+        own = triggers.triggers(message.triggers, "triggers", values_besides=values)
+        brought = [PlacedTrigger(field, each) for field, preset in presets for each in preset.triggers]
+        names = {each.trigger.name: each.name_place for each in reversed([*own, *brought])}
+        for each in brought:
+            name, taken_at = each.trigger.name, names[each.trigger.name]
+            if taken_at != each.name_place:
+                violations.add(each.name_place, f"brings a trigger named {name}, as {taken_at} does")
+        if brought:
+            violations.must_be_at_most(
+                "triggers",
+                len(own) + len(brought),
+                self.limits.max_triggers,
+                "triggers, those of presets too",
+            )
+        return [*own, *brought]
 
     def _check_tests(
         self, edits: Sequence[PlacedEdit], triggers: Sequence[PlacedTrigger], violations: Violations
@@ -106,9 +125,12 @@ class SteeringParser:
         violations.must_be_at_most(field, num_tests, self.limits.max_tests, what)
 
 
-def _brings(placed: PlacedTrigger) -> str:
-    """The field that asks for what a switch brings."""
-    return f"{placed.place}.switch.preset"
+def _left_out(message: SteeringMessage, presets: Sequence[tuple[str, Preset]]) -> list[str]:
+    """Warnings: a given text cannot be stopped or turned."""
+    if isinstance(message, pb.GenerateRequest):
+        return []
+    named = [preset.named for _, preset in presets if preset.triggers]
+    return [f"preset {each}: its triggers are for Generate, and are left out" for each in named]
 
 
 def _within_dose(
@@ -117,7 +139,7 @@ def _within_dose(
     """The trigger with what it brings guarded, by itself: it takes the place of all else."""
     guarded = guard.guard(placed.trigger.brings)
     for refusal in guarded.refusals:
-        violations.add(_brings(placed), refusal)
+        violations.add(placed.switch_place, refusal)
     if isinstance(action := placed.trigger.action, Switch):
         warnings += [f"switch to {action.preset}: {told}" for told in guarded.warnings]
     return replace(placed, trigger=placed.trigger.bringing(guarded.interventions))

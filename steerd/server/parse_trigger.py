@@ -24,6 +24,16 @@ class PlacedTrigger:
     place: str
     trigger: Trigger
 
+    @property
+    def name_place(self) -> str:
+        """The field of its name: that of the preset, if one brings it."""
+        return self.place if self.trigger.source else f"{self.place}.name"
+
+    @property
+    def switch_place(self) -> str:
+        """The field of the preset that it switches to."""
+        return self.place if self.trigger.source else f"{self.place}.switch.preset"
+
 
 @dataclass(frozen=True, slots=True)
 class TriggerParser:
@@ -80,6 +90,9 @@ class TriggerParser:
             preset = self.presets.find(name, field)
         except NotFound as error:
             self.violations.add_not_found(error)
+            return None
+        if preset.why_no_switch:
+            self.violations.add(field, preset.why_no_switch)
             return None
         brought = tuple(replace(edit, source=f"switch:{preset.named}") for edit in preset.interventions)
         return Switch(str(preset.named), brought)

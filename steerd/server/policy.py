@@ -92,7 +92,7 @@ class Policies:
 
     def _governed(self, placed: PlacedTrigger, violations: Violations) -> tuple[Trigger, list[str]]:
         """A trigger, and warnings. What a switch brings is governed as what it takes the place of."""
-        action, field = placed.trigger.action, f"{placed.place}.switch.preset"
+        action, field = placed.trigger.action, placed.switch_place
         if not isinstance(action, Switch):
             return placed.trigger, []
         edits = tuple(PlacedEdit(field, edit) for edit in action.interventions)
@@ -116,7 +116,7 @@ class Policies:
         for each in triggers:
             if (name := each.trigger.name) in taken:
                 bound = f"unlike those of policy {taken[name].named}"
-                violations.must(False, f"{each.place}.name", bound, name)
+                violations.must(False, each.name_place, bound, name)
 
     def undone(self, policy: Policy, target: Target) -> str | None:
         """Why an edit of the target would take back what a policy does; None if it would not.

@@ -12,10 +12,10 @@ from steerd.pb.v1 import catalog_service_pb2, steering_pb2
 from steerd.server.allowance import read_allowance
 from steerd.server.dose import DoseGuard
 from steerd.server.edit_conflicts import PlacedEdit, check_conflicts
-from steerd.server.parse_interventions import intervention_parser
-from steerd.server.parse_trigger import TriggerParser
+from steerd.server.parse_trigger import PlacedTrigger
 from steerd.server.policy import Policies, Policy
-from steerd.server.preset_book import PresetBook, message_of, read_edits, settled
+from steerd.server.preset_book import PresetBook
+from steerd.server.steering_tables import message_of, read_edits, read_triggers, settled
 from steerd.server.violations import Violations, shown
 from steerd.steering.lane_tables import MAX_TESTS
 from steerd.steering.loaded_saes import LoadedSaes
@@ -56,6 +56,7 @@ def read_policies(
     _check_triggers([trigger for policy in read for trigger in policy.triggers], limits)
     policies = Policies(read, saes)
     _check_presets(presets, policies)
+    _check_names(presets, policies)
     return policies
 
 
@@ -71,34 +72,23 @@ def _policy(
     named = NamedVersion(config.name, config.version)
     edits = read_edits(message.interventions, f"{key}.interventions", host, saes, limits)
     _check_edits(edits)
-    triggers = _read_triggers(message.triggers, f"{key}.triggers", presets, host, saes, limits)
+    triggers = read_triggers(message.triggers, f"{key}.triggers", presets, host, saes, limits)
+    _check_actions(triggers)
     allowed = message.HasField("allow")
     return Policy(
         named=named,
         description=message.description,
         interventions=tuple(replace(edit.intervention, source=f"policy:{named}") for edit in edits),
-        triggers=tuple(replace(trigger, source=f"policy:{named}") for trigger in triggers),
+        triggers=tuple(replace(each.trigger, source=f"policy:{named}") for each in triggers),
         allowance=read_allowance(message.allow, f"{key}.allow", saes, presets) if allowed else None,
         cap=_cap(message, key, saes),
     )
 
 
-def _read_triggers(
-    messages: Sequence[steering_pb2.Trigger],
-    key: str,
-    presets: PresetBook,
-    host: HostModel,
-    saes: LoadedSaes,
-    limits: LimitsConfig,
-) -> tuple[Trigger, ...]:
-    violations = Violations()
-    parser = intervention_parser(host, saes, limits, violations, has_roles=False)
-    placed = TriggerParser(parser.conditions, presets, limits, violations).triggers(messages, key)
-    settled(violations)
-    for each in placed:
+def _check_actions(triggers: Sequence[PlacedTrigger]) -> None:
+    for each in triggers:
         if isinstance(each.trigger.action, Switch):
             raise ConfigError(f"{each.place}.switch is for requests; a policy's own edits never change")
-    return tuple(each.trigger for each in placed)
 
 
 def _check_edits(edits: Sequence[PlacedEdit]) -> None:
@@ -145,3 +135,14 @@ def _check_presets(presets: PresetBook, policies: Policies) -> None:
                 if (reason := policies.undone(policy, edit.target)) is not None:
                     key = f"presets[{position}].interventions[{number}]"
                     raise ConfigError(f"{key}: policy {policy.named} {reason}")
+
+
+def _check_names(presets: PresetBook, policies: Policies) -> None:
+    """What fires is told by name; triggers of a preset named as a policy's could never be used."""
+    taken = {trigger.name: policy.named for policy in policies for trigger in policy.triggers}
+    for position, preset in enumerate(presets):
+        for number, trigger in enumerate(preset.triggers):
+            if trigger.name in taken:
+                key = f"presets[{position}].triggers[{number}].name"
+                bound = f"unlike those of policy {taken[trigger.name]}"
+                raise ConfigError(f"{key} must be {bound}; got {shown(trigger.name)}")

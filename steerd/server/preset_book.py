@@ -1,35 +1,32 @@
-"""The presets of the configuration, read by the rules of a request when host and SAEs are there."""
+"""The presets of the server, by name and version."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Any, TypeVar
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
-from google.protobuf.json_format import ParseDict, ParseError
-from google.protobuf.message import Message
-
-from steerd.config import LimitsConfig, NamedTable
-from steerd.errors import ConfigError, InvalidRequest, NotFound
-from steerd.host.host_model import HostModel
-from steerd.pb.v1 import catalog_service_pb2, steering_pb2
-from steerd.server.edit_conflicts import PlacedEdit, check_conflicts
-from steerd.server.parse_interventions import intervention_parser
+from steerd.errors import NotFound
 from steerd.server.violations import Violations, shown
 from steerd.steering.intervention import Intervention
-from steerd.steering.loaded_saes import LoadedSaes
 from steerd.steering.steering import NamedVersion
-
-M = TypeVar("M", bound=Message)
+from steerd.steering.trigger import Trigger
 
 
 @dataclass(frozen=True, slots=True)
 class Preset:
-    """Steering under a name and version; its interventions say that they come from it."""
+    """Steering under a name and version; its interventions and triggers say that they come from it."""
 
     named: NamedVersion
     description: str
     interventions: tuple[Intervention, ...]
+    triggers: tuple[Trigger, ...] = ()
+
+    @property
+    def why_no_switch(self) -> str:
+        """Why nothing switches to it, empty if something may: a switch brings interventions alone."""
+        if not self.triggers:
+            return ""
+        return f"{self.named} has triggers, which a switch does not bring; move them to a preset of their own"
 
 
 class PresetBook:
@@ -68,54 +65,3 @@ class PresetBook:
                 violations.add(field, f"names {preset.named} once more")
             found[preset.named] = field, preset
         return list(found.values())
-
-
-def read_presets(
-    configs: Sequence[NamedTable], host: HostModel, saes: LoadedSaes, limits: LimitsConfig
-) -> PresetBook:
-    """The presets of a configuration. Raises ConfigError, which names the key."""
-    return PresetBook([_preset(f"presets[{n}]", each, host, saes, limits) for n, each in enumerate(configs)])
-
-
-def _preset(key: str, config: NamedTable, host: HostModel, saes: LoadedSaes, limits: LimitsConfig) -> Preset:
-    message = message_of(config.table, catalog_service_pb2.Preset(), key)
-    named = NamedVersion(config.name, config.version)
-    edits = read_edits(message.interventions, f"{key}.interventions", host, saes, limits)
-    interventions = tuple(replace(edit.intervention, source=f"preset:{named}") for edit in edits)
-    if not interventions:
-        raise ConfigError(f"{key}.interventions must not be empty")
-    return Preset(named, message.description, interventions)
-
-
-def message_of(table: Mapping[str, Any], message: M, key: str) -> M:
-    """A table of the configuration as the message whose field names it uses. Raises ConfigError."""
-    try:
-        return ParseDict(dict(table), message)
-    except (ParseError, TypeError) as error:  # a TypeError for what only TOML knows: dates
-        raise ConfigError(f"{key}: {error}") from error
-
-
-def read_edits(
-    messages: Sequence[steering_pb2.Intervention],
-    key: str,
-    host: HostModel,
-    saes: LoadedSaes,
-    limits: LimitsConfig,
-) -> list[PlacedEdit]:
-    """The interventions under a key of the configuration, by the rules of a request. Raises ConfigError."""
-    violations = Violations()
-    parser = intervention_parser(host, saes, limits, violations, has_roles=True)
-    edits = parser.interventions(messages, key)
-    check_conflicts(edits, saes, violations)
-    settled(violations)
-    return edits
-
-
-def settled(violations: Violations) -> None:
-    """Raise ConfigError with every broken rule, if there is any."""
-    try:
-        violations.raise_if_any()
-    except InvalidRequest as error:
-        raise ConfigError(str(error)) from error
-    except NotFound as error:
-        raise ConfigError(f"{error.field}: {error}") from error

@@ -10,7 +10,8 @@ from steerd.server.parse import RequestParser
 from steerd.server.parse_steering import SteeringParser
 from steerd.server.policy import Policies
 from steerd.server.policy_book import read_policies
-from steerd.server.preset_book import PresetBook, read_presets
+from steerd.server.preset_book import PresetBook
+from steerd.server.preset_tables import read_presets
 from steerd.steering.loaded_saes import LoadedSaes
 
 

@@ -19,7 +19,7 @@ from steerd.pb.v1 import generation_service_pb2 as pb
 from steerd.pb.v1 import steering_pb2 as steering
 from steerd.pb.v1.feature_pb2 import FeatureRef
 from steerd.server.policy_book import read_policies
-from steerd.server.preset_book import read_presets
+from steerd.server.preset_tables import read_presets
 from steerd.steering.loaded_saes import LoadedSaes
 from tests.server.running_server import TIMEOUT_SECONDS, RunningServer, tiny_config, tiny_parts
 from tests.server.test_dose import known_saes
@@ -342,6 +342,10 @@ EDIT = '[[policies.interventions]]\nfeature = { sae = "early", index = 3 }\n'
         (
             PRESETS + GOOD + EDIT.replace("3", "31") + "ablate = {}",
             ["presets[1].interventions[0]", "policy a@1", "feature early:31"],
+        ),
+        (
+            (GOOD + TRIGGER + "flag = {}\n").replace("policies", "presets") + GOOD + TRIGGER + "stop = {}",
+            ["presets[0].triggers[0].name", "policy a@1", "'x'"],
         ),
     ],
 )

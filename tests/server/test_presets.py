@@ -17,7 +17,7 @@ from steerd.pb.v1 import catalog_service_pb2
 from steerd.pb.v1 import generation_service_pb2 as pb
 from steerd.pb.v1 import steering_pb2 as steering
 from steerd.pb.v1.feature_pb2 import FeatureRef
-from steerd.server.preset_book import read_presets
+from steerd.server.preset_tables import read_presets
 from tests.server.running_server import TIMEOUT_SECONDS, RunningServer, tiny_config, tiny_parts
 from tests.server.test_dose import known_saes
 from tests.server.test_edge_table import error_info, refused, violations
@@ -77,8 +77,12 @@ FORGED = steering.Intervention(
 ABLATE = steering.Intervention(feature=FeatureRef(sae="late", index=3), ablate=steering.Ablate())
 
 
+def config_of(toml: str) -> Config:
+    return parse_config(tomllib.loads(toml), folder=Path())
+
+
 def presets_of(toml: str) -> tuple[NamedTable, ...]:
-    return parse_config(tomllib.loads(toml), folder=Path()).presets
+    return config_of(toml).presets
 
 
 @pytest.fixture(scope="module")
@@ -219,14 +223,193 @@ def test_doses_of_presets_and_request_add_up() -> None:
         assert "0.2 times" in refused(server, request("loud@1", interventions=[own])).details()
 
 
+TRIGGERS = """
+    [[presets]]
+    name = "careful"
+    version = "1"
+    [[presets.interventions]]
+    feature = { sae = "late", index = 3 }
+    add = { strength = 1 }
+    [[presets.triggers]]
+    name = "seen"
+    when = { any_of = [{ all_of = [{ feature = { sae = "early", index = 1 }, above = -1 }] }] }
+    flag = {}
+    [[presets.triggers]]
+    name = "over"
+    when = { any_of = [{ all_of = [{ feature = { sae = "early", index = 1 }, above = -1 }] }] }
+    switch = { preset = "calm" }
+
+    [[presets]]
+    name = "calm"
+    version = "1"
+    [[presets.interventions]]
+    feature = { sae = "late", index = 3 }
+    add = { strength = -3 }
+
+    [[presets]]
+    name = "stopper"
+    version = "1"
+    [[presets.triggers]]
+    name = "seen"
+    when = { any_of = [{ all_of = [{ feature = { sae = "early", index = 1 }, above = -1 }] }] }
+    stop = {}
+"""
+SEEN = steering.Trigger(
+    name="seen",
+    when=steering.Condition(
+        any_of=[
+            steering.Clause(all_of=[steering.FeatureTest(feature=FeatureRef(sae="early", index=1), above=-1)])
+        ]
+    ),
+    flag=steering.Flag(),
+)
+
+
+@pytest.fixture(scope="module")
+def careful() -> Iterator[RunningServer]:
+    limits = LimitsConfig(max_triggers=2, max_presets=3)
+    with RunningServer(tiny_config(presets=presets_of(TRIGGERS), limits=limits), *tiny_parts()) as running:
+        yield running
+
+
+def to_stopper() -> steering.Trigger:
+    return steering.Trigger(name="over", when=SEEN.when, switch=steering.Switch(preset="stopper"))
+
+
+def switching() -> list[steering.Trigger]:
+    switch = steering.Trigger(name="over", when=SEEN.when, switch=steering.Switch(preset="calm"))
+    return [SEEN, switch]
+
+
+def test_triggers_of_a_preset_do_what_those_of_a_request_do(careful: RunningServer) -> None:
+    named = careful.generate(request("careful"))
+    spelled = careful.generate(request(interventions=[ADD], triggers=switching()))
+
+    assert [trigger.source for trigger in named.started.triggers] == ["preset:careful@1"] * 2
+    for trigger in named.started.triggers:
+        trigger.source = ""
+    assert list(named.started.triggers) == list(spelled.started.triggers)
+    assert named.text == spelled.text
+    assert named.text != careful.generate(request(interventions=[ADD])).text
+    fired = [[event for delta in each.deltas for event in delta.fired] for each in (named, spelled)]
+    assert fired[0] == fired[1] != []
+
+
+def test_a_preset_may_be_nothing_but_triggers(careful: RunningServer) -> None:
+    stopped = careful.generate(request("stopper"))
+
+    assert stopped.completed.finish_reason == pb.FINISH_REASON_FEATURE
+    assert stopped.text == ""
+
+
+def test_a_baseline_and_a_score_are_without_the_triggers_of_presets(careful: RunningServer) -> None:
+    plain = careful.generate(request())
+    both = careful.generate(request("stopper", baseline=True))
+    call = pb.ScoreRequest(
+        prompt="Hello", continuations=[pb.Continuation(text=" there")], presets=["stopper"]
+    )
+
+    assert [i for delta in both.deltas for i in delta.baseline.token_ids] == plain.token_ids
+    scored = careful.generation.Score(call, timeout=TIMEOUT_SECONDS)
+    assert len(scored.scores[0].token_ids) == len(" there")
+    assert list(scored.warnings) == ["preset stopper@1: its triggers are for Generate, and are left out"]
+    assert not both.started.warnings
+
+
+def test_a_policy_governs_what_the_triggers_of_presets_switch_to() -> None:
+    policy = """
+        [[policies]]
+        name = "only"
+        version = "1"
+        allow = { presets = ["careful"] }
+    """
+    config = tiny_config(presets=presets_of(TRIGGERS), policies=config_of(policy).policies)
+    with RunningServer(config, *tiny_parts()) as server:
+        error = refused(server, request("careful"))
+
+    assert error.code() is grpc.StatusCode.PERMISSION_DENIED
+    assert error_info(error).metadata == {"field": "presets[0]", "policy": "only@1"}
+    assert "calm@1" in error.details()
+
+
+def test_the_triggers_of_presets_are_listed(careful: RunningServer) -> None:
+    listed = careful.catalog.ListPresets(catalog_service_pb2.ListPresetsRequest()).presets
+
+    assert list(listed[0].triggers) == list(careful.generate(request("careful")).started.triggers)
+    assert listed[0].triggers[1].switch.preset == "calm@1"
+    assert [len(preset.triggers) for preset in listed] == [2, 0, 1]
+
+
+@pytest.mark.parametrize(
+    ("message", "field", "word"),
+    [
+        (request("stopper", triggers=[SEEN]), "presets[0]", "named seen, as triggers[0].name does"),
+        (request("calm", "stopper", triggers=switching()), "triggers", "at most 2 triggers"),
+        (request("calm", "stopper", triggers=[SEEN]), "presets[1]", "named seen"),
+        (
+            request(triggers=[to_stopper()]),
+            "triggers[0].switch.preset",
+            "stopper@1 has triggers, which a switch does not bring",
+        ),
+    ],
+)
+def test_triggers_of_presets_are_under_the_rules_of_a_requests_own(
+    careful: RunningServer, message: pb.GenerateRequest, field: str, word: str
+) -> None:
+    error = refused(careful, message)
+
+    assert error.code() is grpc.StatusCode.INVALID_ARGUMENT
+    assert word in violations(error)[field]
+
+
 GOOD = '[[presets]]\nname = "a"\nversion = "1"\n'
+FIRES = """
+[[presets.triggers]]
+name = "seen"
+when = { any_of = [{ all_of = [{ feature = { sae = "late", index = 3 }, above = 1 }] }] }
+"""
 EDIT = '[[presets.interventions]]\nfeature = { sae = "late", index = 3 }\n'
+TEST = '{ feature = { sae = "early", index = 1 }, above = 1 }'
+CLAUSES = ", ".join(f"{{ all_of = [{', '.join([TEST] * count)}] }}" for count in (8, 1))
+CONDITION = f"ablate = {{}}\nwhen = {{ any_of = [{CLAUSES}] }}"
 
 
 @pytest.mark.parametrize(
     ("toml", "words"),
     [
         (GOOD, ["presets[0].interventions", "empty"]),
+        (GOOD + FIRES, ["presets[0].triggers[0].action", "required"]),
+        (GOOD + FIRES + "stop = {}" + FIRES + "flag = {}", ["presets[0].triggers[1].name", "'seen'"]),
+        (
+            GOOD + FIRES + 'switch = { preset = "lost" }',
+            ["presets[0].triggers[0].switch.preset", "'lost'", "a@1"],
+        ),
+        (
+            GOOD + FIRES + 'switch = { preset = "b@1" }\n' + GOOD.replace('"a"', '"b"') + FIRES + "flag = {}",
+            ["presets[0].triggers[0].switch.preset", "b@1 has triggers"],
+        ),
+        (
+            GOOD + FIRES + 'switch = { preset = "a" }',
+            ["presets[0].triggers[0].switch.preset", "a@1 has triggers"],
+        ),
+        (
+            GOOD
+            + (EDIT + CONDITION)
+            + "".join(FIRES.replace("seen", f"s{n}") + 'switch = { preset = "b" }\n' for n in range(2))
+            + GOOD.replace('"a"', '"b"')
+            + (EDIT + CONDITION),
+            ["presets[0]", "at most limits.max_tests, 16", "got 29"],
+        ),
+        (
+            GOOD + "".join(FIRES.replace("seen", f"seen-{n}") + "flag = {}" for n in range(9)),
+            ["presets[0].triggers", "at most 8", "9"],
+        ),
+        (
+            GOOD
+            + (EDIT + CONDITION)
+            + "".join(FIRES.replace("seen", f"s{n}") + "flag = {}" for n in range(8)),
+            ["presets[0]", "at most limits.max_tests, 16", "got 17"],
+        ),
         (GOOD + "strength = 3", ["presets[0]", "strength"]),
         (GOOD + "description = 1979-05-27", ["presets[0]", "description"]),
         (GOOD + EDIT + "add = { strenght = 3 }", ["presets[0]", "strenght"]),

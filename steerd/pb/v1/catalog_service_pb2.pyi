@@ -479,6 +479,7 @@ class Preset(_message.Message):
     VERSION_FIELD_NUMBER: _builtins.int
     DESCRIPTION_FIELD_NUMBER: _builtins.int
     INTERVENTIONS_FIELD_NUMBER: _builtins.int
+    TRIGGERS_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """The name that requests use."""
     version: _builtins.str
@@ -489,6 +490,13 @@ class Preset(_message.Message):
     def interventions(self) -> _containers.RepeatedCompositeFieldContainer[_steering_pb2.Intervention]:
         """What it does, as in a request. In answers, units are resolved to activations and directions are given by hash."""
 
+    @_builtins.property
+    def triggers(self) -> _containers.RepeatedCompositeFieldContainer[_steering_pb2.Trigger]:
+        """What happens in a Generate that names it when features fire, as in a request and counted with the request's own; no
+        two of all may have one name. Other calls take its interventions alone and say so in their warnings, and no switch
+        may name it. In answers as the interventions. Default: nothing.
+        """
+
     def __init__(
         self,
         *,
@@ -496,10 +504,11 @@ class Preset(_message.Message):
         version: _builtins.str = ...,
         description: _builtins.str = ...,
         interventions: _abc.Iterable[_steering_pb2.Intervention] | None = ...,
+        triggers: _abc.Iterable[_steering_pb2.Trigger] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["description", b"description", "interventions", b"interventions", "name", b"name", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["description", b"description", "interventions", b"interventions", "name", b"name", "triggers", b"triggers", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -104,8 +104,8 @@ class GenerateRequest(_message.Message):
 
     @_builtins.property
     def presets(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Presets of the server to apply besides (see ListPresets): `name`, of which the version listed last is taken, or
-        `name@version`. Each may be named once. Default: none.
+        """Presets of the server to apply besides, with their triggers (see ListPresets): `name`, of which the version listed
+        last is taken, or `name@version`. Each may be named once. Default: none.
         """
 
     @_builtins.property

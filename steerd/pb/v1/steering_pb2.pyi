@@ -711,8 +711,9 @@ Global___Stop: _TypeAlias = Stop  # noqa: Y015
 @_typing.final
 class Switch(_message.Message):
     """From the next token on, or from the first generated one where it fires in the prompt, the request is steered by a
-    preset instead of its own interventions and presets; what policies do stays. Only the first switch of a request that
-    fires is made. The preset is under the rules of `presets`: its dose is counted by itself, as it stands alone.
+    preset instead of its own interventions and those of its presets; triggers stay, and what policies do. Only the first
+    switch of a request that fires is made. The preset has no triggers, and is under the rules of `presets`: its dose is
+    counted by itself, as it stands alone.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
