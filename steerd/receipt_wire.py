@@ -3,7 +3,13 @@
 from __future__ import annotations
 
 from steerd.pb.v1 import generation_service_pb2 as pb
-from steerd.steering.receipt import HookPointReceipt, InterventionReceipt, Receipt
+from steerd.steering.receipt import (
+    HookPointReceipt,
+    InterventionReceipt,
+    Receipt,
+    SwitchReceipt,
+    TriggerReceipt,
+)
 
 
 def receipt_message(receipt: Receipt, plan_hash: str) -> pb.Receipt:
@@ -29,7 +35,22 @@ def receipt_message(receipt: Receipt, plan_hash: str) -> pb.Receipt:
             )
             for part in receipt.hook_points
         ],
+        fired=[
+            pb.TriggerReceipt(
+                trigger=part.name,
+                action=pb.TriggerAction.Value(f"TRIGGER_ACTION_{part.action.upper()}"),
+                source=part.source,
+                times=part.times,
+                first_position=part.first_position,
+            )
+            for part in receipt.fired
+        ],
+        switched=None if receipt.switched is None else _switch_message(receipt.switched),
     )
+
+
+def _switch_message(switched: SwitchReceipt) -> pb.SwitchReceipt:
+    return pb.SwitchReceipt(preset=switched.preset, first_position=switched.first_position)
 
 
 def receipt(message: pb.Receipt) -> Receipt:
@@ -54,4 +75,19 @@ def receipt(message: pb.Receipt) -> Receipt:
             )
             for part in message.hook_points
         ),
+        fired=tuple(
+            TriggerReceipt(
+                name=part.trigger,
+                action=pb.TriggerAction.Name(part.action).removeprefix("TRIGGER_ACTION_").lower(),
+                source=part.source,
+                times=part.times,
+                first_position=part.first_position,
+            )
+            for part in message.fired
+        ),
+        switched=_switched(message.switched) if message.HasField("switched") else None,
     )
+
+
+def _switched(message: pb.SwitchReceipt) -> SwitchReceipt:
+    return SwitchReceipt(message.preset, message.first_position)

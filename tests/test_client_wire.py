@@ -44,7 +44,13 @@ from steerd.steering.intervention import (
     WholeSae,
     unit_direction,
 )
-from steerd.steering.receipt import HookPointReceipt, InterventionReceipt, Receipt
+from steerd.steering.receipt import (
+    HookPointReceipt,
+    InterventionReceipt,
+    Receipt,
+    SwitchReceipt,
+    TriggerReceipt,
+)
 from steerd.steering.scope import Phase, PositionRange, Schedule, Scope
 from steerd.steering.steering import NamedVersion
 from steerd.steering.trigger import Flag, Stop, Switch, Trigger
@@ -53,6 +59,8 @@ FEATURE = FeatureRef("s", 7)
 RECEIPT = Receipt(
     (InterventionReceipt(5, 4, 0.5, 1.5, 2.5), InterventionReceipt(0, 0, 0.0, 0.0, 0.0)),
     (HookPointReceipt("blocks.1.hook_resid_post", 4, 0.25, 0.75),),
+    (TriggerReceipt("over", "switch", "", 2, 3), TriggerReceipt("far", "stop", "policy:halt@1", 1, 9)),
+    SwitchReceipt("calm@1", 4),
 )
 WIRE_FEATURE = feature_pb2.FeatureRef(sae="s", index=7)
 

@@ -28,6 +28,7 @@ What they share:
 - `token_painter`: text coloured by a feature's activation
 - `text_files`: texts and chats from files
 - `answer_tables`: what compare prints
+- `fired_lines`: triggers that fired
 - `steered_text`: one text with what steers it
 - `study_progress`: how far a study is
 - `terminal`: the consoles they print to

@@ -6,7 +6,6 @@ import argparse
 from math import inf
 
 from steerd.cli import arguments
-from steerd.client_messages import Firing
 from steerd.steering.intervention import Condition, FeatureRef, FeatureTest
 from steerd.steering.trigger import Flag, Stop, Switch, Trigger
 
@@ -79,24 +78,6 @@ def tested_features(options: argparse.Namespace) -> list[FeatureRef]:
     """The features that something depends on."""
     tested = (*options.when, *options.stop_on, *options.switch_on, *options.flag_on)
     return [feature for feature, *_ in tested]
-
-
-def fired_line(fired: tuple[Firing, ...], triggers: tuple[Trigger, ...], texts: dict[int, str]) -> str:
-    """Where each feature fired: starter-14:1234 at ' cat' (12), ' dog' (15)."""
-    parts = []
-    for trigger in triggers:
-        (test,) = trigger.condition.tests
-        assert isinstance(test.target, FeatureRef)  # the command line knows no directions
-        places = [
-            f"{texts[firing.position]!r} ({firing.position})"
-            if firing.position in texts
-            else f"position {firing.position}"
-            for firing in fired
-            if firing.trigger == trigger.name
-        ]
-        if places:
-            parts.append(f"{test.target.sae}:{test.target.index} at {', '.join(places)}")
-    return f"fired: {'; '.join(parts)}"
 
 
 def _test(feature: FeatureRef, above: float, options: argparse.Namespace) -> FeatureTest:

@@ -7,6 +7,7 @@ import argparse
 from rich.console import Console
 
 from steerd.cli import arguments, condition_options, steering_options
+from steerd.cli.fired_lines import fired_line, receipt_lines
 from steerd.cli.labels import served_labels
 from steerd.cli.stream import show_stream
 from steerd.cli.tables import (
@@ -145,9 +146,8 @@ def report(client: Client, call: GenerateCall, generation: Generation, console: 
         if applied:
             console.print(f"{what}: {', '.join(map(str, applied))}", style="dim")
     print_warnings(generation.started.warnings)
-    if generation.fired:
-        texts = {token.position: token.text for token in generation.tokens}
-        console.print(condition_options.fired_line(generation.fired, call.triggers, texts), markup=False)
+    for line in _fired(call, generation):
+        console.print(line, markup=False)
     strongest = peaks(generation.readings)[:_SHOWN_PEAKS]
     shown = [use.feature for use in generation.completed.features]
     labels = served_labels(client.address, [*call.watch, *shown, *(peak.feature for peak in strongest)])
@@ -163,3 +163,12 @@ def report(client: Client, call: GenerateCall, generation: Generation, console: 
     if generation.completed.baseline is not None:
         console.print(divergence_line(generation.completed.baseline), style="dim")
     console.print(speed_line(generation.completed), style="dim")
+
+
+def _fired(call: GenerateCall, generation: Generation) -> list[str]:
+    """Lines of what fired: the call's own with all their places, others as the receipt has them."""
+    texts = {token.position: token.text for token in generation.tokens}
+    names = {trigger.name for trigger in call.triggers}
+    own = tuple(firing for firing in generation.fired if firing.trigger in names)
+    lines = [fired_line(own, call.triggers, texts)] if own else []
+    return [*lines, *receipt_lines(generation.completed.receipt)]

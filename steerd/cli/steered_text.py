@@ -7,6 +7,7 @@ import re
 from typing import Any
 
 from steerd.cli import arguments, steering_options
+from steerd.cli.fired_lines import receipt_lines
 from steerd.cli.tables import edit_text, receipt_table
 from steerd.cli.terminal import open_console, print_warnings
 from steerd.client_messages import ChatTurn
@@ -76,6 +77,8 @@ def print_steering(steering: AppliedSteering, *, complete: bool) -> None:
         print_warnings(["the study was ended early; something is missing"])
     if steering.interventions:
         open_console().print(receipt_table(steering.interventions, steering.receipt))
+    for line in receipt_lines(steering.receipt):
+        open_console().print(line, markup=False)
 
 
 def steering_record(steering: AppliedSteering) -> dict[str, Any]:

@@ -15,7 +15,6 @@ from steerd.engine.request import FinishReason, GenerationRequest
 from steerd.engine.watch_list import WatchList
 from steerd.steering.intervention import FeatureRef
 from steerd.steering.receipt import NO_RECEIPT, Receipt
-from steerd.steering.trigger import Trigger
 
 Floats = NDArray[np.float32]
 Ints = NDArray[np.int64]
@@ -92,23 +91,6 @@ class FiredEvent:
 
 
 @dataclass(frozen=True, slots=True)
-class TriggerUse:
-    """How often a trigger fired over a request, at least once, and the position of the first time."""
-
-    trigger: Trigger
-    times: int
-    first_position: int
-
-
-@dataclass(frozen=True, slots=True)
-class SwitchUse:
-    """A preset took the place of a request's interventions, on the rows from a position on."""
-
-    preset: str
-    first_position: int
-
-
-@dataclass(frozen=True, slots=True)
 class BaselineEvent:
     """A token of the request's unsteered twin."""
 
@@ -170,8 +152,7 @@ class Timings:
 class FinishedEvent:
     """The last event of a request that ran to an end; `baseline` when it asked for one.
 
-    `fired` has the triggers that did, in their order, `switched` what became of the one that switches, if it
-    came to that. `cancel_seconds`: from its cancel, if that ended it, until what it held was free.
+    `cancel_seconds`: from its cancel, if that ended it, until what it held was free.
     `cached_prompt_tokens` of the prompt's tokens did not run, as an earlier request had left their keys and
     values. `ended` is when, in seconds since 1970.
     """
@@ -182,8 +163,6 @@ class FinishedEvent:
     timings: Timings
     features: tuple[FeatureUse, ...]
     receipt: Receipt = NO_RECEIPT
-    fired: tuple[TriggerUse, ...] = ()
-    switched: SwitchUse | None = None
     cached_prompt_tokens: int = 0
     baseline: BaselineOutcome | None = None
     cancel_seconds: float | None = None

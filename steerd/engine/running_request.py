@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from dataclasses import replace
 
 from steerd.engine.events import (
     FailedEvent,
@@ -11,7 +12,6 @@ from steerd.engine.events import (
     PromptEvent,
     ScoredEvent,
     StartedEvent,
-    SwitchUse,
     Timings,
     TokenEvent,
     TokenReading,
@@ -22,6 +22,7 @@ from steerd.engine.scored import Scores
 from steerd.engine.tally import Tallies
 from steerd.engine.triggers import Triggers
 from steerd.engine.waiting_line import Submission
+from steerd.steering.receipt import SwitchReceipt
 from steerd.steering.request_wishes import RequestWishes
 from steerd.steering.row_span import RowSpan
 
@@ -53,7 +54,7 @@ class RunningRequest:
         self.token_ids = list(submission.request.given_ids)
         self._num_given = len(self.token_ids)
         self.triggers = Triggers(wishes.triggers)
-        self.switched: SwitchUse | None = None
+        self.switched: SwitchReceipt | None = None
         self._eos_token_ids = eos_token_ids
         self._stops_at = stops_at
         self._cached_tokens = cached_tokens
@@ -131,9 +132,9 @@ class RunningRequest:
                 decode_seconds=now - first_token,
             ),
             features=self._tallies.uses(self.wishes),
-            receipt=self._tallies.receipt(self.wishes),
-            fired=self.triggers.fired,
-            switched=self.switched,
+            receipt=replace(
+                self._tallies.receipt(self.wishes), fired=self.triggers.fired, switched=self.switched
+            ),
             cancel_seconds=self.submission.since_cancel if reason is FinishReason.CANCELLED else None,
         )
 

@@ -6,11 +6,12 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from steerd.engine.continuous_batching import ContinuousBatch
-from steerd.engine.events import EngineObserver, FailedEvent, LastEvent, SwitchUse
+from steerd.engine.events import EngineObserver, FailedEvent, LastEvent
 from steerd.engine.request import FinishReason
 from steerd.engine.running_request import RunningRequest
 from steerd.engine.tally import Tallies
 from steerd.engine.waiting_line import Submission, WaitingLine
+from steerd.steering.receipt import SwitchReceipt
 from steerd.steering.request_wishes import RequestWishes
 from steerd.steering.step_plan import StepPlanner
 from steerd.steering.trigger import Switch
@@ -56,7 +57,7 @@ class RunningRequests:
             first_position=first_position,
             numbers=request.steering.numbers_after(switch),
         )
-        running.switched = SwitchUse(switch.preset, first_position)
+        running.switched = SwitchReceipt(switch.preset, first_position)
 
     def free(self, running: RunningRequest) -> None:
         """Give back all that one holds; its end is not told yet."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 import torch
@@ -17,7 +17,7 @@ from steerd.engine.triggers import Triggers, policy_stopped
 from steerd.host.hook_point import HookPoint
 from steerd.host.host_model import HostModel
 from steerd.steering.loaded_saes import LoadedSaes
-from steerd.steering.receipt import Receipt
+from steerd.steering.receipt import Receipt, TriggerReceipt
 from steerd.steering.request_wishes import RequestWishes
 from steerd.steering.row_span import RowSpan
 from steerd.steering.steering import Steering
@@ -60,7 +60,7 @@ class SteeredForward:
         before: Mapping[HookPoint, Reader] = _NONE,
         after: Mapping[HookPoint, Reader] = _NONE,
     ) -> list[Receipt]:
-        """Run texts of one length; returns what the steering of each did.
+        """Run texts of one length; returns what the steering of each did, and what fired.
 
         Readers are shown the rows at their hook points `before` or `after` all edits there. The head does not
         run. Raises Forbidden for a text that a policy ends, InvalidRequest for steering that the host cannot
@@ -78,9 +78,10 @@ class SteeredForward:
             with self._shown(before, after), self._shown({}, check):
                 self._host.run(token_ids, None, until=last)
             _check_rows(texts, is_finite[0])
-            _check_policies(texts, plan, wishes)
+            fired = _fired(texts, plan, wishes)
             tallies.add(StepReadings(plan))
-            return [tallies.receipt(each) for each in wishes.values()]
+            receipts = map(tallies.receipt, wishes.values())
+            return [replace(receipt, fired=uses) for receipt, uses in zip(receipts, fired, strict=True)]
 
     @contextmanager
     def _resolved(self, texts: Sequence[SteeredText]) -> Iterator[dict[str, RequestWishes]]:
@@ -126,15 +127,18 @@ def _check_rows(texts: Sequence[SteeredText], is_finite: Tensor) -> None:
     raise RuntimeError("the host gave rows that are not finite for a study")
 
 
-def _check_policies(
+def _fired(
     texts: Sequence[SteeredText], plan: StepPlan, wishes: Mapping[str, RequestWishes]
-) -> None:
-    """Whether the triggers of policies, which are all that there are, let the texts be."""
+) -> list[tuple[TriggerReceipt, ...]]:
+    """What fires in each text. The triggers of policies, which are all that there are, must let it be."""
     bits = plan.bits()
     if bits is None:
-        return
+        return [()] * len(texts)
+    told = []
     for span, text in zip(_spans(texts), texts, strict=True):
         triggers = Triggers(wishes[span.request_id].triggers)
-        fired = triggers.see(bits[span.rows.start : span.rows.stop], 0)
+        firings = triggers.see(bits[span.rows.start : span.rows.stop], 0)
         if triggers.is_stopped:
-            raise policy_stopped(fired, text.steering, field="text")
+            raise policy_stopped(firings, text.steering, field="text")
+        told.append(triggers.fired)
+    return told

@@ -7,11 +7,12 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from steerd.engine.events import Firing, TriggerUse
+from steerd.engine.events import Firing
 from steerd.errors import Forbidden
+from steerd.steering.receipt import TriggerReceipt
 from steerd.steering.request_wishes import ResolvedTrigger
 from steerd.steering.steering import Steering
-from steerd.steering.trigger import Stop, Switch
+from steerd.steering.trigger import Stop, Switch, Trigger, action_name
 
 
 class Triggers:
@@ -51,13 +52,12 @@ class Triggers:
         return firings
 
     @property
-    def fired(self) -> tuple[TriggerUse, ...]:
-        """Those that fired so far."""
+    def fired(self) -> tuple[TriggerReceipt, ...]:
+        """Those that fired so far, in their order."""
+        told = zip(self._triggers, self._times, self._first_positions, strict=True)
         return tuple(
-            TriggerUse(resolved.trigger, times, first_position)
-            for resolved, times, first_position in zip(
-                self._triggers, self._times, self._first_positions, strict=True
-            )
+            _receipt(resolved.trigger, times, first_position)
+            for resolved, times, first_position in told
             if times
         )
 
@@ -70,6 +70,10 @@ class Triggers:
         """What is to take the place of the request's interventions, told once."""
         switch, self._switch = self._switch, None
         return switch
+
+
+def _receipt(trigger: Trigger, times: int, first_position: int) -> TriggerReceipt:
+    return TriggerReceipt(trigger.name, action_name(trigger.action), trigger.source, times, first_position)
 
 
 def policy_stopped(firings: Sequence[Firing], steering: Steering, *, field: str) -> Forbidden:

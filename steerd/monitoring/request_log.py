@@ -108,17 +108,8 @@ def _finished(event: FinishedEvent, request: GenerationRequest) -> dict[str, Any
             }
             for edit, receipt in edits
         ],
-        "triggers": [
-            {
-                "name": use.trigger.name,
-                "action": type(use.trigger.action).__name__.lower(),
-                "source": use.trigger.source,
-                "times": use.times,
-                "first_position": use.first_position,
-            }
-            for use in event.fired
-        ],
-        "switched": None if event.switched is None else asdict(event.switched),
+        "triggers": [asdict(fired) for fired in event.receipt.fired],
+        "switched": None if event.receipt.switched is None else asdict(event.receipt.switched),
     }
 
 

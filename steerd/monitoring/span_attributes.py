@@ -80,13 +80,13 @@ def _finished(event: FinishedEvent) -> Attributes:
         "gen_ai.usage.output_tokens": event.generated_tokens,
         "gen_ai.usage.cache_read.input_tokens": event.cached_prompt_tokens,
         "steerd.interventions.rows_changed": tuple(receipt.rows_changed for receipt in edits),
-        "steerd.triggers.fired": tuple(use.trigger.name for use in event.fired),
-        "steerd.triggers.times": tuple(use.times for use in event.fired),
+        "steerd.triggers.fired": tuple(fired.name for fired in event.receipt.fired),
+        "steerd.triggers.times": tuple(fired.times for fired in event.receipt.fired),
     }
     if event.generated_tokens:
         attributes["gen_ai.response.time_to_first_chunk"] = timings.queue_seconds + timings.prefill_seconds
-    if event.switched is not None:
-        attributes["steerd.switched_to"] = event.switched.preset
+    if event.receipt.switched is not None:
+        attributes["steerd.switched_to"] = event.receipt.switched.preset
     return attributes
 
 

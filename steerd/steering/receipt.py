@@ -35,11 +35,38 @@ class HookPointReceipt:
 
 
 @dataclass(frozen=True, slots=True)
+class TriggerReceipt:
+    """A trigger that fired: how often, at least once, and the position of the first time.
+
+    `action` is stop, switch or flag; `source` as the trigger's.
+    """
+
+    name: str
+    action: str
+    source: str
+    times: int
+    first_position: int
+
+
+@dataclass(frozen=True, slots=True)
+class SwitchReceipt:
+    """A preset took the place of a request's interventions, on the rows from a position on."""
+
+    preset: str
+    first_position: int
+
+
+@dataclass(frozen=True, slots=True)
 class Receipt:
-    """What a request's steering did: in the order of its interventions, and of the forward."""
+    """What a request's steering did: in the order of its interventions, of the forward, and of its triggers.
+
+    `fired` has only the triggers that did; `switched` is there when one of them put a preset in place.
+    """
 
     interventions: tuple[InterventionReceipt, ...] = ()
     hook_points: tuple[HookPointReceipt, ...] = ()
+    fired: tuple[TriggerReceipt, ...] = ()
+    switched: SwitchReceipt | None = None
 
 
 NO_RECEIPT = Receipt()

@@ -29,6 +29,11 @@ class Switch:
     interventions: tuple[Intervention, ...] = ()
 
 
+def action_name(action: Stop | Flag | Switch) -> str:
+    """Its name: stop, flag or switch."""
+    return type(action).__name__.lower()
+
+
 @dataclass(frozen=True, slots=True)
 class Trigger:
     """Fires on each row where its condition comes to hold; its tests may be at any hook points.

@@ -39,9 +39,19 @@ def serve(host: HostModel, layers: tuple[int, int], scale: float = 1.0) -> Loade
     return saes
 
 
+def assert_told_again(got: Recorder, request: GenerationRequest, reference: Reference) -> None:
+    """The receipt of what fired."""
+    names = [trigger.name for trigger in request.steering.triggers]
+    positions = {name: [at for fired, at in reference.fired if fired == name] for name in names}
+    expected = [(name, len(found), found[0]) for name, found in positions.items() if found]
+    receipt = got.wait().receipt
+    assert [(part.name, part.times, part.first_position) for part in receipt.fired] == expected, request
+
+
 def assert_same(got: Recorder, request: GenerationRequest, reference: Reference) -> None:
     assert got.token_ids == reference.token_ids, request
     assert [(event.trigger, event.position) for event in got.fired] == reference.fired, request
+    assert_told_again(got, request, reference)
     assert (got.wait().reason is FinishReason.FEATURE) == reference.is_stopped
     torch.testing.assert_close(
         torch.tensor(got.logprobs), torch.tensor(reference.logprobs), atol=LOGPROB_TOLERANCE, rtol=0

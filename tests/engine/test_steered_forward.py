@@ -28,6 +28,7 @@ from steerd.steering.intervention import (
     Set,
 )
 from steerd.steering.loaded_saes import LoadedSaes
+from steerd.steering.receipt import TriggerReceipt
 from steerd.steering.scope import Phase
 from steerd.steering.steering import Steering
 from steerd.steering.step_plan import StepPlanner
@@ -254,10 +255,11 @@ def test_a_text_that_a_policy_ends_is_refused_and_nothing_is_held(tiny_host: Hos
     flagged = SteeredText(prompt_ids=SHORT, steering=Steering(triggers=(always("told", Flag()),)))
     stopped = SteeredText(prompt_ids=SHORT, steering=Steering(triggers=(always("ends", Stop()),)))
 
-    forward.run([flagged])
+    (receipt,) = forward.run([flagged])
     with pytest.raises(Forbidden, match="trigger 'ends' of policy guard@1 ends this text") as caught:
         forward.run([stopped])
 
+    assert receipt.fired == (TriggerReceipt("told", "flag", "policy:guard@1", times=1, first_position=1),)
     assert (caught.value.reason, caught.value.policy) == ("POLICY_STOPPED", "guard@1")
     wishes = planner.resolve(prompt_ids=SHORT, steering=Steering(interventions=(edit("sae-0", 5, Ablate()),)))
     assert wishes.slot == 0

@@ -8,11 +8,12 @@ from math import inf
 import pytest
 from torch import Tensor
 
-from steerd.engine.events import BaselineEvent, DivergenceEvent, FiredEvent, Firing, SwitchUse, TokenEvent
+from steerd.engine.events import BaselineEvent, DivergenceEvent, FiredEvent, Firing, TokenEvent
 from steerd.engine.request import Capture, FinishReason, GenerationRequest
 from steerd.errors import InvalidRequest
 from steerd.host.host_model import HostModel
 from steerd.steering.intervention import Add, Condition, FeatureRef, FeatureTest
+from steerd.steering.receipt import SwitchReceipt, TriggerReceipt
 from steerd.steering.scope import Phase, Schedule
 from steerd.steering.steering import Steering
 from steerd.steering.trigger import Flag, Stop, Switch, Trigger
@@ -113,9 +114,8 @@ def test_a_flag_is_told_between_its_token_and_the_next(acts: Tensor) -> None:
             assert isinstance(after, TokenEvent)
             assert (before.position, after.position) == (position, position + 1)
     assert any(event.position >= LENGTH for event in flagged.fired)
-    (use,) = flagged.wait().fired
-    assert (use.trigger.name, use.times, use.first_position) == ("seen", len(expected), expected[0])
-    assert plain.wait().fired == ()
+    assert flagged.wait().receipt.fired == (TriggerReceipt("seen", "flag", "", len(expected), expected[0]),)
+    assert plain.wait().receipt.fired == ()
 
 
 @pytest.mark.parametrize("max_batch_tokens", [4, 64])
@@ -147,9 +147,10 @@ def test_a_switch_begins_with_the_next_generated_token(
     first_changed = max(position + 1, LENGTH) - LENGTH + 1  # the row after it yields the first other token
     assert recorder.token_ids[:first_changed] == unswitched.token_ids[:first_changed]
     assert recorder.logprobs[first_changed] != pytest.approx(unswitched.logprobs[first_changed], abs=1e-3)
-    assert recorder.wait().switched == SwitchUse("more", max(position + 1, LENGTH))
-    assert [use.trigger.name for use in recorder.wait().fired] == ["switch", "again"]
-    assert unswitched.wait().switched is None
+    receipt = recorder.wait().receipt
+    assert receipt.switched == SwitchReceipt("more", max(position + 1, LENGTH))
+    assert [(part.name, part.action) for part in receipt.fired] == [("switch", "switch"), ("again", "switch")]
+    assert unswitched.wait().receipt.switched is None
 
 
 def test_a_switch_beyond_the_finite_is_the_fault_of_the_request(acts: Tensor) -> None:

@@ -185,6 +185,27 @@ def test_a_policy_stops_every_text_and_refuses_to_score_past_it() -> None:
     assert error_info(caught.value).metadata["policy"] == "halt@1"
 
 
+def test_what_a_policy_flags_is_in_every_receipt() -> None:
+    policies = config_of(STOP.format(above=-1).replace("stop", "flag")).policies
+    score = pb.ScoreRequest(prompt="Hello", continuations=[pb.Continuation(text=" there")])
+    with RunningServer(tiny_config(policies=policies), *tiny_parts()) as server:
+        receipts = [
+            server.generate(request()).completed.receipt,
+            server.generation.Score(score, timeout=TIMEOUT_SECONDS).scores[0].receipt,
+        ]
+
+    expected = pb.TriggerReceipt(
+        trigger="too-far",
+        action=pb.TRIGGER_ACTION_FLAG,
+        source="policy:halt@1",
+        times=1,
+        first_position=1,
+    )
+    for receipt in receipts:
+        assert list(receipt.fired) == [expected]
+        assert not receipt.HasField("switched")
+
+
 DIRECTION = steering.Direction(hook_point="blocks.1.hook_resid_pre", values=[1.0] * 32)
 
 

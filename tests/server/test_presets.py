@@ -293,6 +293,20 @@ def test_triggers_of_a_preset_do_what_those_of_a_request_do(careful: RunningServ
     assert named.text != careful.generate(request(interventions=[ADD])).text
     fired = [[event for delta in each.deltas for event in delta.fired] for each in (named, spelled)]
     assert fired[0] == fired[1] != []
+    receipt = named.completed.receipt
+    positions = {name: [f.position for f in fired[0] if f.trigger == name] for name in ("seen", "over")}
+    assert list(receipt.fired) == [
+        pb.TriggerReceipt(
+            trigger=name,
+            action=action,
+            source="preset:careful@1",
+            times=len(positions[name]),
+            first_position=positions[name][0],
+        )
+        for name, action in (("seen", pb.TRIGGER_ACTION_FLAG), ("over", pb.TRIGGER_ACTION_SWITCH))
+    ]
+    assert receipt.switched == pb.SwitchReceipt(preset="calm@1", first_position=named.started.prompt_tokens)
+    assert [part.source for part in spelled.completed.receipt.fired] == ["", ""]
 
 
 def test_a_preset_may_be_nothing_but_triggers(careful: RunningServer) -> None:

@@ -21,6 +21,34 @@ else:
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
+class _TriggerAction:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _TriggerActionEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_TriggerAction.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    TRIGGER_ACTION_UNSPECIFIED: _TriggerAction.ValueType  # 0
+    """Never sent."""
+    TRIGGER_ACTION_STOP: _TriggerAction.ValueType  # 1
+    """The end of the text."""
+    TRIGGER_ACTION_SWITCH: _TriggerAction.ValueType  # 2
+    """A preset in place of the request's interventions."""
+    TRIGGER_ACTION_FLAG: _TriggerAction.ValueType  # 3
+    """That it is told."""
+
+class TriggerAction(_TriggerAction, metaclass=_TriggerActionEnumTypeWrapper):
+    """What a trigger asks for."""
+
+TRIGGER_ACTION_UNSPECIFIED: TriggerAction.ValueType  # 0
+"""Never sent."""
+TRIGGER_ACTION_STOP: TriggerAction.ValueType  # 1
+"""The end of the text."""
+TRIGGER_ACTION_SWITCH: TriggerAction.ValueType  # 2
+"""A preset in place of the request's interventions."""
+TRIGGER_ACTION_FLAG: TriggerAction.ValueType  # 3
+"""That it is told."""
+Global___TriggerAction: _TypeAlias = TriggerAction  # noqa: Y015
+
 class _FinishReason:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
@@ -653,6 +681,8 @@ class Receipt(_message.Message):
     PLAN_HASH_FIELD_NUMBER: _builtins.int
     INTERVENTIONS_FIELD_NUMBER: _builtins.int
     HOOK_POINTS_FIELD_NUMBER: _builtins.int
+    FIRED_FIELD_NUMBER: _builtins.int
+    SWITCHED_FIELD_NUMBER: _builtins.int
     plan_hash: _builtins.str
     """As Started.plan_hash."""
     @_builtins.property
@@ -663,20 +693,94 @@ class Receipt(_message.Message):
     def hook_points(self) -> _containers.RepeatedCompositeFieldContainer[Global___HookPointReceipt]:
         """One for each hook point with an intervention, in the order of the forward."""
 
+    @_builtins.property
+    def fired(self) -> _containers.RepeatedCompositeFieldContainer[Global___TriggerReceipt]:
+        """One for each of the triggers that fired, those of presets and policies included, in the order of Started.triggers."""
+
+    @_builtins.property
+    def switched(self) -> Global___SwitchReceipt:
+        """The switch that was made. Absent when none was."""
+
     def __init__(
         self,
         *,
         plan_hash: _builtins.str = ...,
         interventions: _abc.Iterable[Global___InterventionReceipt] | None = ...,
         hook_points: _abc.Iterable[Global___HookPointReceipt] | None = ...,
+        fired: _abc.Iterable[Global___TriggerReceipt] | None = ...,
+        switched: Global___SwitchReceipt | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["switched", b"switched"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["hook_points", b"hook_points", "interventions", b"interventions", "plan_hash", b"plan_hash"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["fired", b"fired", "hook_points", b"hook_points", "interventions", b"interventions", "plan_hash", b"plan_hash", "switched", b"switched"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Receipt: _TypeAlias = Receipt  # noqa: Y015
+
+@_typing.final
+class TriggerReceipt(_message.Message):
+    """A trigger fired."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TRIGGER_FIELD_NUMBER: _builtins.int
+    ACTION_FIELD_NUMBER: _builtins.int
+    SOURCE_FIELD_NUMBER: _builtins.int
+    TIMES_FIELD_NUMBER: _builtins.int
+    FIRST_POSITION_FIELD_NUMBER: _builtins.int
+    trigger: _builtins.str
+    """Its name."""
+    action: Global___TriggerAction.ValueType
+    """What it asks for. Of several that switch only the first that fires does: see Receipt.switched."""
+    source: _builtins.str
+    """Who asks for it, as Intervention.source."""
+    times: _builtins.int
+    """On how many tokens it fired, at least 1. Delta.fired tells them all."""
+    first_position: _builtins.int
+    """Position of the first of them."""
+    def __init__(
+        self,
+        *,
+        trigger: _builtins.str = ...,
+        action: Global___TriggerAction.ValueType = ...,
+        source: _builtins.str = ...,
+        times: _builtins.int = ...,
+        first_position: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["action", b"action", "first_position", b"first_position", "source", b"source", "times", b"times", "trigger", b"trigger"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TriggerReceipt: _TypeAlias = TriggerReceipt  # noqa: Y015
+
+@_typing.final
+class SwitchReceipt(_message.Message):
+    """A preset took the place of the request's interventions."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PRESET_FIELD_NUMBER: _builtins.int
+    FIRST_POSITION_FIELD_NUMBER: _builtins.int
+    preset: _builtins.str
+    """The preset, as name@version."""
+    first_position: _builtins.int
+    """Position from which on tokens are under it; where the text ended before, there are none."""
+    def __init__(
+        self,
+        *,
+        preset: _builtins.str = ...,
+        first_position: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["first_position", b"first_position", "preset", b"preset"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SwitchReceipt: _TypeAlias = SwitchReceipt  # noqa: Y015
 
 @_typing.final
 class InterventionReceipt(_message.Message):
