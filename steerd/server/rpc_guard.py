@@ -29,6 +29,7 @@ _log = logging.getLogger(__name__)
 
 REQUEST_ID_TRAILER = "steerd-request-id"
 
+_DEADLINE_SLACK_SECONDS = 0.1
 _UNDECODABLE = object()
 
 
@@ -186,8 +187,11 @@ def _parts(handler: Any) -> tuple[Callable[..., Any], Behaviour]:
 
 
 def _cancel_code(context: Context) -> grpc.StatusCode:
-    """grpc cancels a handler alike when the client cancels, vanishes or has run out of time."""
+    """grpc cancels a handler alike when the client cancels, vanishes or has run out of time.
+
+    The server's clock of a call starts later than the client's, who may so be the first to end it.
+    """
     remaining = context.time_remaining()
-    if remaining is not None and remaining <= 0:
+    if remaining is not None and remaining <= _DEADLINE_SLACK_SECONDS:
         return grpc.StatusCode.DEADLINE_EXCEEDED
     return grpc.StatusCode.CANCELLED

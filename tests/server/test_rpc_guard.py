@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from types import SimpleNamespace
+from typing import Any
 
 import grpc
 import pytest
@@ -16,8 +18,9 @@ from steerd.monitoring.rpc_metrics import STATUS_CODES
 from steerd.pb.v1 import catalog_service_pb2, feature_pb2, feature_service_pb2
 from steerd.pb.v1 import generation_service_pb2 as pb
 from steerd.pb.v1.generation_service_pb2_grpc import GenerationServiceStub
+from steerd.server.rpc_guard import RpcGuard
 from steerd.server.status import CODES
-from tests.server.scripted import ScriptedServer, finished, readings, scripted_server, token
+from tests.server.scripted import Counts, ScriptedServer, finished, readings, scripted_server, token
 
 GENERATE = "/steerd.v1.GenerationService/Generate"
 REQUEST = pb.GenerateRequest(prompt="a")
@@ -123,6 +126,49 @@ def test_a_method_that_a_service_leaves_out_is_unimplemented() -> None:
             return caught.value.code()
 
     assert asyncio.run(scenario()) is grpc.StatusCode.UNIMPLEMENTED
+
+
+class EndedCall:
+    """The context of a call that its client has ended, so many seconds before the server would have."""
+
+    def __init__(self, remaining: float | None) -> None:
+        self._remaining = remaining
+
+    def time_remaining(self) -> float | None:
+        return self._remaining
+
+    def trailing_metadata(self) -> None:
+        """There is none yet."""
+
+
+@pytest.mark.parametrize(
+    ("remaining", "ended"),
+    [
+        (0.0, ("Generate", "DEADLINE_EXCEEDED", "timeout")),
+        (0.002, ("Generate", "DEADLINE_EXCEEDED", "timeout")),
+        (5.0, ("Generate", "CANCELLED", "cancelled")),
+        (None, ("Generate", "CANCELLED", "cancelled")),
+    ],
+)
+def test_time_that_ran_out_at_the_client_first_is_no_cancel(
+    remaining: float | None, ended: tuple[str, str, str]
+) -> None:
+    counts = Counts()
+
+    async def behaviour(request: object, context: object) -> None:
+        raise asyncio.CancelledError
+
+    async def continuation(details: object) -> Any:
+        return grpc.unary_unary_rpc_method_handler(behaviour)
+
+    async def scenario() -> None:
+        handler = await RpcGuard(counts).intercept_service(continuation, SimpleNamespace(method=GENERATE))
+        with pytest.raises(asyncio.CancelledError):
+            await handler.unary_unary(b"", EndedCall(remaining))
+
+    asyncio.run(scenario())
+
+    assert counts.finished == [ended]
 
 
 def test_an_oversized_message_is_refused() -> None:
