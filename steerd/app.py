@@ -188,7 +188,7 @@ class App:
 
     def _tell_what_is_there(self, engine: Engine, saes: LoadedSaes) -> None:
         """The parts of the monitor hear of what was loaded after they were made."""
-        self.metrics.read_load(lambda: engine.running, lambda: engine.waiting)
+        self.metrics.read_load(lambda: engine.running, lambda: engine.waiting, lambda: engine.studies)
         for sae in saes:
             self._tell_of_sae(sae)
 

@@ -39,6 +39,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
         "steerd.engine.watch_list",
         "steerd.sae.feature_label",
         "steerd.steering.intervention",
+        "steerd.steering.trigger",
         "steerd.config",
         "steerd.errors",
     ),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from typing import get_args
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
@@ -19,6 +20,11 @@ from steerd.monitoring.buckets import (
     TIME_TO_FIRST_TOKEN,
     TOKENS,
 )
+from steerd.steering.trigger import Action
+
+_ACTIONS = tuple(action.__name__.lower() for action in get_args(Action))
+_CLIENT = "client"
+_SOURCES = (_CLIENT, "preset", "policy")
 
 
 class EngineMetrics:
@@ -39,11 +45,14 @@ class EngineMetrics:
             "steerd_queue_limit", "Requests that may wait before others are refused.", registry=registry
         ).set(queue_limit)
 
-    def read_load(self, running: Callable[[], int], waiting: Callable[[], int]) -> None:
-        """Have every scrape ask the engine how many requests run and wait."""
+    def read_load(
+        self, running: Callable[[], int], waiting: Callable[[], int], studies: Callable[[], int]
+    ) -> None:
+        """Have every scrape ask the engine how many requests run and wait, and how many studies there are."""
         self._running = running
         self._gauge("steerd_requests_running", "Requests being generated.").set_function(running)
         self._gauge("steerd_requests_waiting", "Requests in the waiting line.").set_function(waiting)
+        self._gauge("steerd_studies_running", "Studies under way beside them.").set_function(studies)
 
     def step_finished(self, report: StepReport) -> None:
         self._steps.inc()
@@ -63,6 +72,9 @@ class EngineMetrics:
             if event.fault is not None:
                 self._faults[event.fault].inc()
             return
+        for fired in event.receipt.fired:
+            source, _, _ = fired.source.partition(":")
+            self._fired[fired.action, source or _CLIENT].inc()
         if event.cancel_seconds is not None:
             self._cancellation.observe(event.cancel_seconds)
         self._finish_reasons[event.reason].inc()
@@ -84,6 +96,17 @@ class EngineMetrics:
             registry=self._registry,
         )
         self._finish_reasons = {reason: reasons.labels(self._model, reason.value) for reason in FinishReason}
+        fired = Counter(
+            "steerd_triggers_fired_total",
+            "Triggers that fired, each once a request, by what they do and who wants them.",
+            ("model", "action", "source"),
+            registry=self._registry,
+        )
+        self._fired = {
+            (action, source): fired.labels(self._model, action, source)
+            for action in _ACTIONS
+            for source in _SOURCES
+        }
         self._time_to_first_token = self._histogram(
             "steerd_time_to_first_token_seconds",
             "Seconds from submission to the first token, the waiting line included.",

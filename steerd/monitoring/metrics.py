@@ -64,9 +64,11 @@ class Metrics:
                 memory_limit
             )
 
-    def read_load(self, running: Callable[[], int], waiting: Callable[[], int]) -> None:
-        """Have every scrape ask the engine how many requests run and wait."""
-        self._engine.read_load(running, waiting)
+    def read_load(
+        self, running: Callable[[], int], waiting: Callable[[], int], studies: Callable[[], int]
+    ) -> None:
+        """Have every scrape ask the engine how many requests run and wait, and how many studies there are."""
+        self._engine.read_load(running, waiting, studies)
 
     def sae_loaded(self, sae: str, weights_sha256: str) -> None:
         """An SAE is served from now on, in the place of another one of its name if there was one."""

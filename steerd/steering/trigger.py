@@ -29,7 +29,10 @@ class Switch:
     interventions: tuple[Intervention, ...] = ()
 
 
-def action_name(action: Stop | Flag | Switch) -> str:
+Action = Stop | Flag | Switch
+
+
+def action_name(action: Action) -> str:
     """Its name: stop, flag or switch."""
     return type(action).__name__.lower()
 
@@ -43,7 +46,7 @@ class Trigger:
 
     name: str
     condition: Condition
-    action: Stop | Flag | Switch
+    action: Action
     source: str = ""
 
     @property

@@ -6,7 +6,7 @@ import subprocess
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -15,7 +15,8 @@ from steerd.cli.server_process import free_ports, server_process, wait_until_ser
 from steerd.client import Client
 from steerd.client_channel import RemoteError
 from steerd.client_messages import GenerateCall, ScoreCall
-from steerd.sae.sae_file import save_sae
+from steerd.sae.feature_label import LabelScore
+from steerd.sae.sae_file import SaeBundle, save_sae
 from steerd.steering.intervention import Ablate, Add, FeatureRef, Intervention, Scale, Set
 from tests.tiny_hosts import make_tiny_host
 from tests.tiny_saes import tiny_sae
@@ -74,7 +75,7 @@ def loaded_server(folder: Path, monitoring: str = "") -> Iterator[LoadedServer]:
     host = make_tiny_host("llama", max_position_embeddings=100_000)
     host.model.save_pretrained(folder / "host")
     host.tokenizer.save_pretrained(folder / "host")
-    save_sae(folder / "sae", tiny_sae(host, "blocks.1.hook_resid_post"))
+    save_sae(folder / "sae", _with_scores(tiny_sae(host, "blocks.1.hook_resid_post")))
     config = folder / "steerd.toml"
     text = _CONFIG.format(folder=folder, sae=SAE, grpc=grpc, metrics=metrics) + monitoring
     watch = (_WATCH.format(sae=SAE, index=index, alias=alias) for alias, index in WATCHED.items())
@@ -82,6 +83,12 @@ def loaded_server(folder: Path, monitoring: str = "") -> Iterator[LoadedServer]:
     with server_process(config, log=folder / "log") as process:
         wait_until_serving(process, f"127.0.0.1:{grpc}", timeout_seconds=START_SECONDS)
         yield LoadedServer(process, f"127.0.0.1:{grpc}", f"127.0.0.1:{metrics}")
+
+
+def _with_scores(bundle: SaeBundle) -> SaeBundle:
+    """The SAE with labels that were tested."""
+    score = LabelScore("tokens", value=0.75, contexts=9)
+    return replace(bundle, notes=[replace(note, scores=(score,)) for note in bundle.notes or ()])
 
 
 def run_script(address: str) -> None:

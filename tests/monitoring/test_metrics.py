@@ -27,7 +27,7 @@ from steerd.engine.watch_list import WatchList
 from steerd.monitoring.metrics import Metrics
 from steerd.monitoring.series_budget import MAX_SERIES, num_series
 from steerd.steering.intervention import Ablate, FeatureRef, Intervention, Set, unit_direction
-from steerd.steering.receipt import InterventionReceipt, Receipt
+from steerd.steering.receipt import InterventionReceipt, Receipt, TriggerReceipt
 from steerd.steering.steering import Steering
 
 GREEDY = SamplingParams(max_new_tokens=9, temperature=0.0, top_p=1.0, top_k=0, seed=1)
@@ -191,7 +191,7 @@ def test_every_series_that_can_be_known_starts_at_zero(registry: CollectorRegist
 
 
 def test_a_step_counts_tokens_and_features(metrics: Metrics, registry: CollectorRegistry) -> None:
-    metrics.read_load(lambda: 1, lambda: 0)
+    metrics.read_load(lambda: 1, lambda: 0, lambda: 0)
     metrics.step_finished(
         step(
             prompt_tokens=10,
@@ -366,20 +366,54 @@ def test_an_unexpected_reason_makes_no_new_series(metrics: Metrics, registry: Co
     assert registry.get_sample_value("steerd_requests_rejected_total", {"reason": "other"}) == 1
 
 
+def test_triggers_are_counted_once_a_request(metrics: Metrics, registry: CollectorRegistry) -> None:
+    def fired(action: str, source: str) -> TriggerReceipt:
+        return TriggerReceipt("name", action, source, times=5, first_position=2)
+
+    def ended(*uses: TriggerReceipt) -> FinishedEvent:
+        return replace(finished(), receipt=Receipt(fired=uses))
+
+    uses = (
+        fired("stop", ""),
+        fired("flag", "policy:p@1"),
+        fired("flag", "policy:q@1"),
+        fired("switch", "preset:r@1"),
+    )
+    for event in (ended(), ended(*uses), ended(*uses[:2])):
+        metrics.request_finished(REQUEST, event, None)
+
+    def count(action: str, source: str) -> float | None:
+        labels = {"model": "m", "action": action, "source": source}
+        return registry.get_sample_value("steerd_triggers_fired_total", labels)
+
+    counts = {
+        (action, source): count(action, source)
+        for action in ("stop", "flag", "switch")
+        for source in ("client", "preset", "policy")
+    }
+    assert {names: value for names, value in counts.items() if value} == {
+        ("stop", "client"): 2,
+        ("flag", "policy"): 3,
+        ("switch", "preset"): 1,
+    }
+    assert None not in counts.values()
+
+
 def test_the_load_is_asked_for_at_every_scrape(metrics: Metrics, registry: CollectorRegistry) -> None:
-    load = [3, 2]
-    metrics.read_load(lambda: load[0], lambda: load[1])
+    load = [3, 2, 1]
+    metrics.read_load(lambda: load[0], lambda: load[1], lambda: load[2])
 
     load[0] = 4
 
     assert registry.get_sample_value("steerd_requests_running", {"model": "m"}) == 4
     assert registry.get_sample_value("steerd_requests_waiting", {"model": "m"}) == 2
+    assert registry.get_sample_value("steerd_studies_running", {"model": "m"}) == 1
     assert registry.get_sample_value("steerd_queue_limit") == 64
 
 
 def test_memory_is_free_once_nothing_runs(metrics: Metrics, registry: CollectorRegistry) -> None:
     running = [1]
-    metrics.read_load(lambda: running[0], lambda: 0)
+    metrics.read_load(lambda: running[0], lambda: 0, lambda: 0)
     metrics.step_finished(step())
 
     running[0] = 0

@@ -106,8 +106,10 @@ def test_what_fired_and_what_was_switched_to_is_told(tmp_path: Path) -> None:
 
     with RunningServer(config, *tiny_parts()) as server:
         generated = server.generate(asked)
+        counted = server.total("steerd_triggers_fired_total", action="switch", source="client")
         server.generate(pb.GenerateRequest(prompt="the", sampling=pb.SamplingParams(max_new_tokens=1)))
 
+    assert counted == 1
     fired = [firing for message in generated.messages for firing in message.delta.fired]
     switched, plain = records(path)
     triggers = {use["name"]: use for use in switched["triggers"]}

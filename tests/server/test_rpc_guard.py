@@ -155,10 +155,10 @@ def test_time_that_ran_out_at_the_client_first_is_no_cancel(
 ) -> None:
     counts = Counts()
 
-    async def behaviour(request: object, context: object) -> None:
+    async def behaviour(*_: object) -> None:
         raise asyncio.CancelledError
 
-    async def continuation(details: object) -> Any:
+    async def continuation(_: object) -> Any:
         return grpc.unary_unary_rpc_method_handler(behaviour)
 
     async def scenario() -> None:
