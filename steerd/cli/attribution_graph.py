@@ -100,10 +100,17 @@ def _node(found: Attribution, node: AttributedNode, node_id: str) -> Json:
         ctx_idx=node.position,
         feature_type=feature_type,
         js_id=js_id,
-        clerp=label_text(node.label) if node.label else "",
+        clerp=_clerp(found, node),
         influence=node.influence,
         activation=node.activation if node.kind is NodeKind.FEATURE else None,
     ) | {"sae": node.sae, "attribution": node.attribution, "measured": node.measured}
+
+
+def _clerp(found: Attribution, node: AttributedNode) -> str:
+    """What the viewers show; left to them, an error would be said to be an MLP's."""
+    if node.kind is NodeKind.ERROR:
+        return f"Err: {node.sae} “{found.token_texts[node.position]}”"
+    return label_text(node.label) if node.label else ""
 
 
 def _logit_node(found: Attribution) -> Json:

@@ -120,6 +120,8 @@ def test_nodes_are_named_and_numbered_as_circuit_tracer_does():
     )  # (1+5)(1+5+1)/2 + 5
     assert (feature["activation"], feature["influence"]) == (2.0, 0.4)
     assert (error["feature"], error["jsNodeId"], error["activation"]) == (-1, "1_-1-2", None)
+    assert error["clerp"].startswith("Err: ")
+    assert "mlp" not in error["clerp"]
     assert (embedding["feature"], embedding["layer"], embedding["jsNodeId"]) == (1, "E", "E_12-1")
     assert (logit["layer"], logit["jsNodeId"], logit["is_target_logit"]) == ("4", "L_9-3", True)
     assert logit["clerp"] == 'Output " calm" - " rough" (p=0.125)'
