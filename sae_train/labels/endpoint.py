@@ -26,7 +26,8 @@ _READ_AT_ONCE = 65536
 class EndpointSettings:
     """Where it is and how patiently it is asked.
 
-    `url` ends before /chat/completions. A try takes at most `timeout_seconds`; what failed for a while (no
+    `url` ends before /chat/completions. A try waits at most `timeout_seconds` for something to come, and for
+    nothing more when its answer has been coming for as long; what failed for a while (no
     connection, a timeout, 408, 409, 429, 5xx) is tried again up to `retries` times, each time after twice as
     long, or after what the server asks for.
     """
@@ -58,10 +59,17 @@ class _NoRedirects(urllib.request.HTTPRedirectHandler):
 class EndpointJudge:
     """Asks about five texts at a time. May be used from several threads."""
 
-    def __init__(self, settings: EndpointSettings, *, wait: Callable[[float], None] = time.sleep) -> None:
-        """`wait` lets some seconds pass between two tries."""
+    def __init__(
+        self,
+        settings: EndpointSettings,
+        *,
+        wait: Callable[[float], None] = time.sleep,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """`wait` lets some seconds pass between two tries; `clock` counts those of a try."""
         self._settings = settings
         self._wait = wait
+        self._clock = clock
         self._opener = urllib.request.build_opener(_NoRedirects)
         self.name = settings.model
         self.parallel = settings.parallel
@@ -106,27 +114,36 @@ class EndpointJudge:
         request = urllib.request.Request(
             f"{settings.url.rstrip('/')}/chat/completions", data=body, headers=headers, method="POST"
         )
-        deadline = time.monotonic() + settings.timeout_seconds
+        deadline = self._clock() + settings.timeout_seconds
         try:
             with self._opener.open(request, timeout=settings.timeout_seconds) as reply:
-                return _text_of(_read(reply, deadline))
+                return _text_of(self._read(reply, deadline))
         except urllib.error.HTTPError as error:
             with error:
-                raise _failure(error, deadline) from error
+                raise self._failure(error, deadline) from error
         except (OSError, http.client.HTTPException) as error:  # timeouts and broken connections among them
             raise _Retryable(f"no answer: {error}") from error
 
+    def _read(self, reply: Any, deadline: float) -> bytes:
+        """The body; a server that sends it drop by drop is not waited for, nor is an endless one."""
+        parts: list[bytes] = []
+        while part := reply.read1(_READ_AT_ONCE):
+            parts.append(part)
+            if sum(map(len, parts)) > _MOST_BYTES:
+                raise _Retryable(f"an answer of more than {_MOST_BYTES} bytes")
+            if self._clock() > deadline:
+                raise _Retryable("no answer in time")
+        return b"".join(parts)
 
-def _read(reply: Any, deadline: float) -> bytes:
-    """The body; a server that sends it drop by drop is not waited for, nor is an endless one."""
-    parts: list[bytes] = []
-    while part := reply.read1(_READ_AT_ONCE):
-        parts.append(part)
-        if sum(map(len, parts)) > _MOST_BYTES:
-            raise _Retryable(f"an answer of more than {_MOST_BYTES} bytes")
-        if time.monotonic() > deadline:
-            raise _Retryable("no answer in time")
-    return b"".join(parts)
+    def _failure(self, error: urllib.error.HTTPError, deadline: float) -> Exception:
+        try:
+            said = self._read(error, deadline)[:200].decode(errors="replace")
+        except (OSError, http.client.HTTPException, _Retryable):
+            said = "nothing more"
+        message = f"answered {error.code} {error.reason}: {said}"
+        if error.code in (408, 409, 429) or error.code >= 500:
+            return _Retryable(message, _seconds(error.headers.get("Retry-After")))
+        return JudgeError(message)
 
 
 def _text_of(body: bytes) -> str:
@@ -139,17 +156,6 @@ def _text_of(body: bytes) -> str:
     if not isinstance(text, str):
         raise _Retryable(f"an answer whose content is no text: {body[:200]!r}")
     return text
-
-
-def _failure(error: urllib.error.HTTPError, deadline: float) -> Exception:
-    try:
-        said = _read(error, deadline)[:200].decode(errors="replace")
-    except (OSError, http.client.HTTPException, _Retryable):
-        said = "nothing more"
-    message = f"answered {error.code} {error.reason}: {said}"
-    if error.code in (408, 409, 429) or error.code >= 500:
-        return _Retryable(message, _seconds(error.headers.get("Retry-After")))
-    return JudgeError(message)
 
 
 def _seconds(retry_after: str | None) -> float | None:

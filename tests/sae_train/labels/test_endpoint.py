@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -111,6 +112,45 @@ def test_who_does_not_answer_in_time_is_not_waited_for(parts: tuple[bytes, ...])
         judge_at(server.url, [], retries=1, timeout_seconds=0.1).answer(HELLO)
 
     assert len(server.asked) == 2
+
+
+class DropByDrop(threading.Event):
+    """Lets a part go each time that a clock is asked, which is a second later every time."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seconds = 0.0
+        self._drops = threading.Semaphore(0)
+
+    def clock(self) -> float:
+        self.seconds += 1.0
+        self._drops.release()
+        return self.seconds
+
+    def wait(self, timeout: float | None = None) -> bool:
+        return self._drops.acquire(timeout=timeout)
+
+    def set(self) -> None:
+        self._drops.release(1000)
+
+
+@pytest.mark.parametrize("seconds", [5.0, 500.0])
+def test_an_answer_that_comes_drop_by_drop_must_end_in_time(seconds: float) -> None:
+    """Of a hundred drops, one a second by the judge's clock."""
+    whole = chat_reply("x" * 200).body
+    drops = tuple(whole[first : first + 3] for first in range(0, len(whole), 3))
+    drip = DropByDrop()
+    with chat_server(lambda _question: Reply(parts=drops)) as server:
+        server.release = drip
+        settings = EndpointSettings(url=server.url, model="m", retries=0, timeout_seconds=seconds)
+        judge = EndpointJudge(settings, clock=drip.clock)
+        if seconds > len(drops):
+            assert judge.answer(HELLO) == "x" * 200
+        else:
+            with pytest.raises(JudgeError, match="no answer in time"):
+                judge.answer(HELLO)
+
+    assert (drip.seconds < len(drops) / 2) == (seconds < len(drops))
 
 
 def test_nobody_there_is_told() -> None:
