@@ -18,6 +18,7 @@ from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector,
 from steerd.config import Config
 from steerd.engine.engine import Engine
 from steerd.errors import SelftestFailed
+from steerd.host.device_memory import device_memory
 from steerd.host.host_model import HostModel
 from steerd.host.text import token_texts
 from steerd.monitoring.activity import Activity
@@ -132,7 +133,7 @@ class App:
         if config.server.require_selftest:
             await asyncio.to_thread(_require_selftest, config, host, saes)
         engine = Engine(host, saes, config.engine, self.monitor, config.monitoring.sample_every)
-        self._tell_what_is_there(engine, saes)
+        self._tell_what_is_there(engine, host, saes)
         watch = self._begin_watch(engine, saes)
         activity = Activity()
         self._start_monitor(host, activity)
@@ -186,9 +187,10 @@ class App:
             loaded=self._tell_of_sae,
         )
 
-    def _tell_what_is_there(self, engine: Engine, saes: LoadedSaes) -> None:
+    def _tell_what_is_there(self, engine: Engine, host: HostModel, saes: LoadedSaes) -> None:
         """The parts of the monitor hear of what was loaded after they were made."""
         self.metrics.read_load(lambda: engine.running, lambda: engine.waiting, lambda: engine.studies)
+        self.metrics.read_device_memory(str(host.device), device_memory(host.device))
         for sae in saes:
             self._tell_of_sae(sae)
 

@@ -6,6 +6,7 @@
 - `unembedding`: from rows of the stream to logits, by the host's own code after its last layer
 - `loading`: from such a name to a model and a tokenizer in memory; `quiet` keeps libraries silent meanwhile
 - `int8_head`: the head in 8 bits, on the CPU
+- `device_memory`: what it takes of its device's memory
 - `default_host`: the model that comes with the package, converted once into the cache (`cache_folder`)
 - `text`: prompts and chats to token ids, generated ids back to text as they come
 - `token_texts`: ids as text one by one, also where a character is cut into several tokens

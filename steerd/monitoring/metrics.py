@@ -70,6 +70,19 @@ class Metrics:
         """Have every scrape ask the engine how many requests run and wait, and how many studies there are."""
         self._engine.read_load(running, waiting, studies)
 
+    def read_device_memory(self, device: str, kinds: Mapping[str, Callable[[], int]]) -> None:
+        """Have every scrape ask how many bytes of a device's memory there are of each kind, if of any."""
+        if not kinds:
+            return
+        bytes_of = Gauge(
+            "steerd_device_memory_bytes",
+            "Memory of the host's device: allocated to tensors, reserved by the process, its limit.",
+            ("device", "kind"),
+            registry=self._registry,
+        )
+        for kind, read in kinds.items():
+            bytes_of.labels(device, kind).set_function(read)
+
     def sae_loaded(self, sae: str, weights_sha256: str) -> None:
         """An SAE is served from now on, in the place of another one of its name if there was one."""
         self._saes.sae_loaded(sae, weights_sha256)

@@ -411,6 +411,20 @@ def test_the_load_is_asked_for_at_every_scrape(metrics: Metrics, registry: Colle
     assert registry.get_sample_value("steerd_queue_limit") == 64
 
 
+def test_the_memory_of_a_device_is_asked_for_at_every_scrape(
+    metrics: Metrics, registry: CollectorRegistry
+) -> None:
+    allocated = [5]
+    metrics.read_device_memory("cuda:0", {"allocated": lambda: allocated[0], "limit": lambda: 100})
+
+    allocated[0] = 7
+
+    def value(kind: str) -> float | None:
+        return registry.get_sample_value("steerd_device_memory_bytes", {"device": "cuda:0", "kind": kind})
+
+    assert (value("allocated"), value("limit")) == (7, 100)
+
+
 def test_memory_is_free_once_nothing_runs(metrics: Metrics, registry: CollectorRegistry) -> None:
     running = [1]
     metrics.read_load(lambda: running[0], lambda: 0, lambda: 0)
