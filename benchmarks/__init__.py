@@ -7,6 +7,7 @@
 - `startup`: how long imports and a server's start take, next to plain transformers
 - `int8_head`: what a head in 8 bits costs in accuracy and gives in speed
 - `steering_effect`: whether steering by a feature does what the feature's label says
+- `feature_choice`: steering by features chosen by output score, by label and by chance
 - `sae_step`: what a training step of an SAE costs, next to other libraries
 - `train_run`: what a whole run costs, text to SAE, next to SAELens's runner
 - `frontier`: variance explained over L0, next to SAELens on the same rows
