@@ -44,16 +44,21 @@ def prompt_pages(
 ) -> PromptPages:
     """The pages of a request's prompt; `wishes` is what became of its steering.
 
-    The last row always runs, as the first token comes from it. All rows do where something is read of them,
-    and where conditions, triggers or counts of edited rows carry a state from row to row.
+    The last row always runs, as the first token comes from it. All rows do where something that is read of
+    them is told, and where conditions, triggers or counts of edited rows carry a state from row to row.
     """
     edits = [
         PromptEdit(edit_bytes(intervention, known), edit.coverage.prompt)
         for intervention, edit in zip(request.steering.interventions, wishes.edits, strict=True)
     ]
-    needs_all = request.capture != Capture() or wishes.tests or wishes.lanes
+    needs_all = _tells_of_prompt(request.capture, bool(request.continuation)) or wishes.tests or wishes.lanes
     takeable = 0 if needs_all else len(request.prompt_ids) - 1
     return PromptPages(page_hashes(request.prompt_ids, edits, page_size), takeable)
+
+
+def _tells_of_prompt(capture: Capture, is_scored: bool) -> bool:
+    """Whether the prompt's rows are read: for themselves, or for the summary, which no scored text has."""
+    return capture.include_prompt or (capture != Capture() and not is_scored)
 
 
 def page_hashes(prompt_ids: Sequence[int], edits: Sequence[PromptEdit], page_size: int) -> tuple[bytes, ...]:

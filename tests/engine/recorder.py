@@ -84,7 +84,7 @@ class Recorder:
     def readings(self) -> list[TokenReading]:
         found: list[TokenReading] = []
         for event in self.events:
-            if isinstance(event, PromptEvent | TokenEvent):
+            if isinstance(event, PromptEvent | TokenEvent | ScoredEvent):
                 found.extend(event.readings)
         return found
 

@@ -214,6 +214,21 @@ def test_a_scored_text_takes_over_its_prompt_and_offers_nothing_of_its_continuat
     assert cached_after(engine, scoring, steered(generated)) == 16
 
 
+def test_what_is_read_of_a_scored_text_hinders_sharing_only_where_it_is_the_prompt(engine: Engine) -> None:
+    reading = steered(add(), prompt=LONG[:20], continuation=LONG[20:45], capture=Capture(watch=WATCHED))
+    fresh = submit(engine, reading)
+    assert fresh.wait().cached_prompt_tokens == 0
+    again = submit(engine, reading)
+    assert again.wait().cached_prompt_tokens == 16
+
+    assert [each.position for each in again.readings] == [each.position for each in fresh.readings]
+    values = [each.values[0] for each in again.readings]
+    assert values == pytest.approx([each.values[0] for each in fresh.readings], abs=1e-4)
+    assert max(values) > 0
+    with_prompt = replace(reading, capture=Capture(watch=WATCHED, include_prompt=True))
+    assert submit(engine, with_prompt).wait().cached_prompt_tokens == 0
+
+
 def test_a_baseline_takes_over_what_unsteered_requests_left(engine: Engine) -> None:
     run(engine, steered())
     recorder = submit(engine, steered(add(), baseline=True))
