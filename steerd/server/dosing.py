@@ -27,6 +27,7 @@ from steerd.studies.dose_curve import (
     mean_text,
     repetition,
 )
+from steerd.studies.next_token_reader import NextTokenReader
 from steerd.studies.next_tokens import NextTokens, NextTokenStudy, NextTokenWish
 
 
@@ -45,19 +46,27 @@ class Dosing(ComposedStudy[DoseCurve]):
         """Raises InvalidRequest or Forbidden when one of the strengths may not be asked for."""
         super().__init__()
         self._texts = texts
-        self._forward = forward
-        self._host, self._saes = parser.host, parser.saes
+        self._host = parser.host
         self._wish = wish
         self._requests = DoseRequests(parser, wish)
         self._slice_tokens = slice_tokens
-        for push in self._pushes(wish.strengths[-1]):
-            self._requests.written(push, wish.prompts[0], 0)
+        largest = [
+            self._requests.written(each, wish.prompts[0], 0) for each in self._pushes(wish.strengths[-1])
+        ]
+        self._reader = NextTokenReader(
+            parser.host,
+            parser.saes.get(wish.feature.sae),
+            wish.feature.index,
+            forward,
+            encode_prompt(parser.host.tokenizer, NEUTRAL),
+            largest[0].steering.unsteered(),
+        )
 
     async def run(self, tell: Callable[[Progress], None]) -> DoseCurve:
         """The curve; of a part of the strengths when stopped."""
         wish, points = self._wish, list[DosePoint]()
         total = 1 + len(wish.strengths) + wish.refinements
-        found = await self._next_tokens([Push(wish.feature, 0.0)])
+        found = await self._next_tokens([])
         ((plain, sample),) = await self._text_effects([Push(wish.feature, 0.0)], found.promoted)
         tell(Progress(1, total, "strengths"))
         strength = _next_strength(wish, points)
@@ -85,11 +94,9 @@ class Dosing(ComposedStudy[DoseCurve]):
         return [Push(self._wish.feature, strength), *controls]
 
     async def _next_tokens(self, pushes: Sequence[Push]) -> NextTokens:
-        """What the pushes do to next tokens, in their order."""
+        """What the pushes do to next tokens, in their order; without any, what the feature promotes."""
         wish = await asyncio.to_thread(self._next_token_wish, pushes)
-        found = await self._texts.study(
-            NextTokenStudy(self._host, self._saes, self._forward, wish, slice_tokens=self._slice_tokens)
-        )
+        found = await self._texts.study(NextTokenStudy(self._reader, wish, slice_tokens=self._slice_tokens))
         if not found.complete:
             raise Unavailable("the server is draining", reason="DRAINING")
         return found
@@ -98,14 +105,11 @@ class Dosing(ComposedStudy[DoseCurve]):
         wish = self._wish
         texts = [*wish.prompts, *wish.controls]
         made = [[self._requests.written(push, text, 0) for text in texts] for push in pushes]
-        ids = [request.prompt_ids for request in made[0]]
+        ids = [request.prompt_ids for request in made[0]] if made else []
         return NextTokenWish(
-            feature=wish.feature,
-            neutral=tuple(encode_prompt(self._host.tokenizer, NEUTRAL)),
             prompts=tuple(ids[: len(wish.prompts)]),
             controls=tuple(ids[len(wish.prompts) :]),
             ways=tuple(tuple(request.steering for request in of_push) for of_push in made),
-            plain=made[0][0].steering.unsteered(),
         )
 
     async def _point(self, strength: float, plain: TextEffect) -> DosePoint:

@@ -17,7 +17,7 @@ torch, which the client and the command line read too.
 - `known_features`: what the SAEs' files tell of features, searched by words
 - `special_tokens`: which features fire on special tokens; `special_token_table` is what it tells
 - `output_score`: how much a feature says; `output_ranking` ranks many, `output_table` is what it tells
-- `next_tokens`: what steering does to the next token
+- `next_tokens`: what steering does to the next token, by `next_token_reader`
 - `dose_curve`: what steering does at each strength, and which to take
 - the package `attribution`: which features move a metric of a prompt's logits
 - `logit_lens`: what the host would predict after each layer; `lens_table` is what it tells

@@ -8,11 +8,14 @@ import pytest
 import torch
 from torch import Tensor
 
+from steerd.engine.engine import Engine
+from steerd.host.hook_point import HookPoint
 from steerd.host.host_model import HostModel
 from steerd.steering.intervention import Add, FeatureRef
 from steerd.steering.loaded_saes import LoadedSaes
 from steerd.steering.steering import Steering
 from steerd.studies.dose_curve import NextTokenEffect
+from steerd.studies.next_token_reader import NextTokenReader
 from steerd.studies.next_tokens import NextTokens, NextTokenStudy, NextTokenWish
 from tests.engine.requests import edit
 from tests.engine.serving import serving, tiny_saes
@@ -32,6 +35,13 @@ def plain() -> HostModel:
     return make_tiny_host()
 
 
+def reader(host: HostModel, engine: Engine) -> NextTokenReader:
+    saes = tiny_saes(host)
+    loaded = saes.get(FEATURE.sae)
+    forward = engine.steered_forward(saes)
+    return NextTokenReader(host, loaded, FEATURE.index, forward, NEUTRAL, Steering())
+
+
 @pytest.fixture(scope="module")
 def found() -> NextTokens:
     host = make_tiny_host()
@@ -39,11 +49,9 @@ def found() -> NextTokens:
     ways = tuple(
         (Steering(interventions=(edit("sae-1", 5, Add(strength)),)),) * texts for strength in STRENGTHS
     )
-    wish = NextTokenWish(FEATURE, NEUTRAL, PROMPTS, CONTROLS, ways, Steering())
+    wish = NextTokenWish(PROMPTS, CONTROLS, ways)
     with serving(host=host) as engine:
-        saes = tiny_saes(host)
-        study = NextTokenStudy(host, saes, engine.steered_forward(saes), wish, slice_tokens=30)
-        result = begin(engine, study).wait()
+        result = begin(engine, NextTokenStudy(reader(host, engine), wish, slice_tokens=30)).wait()
     assert isinstance(result, NextTokens)
     return result
 
@@ -119,11 +127,23 @@ def test_promoted_tokens_and_output_score(plain: HostModel, found: NextTokens) -
 def test_a_part_has_no_effects() -> None:
     host = make_tiny_host()
     ways = ((Steering(),) * 2,)
-    wish = NextTokenWish(FEATURE, NEUTRAL, PROMPTS[:1], CONTROLS[:1], ways, Steering())
+    wish = NextTokenWish(PROMPTS[:1], CONTROLS[:1], ways)
     with serving(host=host) as engine:
-        saes = tiny_saes(host)
-        study = NextTokenStudy(host, saes, engine.steered_forward(saes), wish, slice_tokens=30)
-
-        part = study.result()
+        part = NextTokenStudy(reader(host, engine), wish, slice_tokens=30).result()
 
     assert (part.complete, part.effects) == (False, ())
+
+
+def test_what_is_the_same_for_all_strengths_runs_once() -> None:
+    host = make_tiny_host()
+    texts = (*PROMPTS, *CONTROLS)
+    wish = NextTokenWish(PROMPTS, CONTROLS, ((Steering(interventions=(edit("sae-1", 5, Add(3.0)),)),) * 5,))
+    forwards: list[int] = []
+    with serving(host=host) as engine:
+        shared = reader(host, engine)
+        first = begin(engine, NextTokenStudy(shared, wish, slice_tokens=30)).wait()
+        host.attach(HookPoint(0, "resid_post"), lambda rows: forwards.append(len(rows)))
+        second = begin(engine, NextTokenStudy(shared, wish, slice_tokens=30)).wait()
+
+    assert second == first
+    assert forwards == [len(text) for text in texts], "the steered ones alone"
