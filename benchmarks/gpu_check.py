@@ -133,7 +133,8 @@ def check_recorded(
     again = [replace(probe, continuation=got.token_ids) for probe, got in zip(probes, generated, strict=True)]
     scored = EngineClient(plain, REQUESTS).score(again)
     plain.stop()
-    gaps = torch.cat([got.logprobs for got in generated]).sub(torch.cat(scored)).abs()
+    found, expected = (torch.cat([got.logprobs for got in answers]) for answers in (generated, scored))
+    gaps = found.sub(expected).abs()
     row: dict[str, str | int | float] = {
         "dtype": dtype,
         "tokens": len(gaps),

@@ -11,11 +11,19 @@ import torch
 from torch import Tensor
 
 from steerd.engine.engine import Engine
-from steerd.engine.events import FailedEvent, FinishedEvent, ScoredEvent, StreamEvent, TokenEvent
+from steerd.engine.events import (
+    FailedEvent,
+    FinishedEvent,
+    FiredEvent,
+    ScoredEvent,
+    StreamEvent,
+    TokenEvent,
+)
 from steerd.engine.request import GenerationRequest
 from steerd.engine.study import Study, StudyEnded, StudyEvent, StudyFailed
 from steerd.errors import Unavailable
 from steerd.selftest.probes import Probe
+from steerd.steering.receipt import Receipt
 
 _TIMEOUT_SECONDS = 300.0  # for the next event of a request or a study
 
@@ -28,6 +36,17 @@ class Generated:
 
     token_ids: tuple[int, ...]
     logprobs: Tensor
+    receipt: Receipt
+
+
+@dataclass(frozen=True, slots=True)
+class Scored:
+    """The log-probabilities [continuation] of a continuation, float64, fewer where a trigger ended it; the
+    names of triggers and positions where they fired, and the receipt."""
+
+    logprobs: Tensor
+    fired: frozenset[tuple[str, int]]
+    receipt: Receipt
 
 
 class EngineClient:
@@ -38,24 +57,24 @@ class EngineClient:
         self._at_once = at_once
         self.tokens_taken_over = 0  # prompt tokens that did not run, as an earlier request had left theirs
 
-    def score(self, probes: Sequence[Probe]) -> list[Tensor]:
-        """The log-probabilities [continuation] of each probe's continuation, float64.
+    def score(self, probes: Sequence[Probe]) -> list[Scored]:
+        """How likely each probe's continuation is.
 
         Raises what a request failed with, Unavailable when the engine gives no answer.
         """
-        streams = self._run([probe.to_score() for probe in probes])
-        return [
-            _tensor([value for event in events if isinstance(event, ScoredEvent) for value in event.logprobs])
-            for events in streams
-        ]
+        return [_scored(events) for events in self._run([probe.to_score() for probe in probes])]
 
     def generate(self, probes: Sequence[Probe], num_new: int) -> list[Generated]:
         """What it goes on with from each probe's prompt, at most `num_new` tokens. Raises as `score` does."""
         streams = self._run([probe.to_generate(num_new) for probe in probes])
         tokens = [[event for event in events if isinstance(event, TokenEvent)] for events in streams]
         return [
-            Generated(tuple(token.token_id for token in of), _tensor([token.logprob for token in of]))
-            for of in tokens
+            Generated(
+                tuple(token.token_id for token in of),
+                _tensor([token.logprob for token in of]),
+                _receipt(events),
+            )
+            for of, events in zip(tokens, streams, strict=True)
         ]
 
     def study(self, studies: Sequence[Study[Tensor]]) -> list[Tensor]:
@@ -102,6 +121,19 @@ def _next(events: queue.SimpleQueue[E]) -> E:
     except queue.Empty:
         message = f"the engine gave no answer for {_TIMEOUT_SECONDS:g} s"
         raise Unavailable(message, reason="ENGINE_SILENT") from None
+
+
+def _scored(events: Sequence[StreamEvent]) -> Scored:
+    logprobs = [value for event in events if isinstance(event, ScoredEvent) for value in event.logprobs]
+    firings = [firing for event in events if isinstance(event, FiredEvent) for firing in event.firings]
+    fired = frozenset((firing.trigger, firing.position) for firing in firings)
+    return Scored(_tensor(logprobs), fired, _receipt(events))
+
+
+def _receipt(events: Sequence[StreamEvent]) -> Receipt:
+    last = events[-1]
+    assert isinstance(last, FinishedEvent), "a stream is read to its end"
+    return last.receipt
 
 
 def _tensor(values: list[float]) -> Tensor:

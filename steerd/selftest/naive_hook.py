@@ -14,6 +14,7 @@ from torch import Tensor
 
 from steerd.host.hook_point import HookPoint
 from steerd.host.host_model import HostModel
+from steerd.selftest.naive_record import NaiveRecord
 from steerd.selftest.naive_rows import NaiveRows
 from steerd.selftest.probes import Probe
 from steerd.steering.intervention import (
@@ -21,81 +22,130 @@ from steerd.steering.intervention import (
     Add,
     Direction,
     FeatureRef,
+    FeatureTest,
     Intervention,
     Limit,
     Operation,
     Reconstruct,
     Scale,
     Set,
+    Target,
     WholeSae,
 )
 from steerd.steering.loaded_saes import LoadedSaes
 
+Numbered = dict[int, Intervention]
+"""Interventions of a probe, by their places in it."""
+
 
 @contextmanager
-def steered_naively(host: HostModel, saes: LoadedSaes, probe: Probe) -> Iterator[None]:
-    """Inside the block a forward of all rows of the probe is steered as it says."""
-    by_point: dict[HookPoint, list[Intervention]] = {}
-    for intervention in probe.interventions:
-        point = saes.hook_point(intervention.target)
-        by_point.setdefault(point, []).append(intervention)
-    hooks = {point: NaiveHook(host, saes, probe, here) for point, here in by_point.items()}
-    handles = [host.attach(point, hook) for point, hook in hooks.items()]
+def steered_naively(host: HostModel, saes: LoadedSaes, probe: Probe) -> Iterator[NaiveRecord]:
+    """Inside the block a forward of all rows of the probe is steered as it says, and written down."""
+    naive_rows = NaiveRows(probe, host.special_token_ids)
+    record = NaiveRecord(probe, naive_rows)
+    tests = {test for trigger in probe.triggers for test in trigger.condition.tests}
+    edits: dict[HookPoint, Numbered] = {saes.hook_point(test.target): {} for test in tests}
+    for number, intervention in enumerate(probe.interventions):
+        edits.setdefault(saes.hook_point(intervention.target), {})[number] = intervention
+    handles = []
+    for point, here in edits.items():
+        seen = [test for test in tests if saes.hook_point(test.target) == point]
+        handles.append(host.attach(point, NaiveHook(saes, naive_rows, record, point, here, seen)))
     try:
-        yield
+        yield record
     finally:
         for handle in handles:
             handle.remove()
 
 
 class NaiveHook:
-    """The edits of one hook point on a forward of all rows of a probe."""
+    """The edits of one hook point on a forward of all rows of a probe, and what triggers test there."""
 
     def __init__(
-        self, host: HostModel, saes: LoadedSaes, probe: Probe, interventions: Sequence[Intervention]
+        self,
+        saes: LoadedSaes,
+        naive_rows: NaiveRows,
+        record: NaiveRecord,
+        point: HookPoint,
+        edits: Numbered,
+        tests: Sequence[FeatureTest],
     ) -> None:
-        tested = [test.target for edit in interventions if edit.condition for test in edit.condition.tests]
-        targets = [*(edit.target for edit in interventions), *tested]
+        conditions = [edit.condition for edit in edits.values() if edit.condition]
+        tested = [test.target for test in (*tests, *(t for each in conditions for t in each.tests))]
+        targets = [*(edit.target for edit in edits.values()), *tested]
         names = {target.sae for target in targets if not isinstance(target, Direction)}
         self._saes = {name: saes.get(name).sae for name in names}
-        self._interventions = interventions
-        self._naive_rows = NaiveRows(probe, host.special_token_ids)
+        self._naive_rows = naive_rows
+        self._record = record
+        self._point = point
+        self._edits = edits
+        self._tests = tests
 
-    def __call__(self, resid: Tensor) -> Tensor:
+    def __call__(self, resid: Tensor) -> Tensor | None:
+        """Policies edit what the request's own edits left."""
         rows = resid.float()  # [rows, d_model]
-        acts = {name: sae.encode(rows) for name, sae in self._saes.items()}  # [rows, d_sae]
-        edits = [(edit, self._strengths(edit, rows, acts)) for edit in self._interventions]
-        edited = [
-            self._edited(
-                [(edit, strengths[position]) for edit, strengths in edits],
-                x,
-                {name: of_sae[position] for name, of_sae in acts.items()},
-            )
-            for position, x in enumerate(rows)
+        acts = self._acts(rows)
+        for test in self._tests:
+            self._record.see(test, self._values(test.target, rows, acts))
+        if not self._edits:
+            return None
+        strengths = {number: self._strengths(edit, rows, acts) for number, edit in self._edits.items()}
+        own = {number: edit for number, edit in self._edits.items() if not _is_demanded(edit)}
+        demanded = {number: edit for number, edit in self._edits.items() if _is_demanded(edit)}
+        result, added = self._edited(own, rows, acts, strengths)
+        if demanded:
+            result, more = self._edited(demanded, result, self._acts(result), strengths)
+            added |= more
+        self._write_down(rows, acts, result, added)
+        return result.to(resid.dtype)
+
+    def _acts(self, rows: Tensor) -> dict[str, Tensor]:
+        """By SAE, [rows, d_sae]."""
+        return {name: sae.encode(rows) for name, sae in self._saes.items()}
+
+    def _edited(
+        self, edits: Numbered, rows: Tensor, acts: dict[str, Tensor], strengths: dict[int, list[float]]
+    ) -> tuple[Tensor, dict[int, dict[int, Tensor]]]:
+        """The rows [rows, d_model], and what each edit added, by its number and the row's."""
+        added: dict[int, dict[int, Tensor]] = {number: {} for number in edits}
+        result = []
+        for position, x in enumerate(rows):
+            row, keeps_length = x, False
+            own = {name: of_sae[position] for name, of_sae in acts.items()}
+            for number, edit in edits.items():
+                if (strength := strengths[number][position]) > 0:
+                    added[number][position] = strength * self._added(edit, x, own)
+                    row = row + added[number][position]
+                    keeps_length |= edit.preserve_norm
+            result.append(row * (x.norm() / row.norm()) if keeps_length else row)
+        return torch.stack(result), added
+
+    def _write_down(
+        self, rows: Tensor, acts: dict[str, Tensor], result: Tensor, added: dict[int, dict[int, Tensor]]
+    ) -> None:
+        acts_after = self._acts(result)
+        lengths = rows.norm(dim=-1).tolist()
+        for number, by_row in added.items():
+            target = self._edits[number].target
+            before, after = self._values(target, rows, acts), self._values(target, result, acts_after)
+            for position, part in by_row.items():
+                relative = float(part.norm()) / lengths[position]
+                self._record.edit(number, lengths[position], relative, before[position], after[position])
+        self._record.change(self._point, ((result - rows).norm(dim=-1) / rows.norm(dim=-1)).tolist())
+
+    def _values(self, target: Target, rows: Tensor, acts: dict[str, Tensor]) -> list[float]:
+        """What a target is on each row; 0 for a whole SAE."""
+        if isinstance(target, WholeSae):
+            return [0.0] * len(rows)
+        return [
+            self._z(target, x, {name: of_sae[n] for name, of_sae in acts.items()}) for n, x in enumerate(rows)
         ]
-        return torch.stack(edited).to(resid.dtype)
 
     def _strengths(self, edit: Intervention, rows: Tensor, acts: dict[str, Tensor]) -> list[float]:
         """How strong an edit is on each row."""
         tests = edit.condition.tests if edit.condition else ()
-        seen = {
-            test: [
-                self._z(test.target, x, {name: a[n] for name, a in acts.items()}) for n, x in enumerate(rows)
-            ]
-            for test in tests
-        }
+        seen = {test: self._values(test.target, rows, acts) for test in tests}
         return self._naive_rows.strengths(edit, seen)
-
-    def _edited(
-        self, edits: Sequence[tuple[Intervention, float]], x: Tensor, acts: dict[str, Tensor]
-    ) -> Tensor:
-        """One row [d_model] with edits, each by its strength; `acts` [d_sae] are the row's own."""
-        result, keeps_length = x, False
-        for edit, strength in edits:
-            if strength > 0:
-                result = result + strength * self._added(edit, x, acts)
-                keeps_length |= edit.preserve_norm
-        return result * (x.norm() / result.norm()) if keeps_length else result
 
     def _added(self, edit: Intervention, x: Tensor, acts: dict[str, Tensor]) -> Tensor:
         """What the edit adds to a row at full strength, [d_model]."""
@@ -114,6 +164,10 @@ class NaiveHook:
         if isinstance(target, Direction):
             return torch.tensor(target.values, device=x.device)
         return self._saes[target.sae].W_dec[target.index]
+
+
+def _is_demanded(edit: Intervention) -> bool:
+    return edit.source.startswith("policy:")
 
 
 def difference(operation: Operation, z: float) -> float:

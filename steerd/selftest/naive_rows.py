@@ -19,6 +19,7 @@ class NaiveRows:
         self._ids = probe.row_ids
         self._num_prompt = len(probe.prompt_ids)
         self._special_ids = special_ids
+        self._roles = probe.roles
 
     def strengths(self, edit: Intervention, seen: Mapping[FeatureTest, Sequence[float]]) -> list[float]:
         """How strong an edit is on each row, 0 for not at all; `seen` is what its condition's tests read."""
@@ -33,11 +34,16 @@ class NaiveRows:
             found.append(strength)
         return found
 
+    def fired(self, condition: Condition, seen: Mapping[FeatureTest, Sequence[float]]) -> list[int]:
+        """The positions of the rows on which a trigger's condition comes to hold."""
+        holds = self._holds(condition, seen)
+        return [n for n, now in enumerate(holds) if now and not (n > 0 and holds[n - 1])]
+
     def _holds(self, condition: Condition | None, seen: Mapping[FeatureTest, Sequence[float]]) -> list[bool]:
         """Whether a condition holds, by row."""
         if condition is None:
             return [True] * len(self._ids)
-        on = {test: self._is_on(test, values) for test, values in seen.items()}
+        on = {test: self._is_on(test, seen[test]) for test in condition.tests}
         return [
             any(all(on[test][position] for test in clause) for clause in condition.any_of)
             for position in range(len(self._ids))
@@ -60,16 +66,22 @@ class NaiveRows:
     def _in_scope(self, edit: Intervention, position: int) -> bool:
         scope, token_id, length = edit.scope, self._ids[position], self._num_prompt
         in_prompt = position < length
-        assert not scope.roles, "a text that is no chat has no roles"
         return (
             (scope.phase is Phase.ALL or in_prompt == (scope.phase is Phase.PROMPT))
             and (scope.include_special_tokens or token_id not in self._special_ids)
             and (scope.first_n == 0 or self._since(edit, position) < scope.first_n)
             and (scope.last_n == 0 or length - scope.last_n <= position < length)
+            and (not scope.roles or self._role(position) in scope.roles)
             and (not scope.positions or self._in_positions(edit, position))
             and (not scope.token_ids or token_id in scope.token_ids)
             and token_id not in scope.excluded_token_ids
         )
+
+    def _role(self, position: int) -> str | None:
+        """Whose message a row belongs to; what is generated is the assistant's."""
+        if position >= self._num_prompt:
+            return "assistant"
+        return next((span.role for span in self._roles if span.start <= position < span.end), None)
 
     def _in_positions(self, edit: Intervention, position: int) -> bool:
         """Positions below zero count from the prompt's end."""

@@ -7,14 +7,20 @@ from dataclasses import dataclass, replace
 
 from steerd.host.host_model import HostModel
 from steerd.selftest import texts
+from steerd.selftest.places import direction_points
 from steerd.selftest.plain_rows import PlainRows
 from steerd.selftest.probes import Probe, split
-from steerd.selftest.steered_probes import direction_points, shoves, steered_probes
+from steerd.selftest.steered_probes import shoves, steered_probes
+from steerd.selftest.triggered_probes import switched_probes, triggered_probes
 from steerd.steering.intervention import FeatureRef, WholeSae
 from steerd.steering.loaded_saes import LoadedSaes
+from steerd.steering.scope import RoleSpan
 
 # Tokens of the text that most is asked about, of its prompt, and where special tokens are put into it.
 _LENGTH, _PROMPT, _SPECIAL_AT = 48, 16, (9, 27)
+
+# As if its prompt were a chat: what is between the messages is a template's.
+_ROLES = (RoleSpan("system", 0, 3), RoleSpan("user", 4, 8), RoleSpan("user", 11, 14))
 
 _NEIGHBOURS = (3, 29, 11, 20)  # tokens of their prompts
 _CONTINUATION = 8
@@ -26,6 +32,7 @@ class ProbeSet:
     """`steered` are of the plain one's text, whose rows are kept; `lengths` of texts around a page long.
 
     The prompts of `sharing` begin with the same page, which is steered in another way in each.
+    In `triggered` features fire, and the first of `switched` is to come to what its second is.
     `neighbours` share batches with them, and nobody looks at what they get. `recordable` are the plain one
     and those of the steered ones whose steps can be recorded.
     """
@@ -34,13 +41,16 @@ class ProbeSet:
     steered: Sequence[Probe]
     lengths: Sequence[Probe]
     sharing: Sequence[Probe]
+    triggered: Sequence[Probe]
+    switched: tuple[Probe, Probe]
     neighbours: Sequence[Probe]
     recordable: Sequence[Probe]
     rows: PlainRows
 
     def with_references(self) -> list[Probe]:
         """Those that the plain host is asked as well."""
-        return [self.plain, *self.steered, *self.lengths, *self.sharing]
+        _, as_if = self.switched
+        return [self.plain, *self.steered, *self.lengths, *self.sharing, *self.triggered, as_if]
 
 
 def make_probe_set(host: HostModel, saes: LoadedSaes, page_size: int) -> ProbeSet:
@@ -49,7 +59,7 @@ def make_probe_set(host: HostModel, saes: LoadedSaes, page_size: int) -> ProbeSe
     for position in _SPECIAL_AT:
         ids = texts.with_special_token(host, ids, position)
     rows = PlainRows(host, ids, [*(loaded.hook_point for loaded in saes), *direction_points(host)])
-    plain = split("unsteered", ids, _PROMPT)
+    plain = replace(split("unsteered", ids, _PROMPT), roles=_ROLES)
     steered = steered_probes(host, saes, plain, rows)
     hard = shoves(host, rows)
     return ProbeSet(
@@ -62,6 +72,8 @@ def make_probe_set(host: HostModel, saes: LoadedSaes, page_size: int) -> ProbeSe
             for length in _lengths(page_size, host.max_context)
         ],
         sharing=_sharing(host, page_size, [plain, *steered[:_SHARING]]),
+        triggered=triggered_probes(host, saes, plain, rows),
+        switched=switched_probes(host, saes, plain, rows),
         neighbours=[
             replace(_probe(host, f"neighbour {length}", texts.SECOND, length), interventions=hard)
             for length in _NEIGHBOURS

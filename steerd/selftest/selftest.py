@@ -27,7 +27,7 @@ from steerd.steering.loaded_saes import LoadedSaes
 # A few short texts need no more, and what the server's own engine will have must stay free.
 _KV_CACHE_GIB = 0.5
 
-_CHUNK, _CHUNKS_AT_ONCE = 13, 4
+_CHUNK, _CHUNKS_AT_ONCE = 19, 4
 
 _log = logging.getLogger(__name__)
 
@@ -35,6 +35,9 @@ Check = Callable[[Checks], Finding]
 
 _AS_CONFIGURED: dict[str, Check] = {
     "steered = reference": Checks.steered_is_reference,
+    "receipt = reference": Checks.receipt_is_reference,
+    "fired = reference": Checks.fired_is_reference,
+    "switched = scoped": Checks.switched_is_scoped,
     "studied = reference": Checks.studied_is_reference,
     "unsteered = plain host": Checks.unsteered_is_plain,
     "batch isolation": Checks.batched_is_alone,

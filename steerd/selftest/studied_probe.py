@@ -12,7 +12,6 @@ from steerd.engine.study import Progress
 from steerd.host.hook_point import HookPoint
 from steerd.host.host_model import HostModel
 from steerd.selftest.probes import Probe
-from steerd.steering.steering import Steering
 
 
 class StudiedProbe:
@@ -30,7 +29,7 @@ class StudiedProbe:
         text = SteeredText(
             prompt_ids=probe.prompt_ids,
             continuation=probe.continuation[:-1],
-            steering=Steering(interventions=probe.interventions),
+            steering=probe.steering,
         )
         self._forward.run([text], after={last: lambda rows: self._rows.append(rows.clone())})
         yield Progress(1, 1, "texts")

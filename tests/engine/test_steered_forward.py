@@ -73,7 +73,7 @@ def text_of(probe: Probe) -> SteeredText:
     return SteeredText(
         prompt_ids=probe.prompt_ids,
         continuation=probe.continuation[:-1],
-        steering=Steering(interventions=probe.interventions),
+        steering=Steering(interventions=probe.interventions, roles=probe.roles),
     )
 
 

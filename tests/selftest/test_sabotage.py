@@ -16,7 +16,7 @@ from steerd.selftest.checks import Checks
 from steerd.selftest.probe_set import make_probe_set
 from steerd.selftest.references import References
 from steerd.selftest.report import Finding, Status
-from steerd.steering.intervention import Intervention
+from steerd.steering.intervention import Condition, FeatureTest, Intervention
 from steerd.steering.row_span import RowSpan
 from steerd.steering.scope import Scope
 from steerd.steering.steering import Steering
@@ -161,6 +161,52 @@ def scopes_forgotten(planner: StepPlanner) -> None:
     change_edits(planner, lambda edits, _prompt_ids: tuple(replace(edit, scope=Scope()) for edit in edits))
 
 
+def roles_lost(planner: StepPlanner) -> None:
+    """Nobody knows any more who speaks where."""
+    resolve = planner.resolve
+    planner.resolve = lambda **asked: resolve(**asked | {"steering": replace(asked["steering"], roles=())})
+
+
+def demands_are_wishes(planner: StepPlanner) -> None:
+    """What a policy demands is read from the row before the request's own edits, like these."""
+    change_edits(planner, lambda edits, _prompt_ids: tuple(replace(edit, source="") for edit in edits))
+
+
+def releases_forgotten(planner: StepPlanner) -> None:
+    """A test is off wherever its target is not above the number."""
+    resolve = planner.resolve
+
+    def forgetful(**asked: Any) -> object:
+        triggers = tuple(
+            replace(trigger, condition=Condition(tuple(map(_at_once, trigger.condition.any_of))))
+            for trigger in asked["steering"].triggers
+        )
+        return resolve(**asked | {"steering": replace(asked["steering"], triggers=triggers)})
+
+    planner.resolve = forgetful
+
+
+def _at_once(clause: tuple[FeatureTest, ...]) -> tuple[FeatureTest, ...]:
+    return tuple(replace(test, release_below=test.above) for test in clause)
+
+
+def deaf_to_switches(planner: StepPlanner) -> None:
+    """What a trigger switches to is not what steers from then on."""
+    planner.switch = lambda wishes, *_asked, **_how: wishes
+
+
+def switched_too_far(planner: StepPlanner) -> None:
+    """A switch takes the edits of policies away as well."""
+    switch = planner.switch
+
+    def unbound(wishes: object, steering: Steering, **asked: Any) -> object:
+        kept = [edit for edit in steering.interventions if not edit.is_demanded]
+        numbers = asked["numbers"][: len(kept)]
+        return switch(wishes, replace(steering, interventions=tuple(kept)), **asked | {"numbers": numbers})
+
+    planner.switch = unbound
+
+
 def change_edits(planner: StepPlanner, change: Callable[[Edits, Sequence[int]], Edits]) -> None:
     resolve = planner.resolve
 
@@ -180,6 +226,15 @@ SABOTAGES: list[tuple[Check, Sabotage, EngineConfig]] = [
     (Checks.steered_is_reference, dropped_edit, CONFIG),
     (Checks.steered_is_reference, off_by_one_span, CONFIG),
     (Checks.steered_is_reference, conditions_forgotten, CONFIG),
+    (Checks.steered_is_reference, roles_lost, CONFIG),
+    (Checks.steered_is_reference, demands_are_wishes, CONFIG),
+    (Checks.receipt_is_reference, dropped_edit, CONFIG),
+    (Checks.receipt_is_reference, conditions_forgotten, CONFIG),
+    (Checks.receipt_is_reference, roles_lost, CONFIG),
+    (Checks.fired_is_reference, off_by_one_span, CONFIG),
+    (Checks.fired_is_reference, releases_forgotten, CONFIG),
+    (Checks.switched_is_scoped, deaf_to_switches, CONFIG),
+    (Checks.switched_is_scoped, switched_too_far, CONFIG),
     (Checks.studied_is_reference, dropped_edit, CONFIG),
     (Checks.studied_is_reference, conditions_forgotten, CONFIG),
     (Checks.cached_is_uncached, states_lost, CONFIG),
