@@ -11,7 +11,7 @@ from rich.table import Table
 from steerd.cli.label_text import label_text
 from steerd.cli.steered_text import steering_record
 from steerd.cli.tables import MARK, edit_text, named
-from steerd.studies.answers.result import AnswerComparison, Flip, LeftOut
+from steerd.studies.answers.result import AnswerComparison, AnswerScore, Flip, LeftOut
 
 _LINES = 5  # of what was left out
 _SIDES = {"right": "right", "wrong": "wrong", "both": "both", "neither": ""}
@@ -73,6 +73,15 @@ def flip_lines(flip: Flip, controls: Sequence[str]) -> list[str]:
             f"{effect.max_kl:.3g}; another next token after {effect.changed:.0%} of {effect.tokens} tokens"
         )
     return lines
+
+
+def no_flip_line(right: AnswerScore, wrong: AnswerScore, found: AnswerComparison) -> str:
+    """Why no flip is told."""
+    if right.logprob > wrong.logprob:
+        return "the right answer is the likelier one as it is"
+    if not found.complete:
+        return f"what makes the right answer win is not known yet: {found.tried} sets were tried"
+    return f"none of {found.tried} sets of interventions makes the right answer win"
 
 
 def left_out_lines(left_out: Sequence[LeftOut]) -> list[str]:

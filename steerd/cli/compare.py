@@ -6,7 +6,14 @@ import argparse
 import json
 
 from steerd.cli import steered_text
-from steerd.cli.answer_tables import as_record, features_table, flip_lines, flip_table, left_out_lines
+from steerd.cli.answer_tables import (
+    as_record,
+    features_table,
+    flip_lines,
+    flip_table,
+    left_out_lines,
+    no_flip_line,
+)
 from steerd.cli.study_progress import progress_teller
 from steerd.cli.terminal import open_console, print_warnings
 from steerd.feature_client import FeatureClient
@@ -94,14 +101,13 @@ def run(options: argparse.Namespace) -> int:
         return 0
     for name, answer, score in (("right", options.right, found.right), ("wrong", options.wrong, found.wrong)):
         console.print(f"{name} {answer!r}: log-probability {score.logprob:.3f}, logit {score.logit:+.2f}")
-    console.print(features_table(found))
+    if found.features:
+        console.print(features_table(found))
     print_warnings(left_out_lines(found.left_out))
     if found.flip is not None:
         console.print(flip_table(found.flip))
         for line in flip_lines(found.flip, controls):
             console.print(line)
-    elif found.right.logprob > found.wrong.logprob:
-        console.print("the right answer is the likelier one as it is")
     else:
-        console.print(f"none of {found.tried} sets of interventions makes the right answer win")
+        console.print(no_flip_line(found.right, found.wrong, found))
     return 0

@@ -15,12 +15,14 @@ from steerd.cli import arguments
 from steerd.cli.label_text import label_text
 from steerd.cli.study_progress import progress_teller
 from steerd.cli.tables import named
-from steerd.cli.terminal import open_console
+from steerd.cli.terminal import open_console, print_warnings
 from steerd.cli.text_files import read_texts
 from steerd.cli.token_painter import shade
 from steerd.feature_client import FeatureClient
 from steerd.studies.contrast_table import Contrast, ContrastedFeature, SetName
 from steerd.study_wire.contrast import ContrastCall
+
+_FEW_TEXTS = 20  # what fires in all ten of a half and in none of the other ten stands out among thousands
 
 
 def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -79,6 +81,9 @@ def run(options: argparse.Namespace) -> int:
         console.print_json(json.dumps(asdict(contrast)))
         return 0
     console.print(summary_line(contrast))
+    fewest = min(count.discovery_texts for count in (contrast.a, contrast.b))
+    if contrast.complete and not contrast.found and fewest < _FEW_TEXTS // 2:
+        print_warnings([f"so few texts hardly show a difference: {_FEW_TEXTS} or more of each do"])
     sides: tuple[tuple[SetName, Path], ...] = (("a", options.a), ("b", options.b))
     for side, path in sides:
         features = [feature for feature in contrast.features if feature.more_in == side]

@@ -38,10 +38,25 @@ def test_what_differs_is_printed(
 ) -> None:
     assert main(["contrast", *files, "--address", server.address]) == 0
 
-    output = capsys.readouterr().out
+    printed = capsys.readouterr()
+    output = printed.out
     assert "20 texts of A, 20 of B" in output
     assert "More in A, with_e.txt" in output
+    assert "so few texts" not in printed.err
     assert re.search(rf"early:{FEATURES['E'].index}\b.*planted E.*100%.*0%.*1\.00.*0\.00.*\+1\.00", output)
+
+
+def test_too_few_texts_are_told(
+    server: RunningServer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    texts = (tmp_path / "a.txt", tmp_path / "b.txt")
+    texts[0].write_text("abE\n\ncEd\n\nEfg\n\nhEa")
+    texts[1].write_text("abc\n\ndef\n\ngha\n\nbcd")
+    assert main(["contrast", *map(str, texts), "--address", server.address]) == 0
+
+    said = capsys.readouterr()
+    assert "0 differ" in said.out
+    assert "so few texts hardly show a difference: 20 or more of each do" in said.err
 
 
 def test_json_has_every_figure(
