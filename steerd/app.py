@@ -131,6 +131,7 @@ class App:
         saes.measure_norms()
         served = read_served(config, host, saes)
         if config.server.require_selftest:
+            await self.grpc.begin()
             await asyncio.to_thread(_require_selftest, config, host, saes)
         engine = Engine(host, saes, config.engine, self.monitor, config.monitoring.sample_every)
         self._tell_what_is_there(engine, host, saes)

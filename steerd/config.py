@@ -84,7 +84,8 @@ class ServerConfig:
     There is no TLS yet, so a host that is not loopback is refused unless `insecure` says that this is meant.
     `admin` serves AdminService, which changes the server and knows no authentication yet: `auto` serves it
     where the host is loopback and nowhere else.
-    With `require_selftest` the server tries itself out before it serves, and ends when that fails.
+    With `require_selftest` the server tries itself out before it serves, with its health NOT_SERVING, and
+    ends when that fails.
     """
 
     host: str = field(default="127.0.0.1", metadata=_matching(r"\S+"))

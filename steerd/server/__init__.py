@@ -40,6 +40,7 @@ A study passes `feature_service` and `feature_answers`, which has all that answe
 Beside it:
 - `served`: SAEs with the presets, policies and parsers made for them; `sae_reloader` puts others in place
 - `sae_message`: a served SAE on the wire
+- `late_services`: what is served later than it is announced
 - `admission`: who is being served, and nobody new while draining
 - `preset_book`: the presets by name and version
 - `preset_tables`, `policy_book`: presets and policies of the configuration, read by the rules of a request,

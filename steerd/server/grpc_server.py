@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from typing import cast
 
 import grpc
+from google.protobuf.descriptor import ServiceDescriptor
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_health.v1.health import aio as health_aio
 from grpc_reflection.v1alpha import reflection
@@ -31,6 +33,7 @@ from steerd.pb.v1.generation_service_pb2_grpc import (
 from steerd.pb.v1.monitor_service_pb2_grpc import MonitorServiceServicer, add_MonitorServiceServicer_to_server
 from steerd.server.admission import Admission
 from steerd.server.edge_observer import REFLECTION_RPC, UNKNOWN_RPC, EdgeObserver, Rpc
+from steerd.server.late_services import LateServices
 from steerd.server.rpc_guard import RpcGuard
 
 _FILES = (
@@ -61,21 +64,29 @@ _OPTIONS = (
 
 
 class GrpcServer:
-    """Binds when made; serves from `start` to `stop`. Belongs to one event loop."""
+    """Binds when made; serves from `start` to `stop`, and may `begin` before. Belongs to one event loop."""
 
     def __init__(self, config: ServerConfig, observer: EdgeObserver) -> None:
         """Raises ConfigError when the address cannot be bound."""
         self._config = config
         self._observer = observer
         files = (*_FILES, *(_ADMIN_FILES if config.serves_admin else ()))
-        self._services = tuple(service for file in files for service in file.services_by_name.values())
-        self._service_names = tuple(service.full_name for service in self._services)
+        described = tuple(service for file in files for service in file.services_by_name.values())
+        self._service_names = tuple(service.full_name for service in described)
+        self._services = LateServices(described)
+        self._is_open = False
         self.admission = Admission()
         self._server = grpc.aio.server(interceptors=[RpcGuard(observer)], options=_OPTIONS)
+        self._server.add_generic_rpc_handlers((self._services,))
         self.port = self._bind()
         self._health = health_aio.HealthServicer()
         self._health_task: asyncio.Task[None] | None = None
-        self._announce_rpcs()
+        self._announce_rpcs((*described, *health_pb2.DESCRIPTOR.services_by_name.values()))
+
+    async def begin(self) -> None:
+        """Answer already: health with NOT_SERVING, and all that `start` brings with UNAVAILABLE."""
+        await self._tell_health(False)
+        await self._open()
 
     async def start(
         self,
@@ -88,17 +99,16 @@ class GrpcServer:
         is_healthy: Callable[[], bool],
     ) -> None:
         """Serve; health is SERVING for as long as `is_healthy` says so. `admin` where that is on."""
-        add_GenerationServiceServicer_to_server(generation, self._server)
-        add_FeatureServiceServicer_to_server(feature, self._server)
-        add_CatalogServiceServicer_to_server(catalog, self._server)
-        add_MonitorServiceServicer_to_server(monitor, self._server)
+        services = cast(grpc.aio.Server, self._services)  # all that generated code asks of one
+        add_GenerationServiceServicer_to_server(generation, services)
+        add_FeatureServiceServicer_to_server(feature, services)
+        add_CatalogServiceServicer_to_server(catalog, services)
+        add_MonitorServiceServicer_to_server(monitor, services)
         if self._config.serves_admin and admin is not None:
-            add_AdminServiceServicer_to_server(admin, self._server)
-        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
-        names = (*self._service_names, health_pb2.DESCRIPTOR.services_by_name["Health"].full_name)
-        reflection.enable_server_reflection((*names, reflection.SERVICE_NAME), self._server)
+            add_AdminServiceServicer_to_server(admin, services)
         await self._tell_health(is_healthy())
-        await self._server.start()
+        if not self._is_open:
+            await self._open()
         self._health_task = asyncio.create_task(self._watch_health(is_healthy))
 
     async def drain(self, timeout_seconds: float) -> bool:
@@ -113,6 +123,13 @@ class GrpcServer:
         await self._health.enter_graceful_shutdown()
         await self._server.stop(grace=0)
 
+    async def _open(self) -> None:
+        self._is_open = True
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
+        names = (*self._service_names, health_pb2.DESCRIPTOR.services_by_name["Health"].full_name)
+        reflection.enable_server_reflection((*names, reflection.SERVICE_NAME), self._server)
+        await self._server.start()
+
     def _bind(self) -> int:
         host, port = self._config.host, self._config.port
         is_v6 = ":" in host
@@ -125,8 +142,8 @@ class GrpcServer:
             problem = error.strerror if isinstance(error, socket.gaierror) else os.strerror(error.errno or 0)
             raise ConfigError(f"cannot listen on {address}: {problem}") from error
 
-    def _announce_rpcs(self) -> None:
-        for service in (*self._services, *health_pb2.DESCRIPTOR.services_by_name.values()):
+    def _announce_rpcs(self, services: Iterable[ServiceDescriptor]) -> None:
+        for service in services:
             for method in service.methods:
                 kind = "server_stream" if method.server_streaming else "unary"
                 self._observer.rpc_served(Rpc(kind, service.full_name, method.name))
