@@ -166,6 +166,8 @@ def _cells(point: DosePoint) -> list[str | Text]:
 
 def advice(curve: DoseCurve) -> list[str]:
     """The sweet spot and the safe range, in all units."""
+    if not curve.points:
+        return ["stopped early: no strength was tried to the end"]
     lines = [] if curve.complete else ["stopped early: not all strengths were tried"]
     best, safe = curve.sweet_spot, curve.safe_up_to
     lines.append(f"sweet spot: {_in_all_units(best)}" if best else "no safe strength has an effect")

@@ -27,7 +27,10 @@ def test_the_best_strength_is_told_in_all_units() -> None:
         "no safe strength has an effect",
         "safe up to: 2 (0.25 x the median residual norm)",
     ]
-    assert advice(replace(CURVE, points=()))[-1] == "not even the smallest strength is safe"
+    unsafe = replace(POINT, is_safe=False)
+    assert advice(replace(CURVE, points=(unsafe,)))[-1] == "not even the smallest strength is safe"
+    nothing = replace(CURVE, points=(), complete=False)
+    assert advice(nothing) == ["stopped early: no strength was tried to the end"]
 
 
 def test_a_table_or_json(capsys: pytest.CaptureFixture[str]) -> None:
