@@ -28,7 +28,7 @@ from steerd.steering.scope import Phase, Scope
 _BOUND = 2e-3
 _BOUND_IN_16_BITS = 0.1
 
-_GENERATED = 16
+_GENERATED = 10
 _BITWISE_GENERATED = 8
 
 

@@ -17,14 +17,14 @@ from steerd.steering.loaded_saes import LoadedSaes
 from steerd.steering.scope import RoleSpan
 
 # Tokens of the text that most is asked about, of its prompt, and where special tokens are put into it.
-_LENGTH, _PROMPT, _SPECIAL_AT = 48, 16, (9, 27)
+_LENGTH, _PROMPT, _SPECIAL_AT = 36, 16, (9, 27)
 
 # As if its prompt were a chat: what is between the messages is a template's.
 _ROLES = (RoleSpan("system", 0, 3), RoleSpan("user", 4, 8), RoleSpan("user", 11, 14))
 
 _NEIGHBOURS = (3, 29, 11, 20)  # tokens of their prompts
 _CONTINUATION = 8
-_SHARING = 6
+_SHARING = 4
 
 
 @dataclass(frozen=True, slots=True)

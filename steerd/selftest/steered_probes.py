@@ -58,7 +58,7 @@ _KINDS: dict[str, Callable[[Place], Intervention]] = {
     "limit from above": lambda place: Intervention(
         target=place.target,
         operation=Limit(high=0.2 * place.largest),
-        scope=Scope(phase=Phase.GENERATED, first_n=20),
+        scope=Scope(phase=Phase.GENERATED, first_n=12),
     ),
     "limit from below": lambda place: Intervention(
         target=place.target, operation=Limit(low=place.push), scope=Scope(phase=Phase.PROMPT, last_n=9)
