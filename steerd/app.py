@@ -48,6 +48,7 @@ from steerd.server.sae_reloader import SaeReloader
 from steerd.server.served import Serving, read_served
 from steerd.server.studying import Studying
 from steerd.server.watch_keeper import WatchKeeper, configured_list
+from steerd.start_thread import in_start_thread
 from steerd.starters import sae_folder
 from steerd.steering.loaded_saes import LoadedSae, LoadedSaes
 
@@ -69,8 +70,8 @@ def serve(config: Config) -> int:
 async def _serve(config: Config) -> int:
     app = App(config)
     try:
-        host = load_host(config)
-        await app.start(host, load_saes(config, host))
+        host = await in_start_thread(lambda: load_host(config))
+        await app.start(host, await in_start_thread(lambda: load_saes(config, host)))
         gc.freeze()  # what is loaded stays: no search for garbage, which halts a step, goes through it again
         return await app.run()
     finally:
@@ -128,12 +129,14 @@ class App:
         Raises ConfigError for a watch list, preset or policy that cannot be, SelftestFailed.
         """
         config = self._config
-        saes.measure_norms()
+        await in_start_thread(saes.measure_norms)
         served = read_served(config, host, saes)
         if config.server.require_selftest:
             await self.grpc.begin()
-            await asyncio.to_thread(_require_selftest, config, host, saes)
-        engine = Engine(host, saes, config.engine, self.monitor, config.monitoring.sample_every)
+            await in_start_thread(lambda: _require_selftest(config, host, saes))
+        engine = await in_start_thread(
+            lambda: Engine(host, saes, config.engine, self.monitor, config.monitoring.sample_every)
+        )
         self._tell_what_is_there(engine, host, saes)
         watch = self._begin_watch(engine, saes)
         activity = Activity()

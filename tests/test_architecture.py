@@ -18,6 +18,7 @@ PRODUCTS = ("steerd", "sae_train", "benchmarks", "deploy")
 MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "steerd.errors": (),
     "steerd.starters": (),
+    "steerd.start_thread": (),
     "steerd.config": ("steerd.starters", "steerd.errors"),
     "steerd.config_file": ("steerd.config", "steerd.starters", "steerd.errors"),
     "steerd.sae": ("steerd.errors",),
