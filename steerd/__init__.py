@@ -15,7 +15,7 @@ Packages, in the order in which a request meets them:
 Modules:
 
 - `app`: the one place where host, SAEs, engine, metrics and server meet
-- `start_thread`: the thread in which they are made, gone before the engine begins
+- `passing_thread`: the thread in which they are made, and SAEs reloaded; it ends with that
 - `config`: every setting of the server, frozen; `config_file` reads them from TOML
 - `starters`: where the SAEs lie that come with the package, in starter_saes
 - `errors`: the kinds of failure that a user can act on

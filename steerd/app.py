@@ -32,6 +32,7 @@ from steerd.monitoring.scrape_endpoint import ScrapeEndpoint
 from steerd.monitoring.top_features import FeatureFacts, TopFeatures
 from steerd.monitoring.traces import PART as TRACES
 from steerd.monitoring.traces import begin_traces
+from steerd.passing_thread import in_passing_thread
 from steerd.sae.feature_files import FeatureStatistics
 from steerd.sae.feature_note import FeatureNote
 from steerd.sae.sae_file import SaeBundle, load_sae
@@ -48,7 +49,6 @@ from steerd.server.sae_reloader import SaeReloader
 from steerd.server.served import Serving, read_served
 from steerd.server.studying import Studying
 from steerd.server.watch_keeper import WatchKeeper, configured_list
-from steerd.start_thread import in_start_thread
 from steerd.starters import sae_folder
 from steerd.steering.loaded_saes import LoadedSae, LoadedSaes
 
@@ -70,8 +70,8 @@ def serve(config: Config) -> int:
 async def _serve(config: Config) -> int:
     app = App(config)
     try:
-        host = await in_start_thread(lambda: load_host(config))
-        await app.start(host, await in_start_thread(lambda: load_saes(config, host)))
+        host = await in_passing_thread(lambda: load_host(config))
+        await app.start(host, await in_passing_thread(lambda: load_saes(config, host)))
         gc.freeze()  # what is loaded stays: no search for garbage, which halts a step, goes through it again
         return await app.run()
     finally:
@@ -129,12 +129,12 @@ class App:
         Raises ConfigError for a watch list, preset or policy that cannot be, SelftestFailed.
         """
         config = self._config
-        await in_start_thread(saes.measure_norms)
+        await in_passing_thread(saes.measure_norms)
         served = read_served(config, host, saes)
         if config.server.require_selftest:
             await self.grpc.begin()
-            await in_start_thread(lambda: _require_selftest(config, host, saes))
-        engine = await in_start_thread(
+            await in_passing_thread(lambda: _require_selftest(config, host, saes))
+        engine = await in_passing_thread(
             lambda: Engine(host, saes, config.engine, self.monitor, config.monitoring.sample_every)
         )
         self._tell_what_is_there(engine, host, saes)

@@ -18,7 +18,7 @@ PRODUCTS = ("steerd", "sae_train", "benchmarks", "deploy")
 MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "steerd.errors": (),
     "steerd.starters": (),
-    "steerd.start_thread": (),
+    "steerd.passing_thread": (),
     "steerd.config": ("steerd.starters", "steerd.errors"),
     "steerd.config_file": ("steerd.config", "steerd.starters", "steerd.errors"),
     "steerd.sae": ("steerd.errors",),
@@ -80,6 +80,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
         "steerd.host",
         "steerd.monitoring.activity",
         "steerd.monitoring.top_features",
+        "steerd.passing_thread",
         "steerd.config",
         "steerd.config_file",
         "steerd.errors",

@@ -10,6 +10,7 @@ from typing import Protocol
 from steerd.config import Config
 from steerd.errors import ConfigError, FailedPrecondition, SaeFileError
 from steerd.host.host_model import HostModel
+from steerd.passing_thread import in_passing_thread
 from steerd.sae.sae_file import SaeBundle
 from steerd.server.served import Served, Serving, read_served
 from steerd.server.watch_keeper import WatchKeeper
@@ -75,7 +76,7 @@ class SaeReloader:
     async def _reload(self, name: str) -> LoadedSae:
         async with self._one_at_a_time:
             try:
-                served = await asyncio.to_thread(self._prepared, name)
+                served = await in_passing_thread(lambda: self._prepared(name))
             except Exception as error:
                 self._metrics.sae_reload_failed(name)
                 if not isinstance(error, SaeFileError | ConfigError):

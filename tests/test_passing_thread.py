@@ -7,12 +7,12 @@ import threading
 
 import pytest
 
-from steerd.start_thread import in_start_thread
+from steerd.passing_thread import in_passing_thread
 
 
 def test_the_result_comes_when_the_thread_has_ended() -> None:
     async def scenario() -> tuple[threading.Thread, bool]:
-        thread = await in_start_thread(threading.current_thread)
+        thread = await in_passing_thread(threading.current_thread)
         return thread, thread.is_alive()
 
     thread, is_alive = asyncio.run(scenario())
@@ -26,7 +26,7 @@ def test_what_the_work_raises_is_raised() -> None:
         raise KeyError("here")
 
     with pytest.raises(KeyError, match="here"):
-        asyncio.run(in_start_thread(work))
+        asyncio.run(in_passing_thread(work))
 
 
 def test_a_cancelled_wait_ends_at_once() -> None:
@@ -37,7 +37,7 @@ def test_a_cancelled_wait_ends_at_once() -> None:
         return released.wait(60)
 
     async def scenario() -> None:
-        waiting = asyncio.create_task(in_start_thread(work))
+        waiting = asyncio.create_task(in_passing_thread(work))
         await asyncio.to_thread(begun.wait, 60)
         waiting.cancel()
         with pytest.raises(asyncio.CancelledError):
