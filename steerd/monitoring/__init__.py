@@ -8,7 +8,7 @@
 - `metrics`: `Metrics`, the part that keeps the series, and the edge's observer
 - `rpc_metrics`: calls, outcomes, rejections
 - `engine_metrics`: requests, tokens, latencies, steps
-- `sae_metrics`: aggregates per SAE
+- `sae_metrics`: aggregates per SAE; `sae_load_metrics`: loads and reloads, and what is served
 - `watched_metrics`: counters for the watch list, histograms for the hot features in it
 - `series_budget`: how many series there may be, and what a watch list costs
 - `exemplars`: from a count to the request behind it
