@@ -17,6 +17,7 @@ Modules:
 - `app`: the one place where host, SAEs, engine, metrics and server meet
 - `passing_thread`: the thread in which they are made, and SAEs reloaded; it ends with that
 - `config`: every setting of the server, frozen; `config_file` reads them from TOML
+- `loading`: the host and the SAEs that it names, from disk
 - `starters`: where the SAEs lie that come with the package, in starter_saes
 - `errors`: the kinds of failure that a user can act on
 - `client`: a small typed client, used by `cli` (the subcommands), the tests and the benchmarks;

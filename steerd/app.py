@@ -17,10 +17,10 @@ from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector,
 
 from steerd.config import Config
 from steerd.engine.engine import Engine
-from steerd.errors import SelftestFailed
 from steerd.host.device_memory import device_memory
 from steerd.host.host_model import HostModel
 from steerd.host.text import token_texts
+from steerd.loading import load_host, load_saes, read_sae
 from steerd.monitoring.activity import Activity
 from steerd.monitoring.last_request import LastRequest
 from steerd.monitoring.live_page import LivePage
@@ -35,9 +35,7 @@ from steerd.monitoring.traces import begin_traces
 from steerd.passing_thread import in_passing_thread
 from steerd.sae.feature_files import FeatureStatistics
 from steerd.sae.feature_note import FeatureNote
-from steerd.sae.sae_file import SaeBundle, load_sae
-from steerd.selftest.report import Report
-from steerd.selftest.selftest import selftest
+from steerd.selftest.configured import require_selftest
 from steerd.server.admin_service import AdminService
 from steerd.server.catalog_service import CatalogService
 from steerd.server.feature_answers import feature_answers
@@ -48,8 +46,7 @@ from steerd.server.monitor_service import MonitorService
 from steerd.server.sae_reloader import SaeReloader
 from steerd.server.served import Serving, read_served
 from steerd.server.studying import Studying
-from steerd.server.watch_keeper import WatchKeeper, configured_list
-from steerd.starters import sae_folder
+from steerd.server.watch_keeper import WatchKeeper
 from steerd.steering.loaded_saes import LoadedSae, LoadedSaes
 
 _ENGINE_CHECK_SECONDS = 0.5
@@ -76,30 +73,6 @@ async def _serve(config: Config) -> int:
         return await app.run()
     finally:
         await app.stop()
-
-
-def try_out(config: Config) -> Report:
-    """Load what the server would serve, and try it out. Raises as `serve` does."""
-    host = load_host(config)
-    return _selftest(config, host, load_saes(config, host))
-
-
-def load_host(config: Config) -> HostModel:
-    """The configured host. Raises HostError."""
-    model = config.model
-    return HostModel.load(model.name, dtype=model.dtype, device=model.device, weights=model.weights)
-
-
-def load_saes(config: Config, host: HostModel) -> LoadedSaes:
-    """The configured SAEs, checked against the host. Raises SaeFileError."""
-    saes = LoadedSaes(host)
-    for sae in config.saes:
-        saes.add(sae.name, _read_sae(sae.path))
-    return saes
-
-
-def _read_sae(name_or_path: str) -> SaeBundle:
-    return load_sae(sae_folder(name_or_path))
 
 
 class App:
@@ -133,7 +106,7 @@ class App:
         served = read_served(config, host, saes)
         if config.server.require_selftest:
             await self.grpc.begin()
-            await in_passing_thread(lambda: _require_selftest(config, host, saes))
+            await in_passing_thread(lambda: require_selftest(config, host, saes))
         engine = await in_passing_thread(
             lambda: Engine(host, saes, config.engine, self.monitor, config.monitoring.sample_every)
         )
@@ -185,7 +158,7 @@ class App:
             host,
             serving,
             engine=engine,
-            read=_read_sae,
+            read=read_sae,
             watch=watch,
             metrics=self.metrics,
             loaded=self._tell_of_sae,
@@ -302,20 +275,6 @@ class App:
     def _makes_progress(self, engine: Engine) -> bool:
         silent_seconds = time.monotonic() - engine.heartbeat
         return engine.is_alive and silent_seconds < self._config.server.stall_seconds
-
-
-def _require_selftest(config: Config, host: HostModel, saes: LoadedSaes) -> None:
-    report = _selftest(config, host, saes)
-    if report.failed:
-        _log.error("selftest of %s", report.table())
-        raise SelftestFailed(f"the selftest failed: {', '.join(report.failed)}; the log has its table")
-    _log.info("selftest of %s", report.table())
-
-
-def _selftest(config: Config, host: HostModel, saes: LoadedSaes) -> Report:
-    monitoring = config.monitoring
-    watch = configured_list(monitoring.watch, saes)
-    return selftest(host, saes, config.engine, watch, monitoring.sample_every)
 
 
 def _metrics(config: Config, registry: CollectorRegistry) -> Metrics:

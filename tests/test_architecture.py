@@ -24,8 +24,16 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "steerd.sae": ("steerd.errors",),
     "steerd.host": ("steerd.errors",),
     "steerd.steering": ("steerd.sae", "steerd.host", "steerd.errors"),
+    "steerd.loading": (
+        "steerd.steering.loaded_saes",
+        "steerd.sae",
+        "steerd.host",
+        "steerd.config",
+        "steerd.starters",
+    ),
     "steerd.engine": ("steerd.steering", "steerd.sae", "steerd.host", "steerd.config", "steerd.errors"),
     "steerd.selftest": (
+        "steerd.loading",
         "steerd.engine",
         "steerd.steering",
         "steerd.sae",

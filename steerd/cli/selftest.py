@@ -31,7 +31,9 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 def run(options: argparse.Namespace) -> int:
     """Status 0 when no check failed."""
     config = load_config(options.config) if options.config else Config()
-    from steerd.app import try_out  # costs torch, which a mistake in the config need not pay for
+    from steerd.selftest.configured import (
+        try_out,  # costs torch, which a mistake in the config need not pay for
+    )
 
     return show(try_out(config), as_json=options.json)
 

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from steerd.config import WatchedFeature
-from steerd.errors import FieldViolation
+from steerd.errors import ConfigError, FieldViolation
 from steerd.sae.feature_label import FeatureLabel
 from steerd.steering.intervention import FeatureRef
 from steerd.steering.loaded_saes import LoadedSae, LoadedSaes
@@ -47,6 +47,23 @@ class WatchList:
 
     def __len__(self) -> int:
         return len(self.features)
+
+
+def configured_list(
+    features: Sequence[WatchedFeature], saes: LoadedSaes, key: str = "monitoring.watch"
+) -> WatchList:
+    """A list that is called `key`; raises ConfigError when the served SAEs have something against it."""
+    names = [sae.name for sae in saes]
+    for position, feature in enumerate(features):
+        if feature.sae not in names:
+            field = f"{key}[{position}].sae"
+            raise ConfigError(
+                f"{field} must be one of the served SAEs {names}; got {feature.sae!r}", key=field
+            )
+    found = violations(features, saes, key)
+    if found:
+        raise ConfigError(f"{found[0].field} {found[0].description}", key=found[0].field)
+    return load_watch_list(features, saes)
 
 
 def load_watch_list(features: Sequence[WatchedFeature], saes: LoadedSaes) -> WatchList:

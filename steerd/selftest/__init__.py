@@ -1,5 +1,6 @@
 """Whether steering works here: the loaded host and SAEs through the real engine, against the plain host.
 
+- `configured`: as a server's config asks for it
 - `selftest`: the whole of it, from host and SAEs to a report
 - `texts`: the texts it runs on, as token ids
 - `probes`: a question, to the plain host and to the engine alike

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Protocol
 
 from steerd.config import WatchedFeature, check_watch
-from steerd.engine.watch_list import WatchList, load_watch_list, violations
+from steerd.engine.watch_list import WatchList, configured_list, load_watch_list, violations
 from steerd.errors import ConfigError, FieldViolation, InvalidRequest, Overloaded, Unavailable
 from steerd.server.watch_file import read_watch_file, write_watch_file
 from steerd.steering.loaded_saes import LoadedSaes
@@ -105,20 +105,3 @@ class WatchKeeper:
         self._metrics.watch(watch)
         self._engine.watch(watch)
         self.current = watch
-
-
-def configured_list(
-    features: Sequence[WatchedFeature], saes: LoadedSaes, key: str = "monitoring.watch"
-) -> WatchList:
-    """A list that is called `key`; raises ConfigError when the served SAEs have something against it."""
-    names = [sae.name for sae in saes]
-    for position, feature in enumerate(features):
-        if feature.sae not in names:
-            field = f"{key}[{position}].sae"
-            raise ConfigError(
-                f"{field} must be one of the served SAEs {names}; got {feature.sae!r}", key=field
-            )
-    found = violations(features, saes, key)
-    if found:
-        raise ConfigError(f"{found[0].field} {found[0].description}", key=found[0].field)
-    return load_watch_list(features, saes)

@@ -8,7 +8,6 @@ import pytest
 import torch
 
 from steerd.__main__ import main
-from steerd.app import load_saes
 from steerd.cli.server_process import free_ports, server_process, stop, wait_until_serving
 from steerd.client import Client
 from steerd.client_messages import ScoreCall
@@ -16,6 +15,7 @@ from steerd.config import Config
 from steerd.engine.request import GenerationRequest
 from steerd.host.host_model import HostModel
 from steerd.host.text import encode_continuation, encode_prompt
+from steerd.loading import load_saes
 from steerd.steering.intervention import Ablate, Add, FeatureRef, Intervention, Scale
 from steerd.steering.loaded_saes import LoadedSaes
 from steerd.steering.scope import Phase, Scope

@@ -7,12 +7,12 @@ from typing import Any
 import pytest
 import torch
 
-from steerd.app import try_out
 from steerd.config import Config, EngineConfig, WatchedFeature
 from steerd.engine.engine import Engine
 from steerd.engine.watch_list import load_watch_list
 from steerd.host.host_model import HostModel
 from steerd.sae.config_file import Architecture
+from steerd.selftest.configured import try_out
 from steerd.selftest.report import Report, Status
 from steerd.selftest.selftest import selftest
 from steerd.steering.loaded_saes import LoadedSaes

@@ -11,13 +11,13 @@ import pytest
 from google.rpc import error_details_pb2
 from grpc_status import rpc_status
 
-from steerd.app import load_saes
 from steerd.client_messages import ChatTurn
 from steerd.config import Config, MonitoringConfig, ServerConfig
 from steerd.engine.study import Progress
 from steerd.feature_client import FeatureClient
 from steerd.host.default_host import DEFAULT_HOST_ALIAS
 from steerd.host.host_model import HostModel
+from steerd.loading import load_saes
 from steerd.pb.v1 import feature_service_pb2 as pb
 from steerd.pb.v1 import generation_service_pb2
 from steerd.pb.v1.feature_pb2 import FeatureRef as WireRef

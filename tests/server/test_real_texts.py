@@ -7,13 +7,13 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import pytest
 
-from steerd.app import load_saes
 from steerd.client import Client
 from steerd.client_messages import GenerateCall, ScoreCall
 from steerd.config import Config, MonitoringConfig, ServerConfig
 from steerd.feature_client import FeatureClient
 from steerd.host.default_host import DEFAULT_HOST_ALIAS
 from steerd.host.host_model import HostModel
+from steerd.loading import load_saes
 from steerd.steering.intervention import FeatureRef
 from steerd.studies.encoded_tokens import EncodedTokens
 from steerd.study_wire.answers import AnswersCall

@@ -342,7 +342,7 @@ def test_a_reload_that_began_ends_though_nobody_waits_for_it(folder: Path, serve
     save_sae(folder / "early", bundle(server.host, 9))
     before = hashes(server)["early"]
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr("steerd.app.load_sae", slowly)
+        patched.setattr("steerd.loading.load_sae", slowly)
         call = server.admin.ReloadSae.future(admin_service_pb2.ReloadSaeRequest(name="early"))
         assert reading.wait(TIMEOUT_SECONDS)
         call.cancel()

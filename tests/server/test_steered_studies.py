@@ -11,7 +11,6 @@ import grpc
 import pytest
 import torch
 
-from steerd.app import load_saes
 from steerd.client_channel import RemoteError
 from steerd.client_messages import ChatTurn
 from steerd.config import Config, LimitsConfig, MonitoringConfig, ServerConfig
@@ -19,6 +18,7 @@ from steerd.feature_client import FeatureClient
 from steerd.host.default_host import DEFAULT_HOST_ALIAS
 from steerd.host.hook_point import HookPoint
 from steerd.host.host_model import HostModel
+from steerd.loading import load_saes
 from steerd.pb.v1 import feature_service_pb2 as pb
 from steerd.pb.v1 import generation_service_pb2, steering_pb2
 from steerd.pb.v1.feature_pb2 import FeatureRef as WireRef
