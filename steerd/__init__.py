@@ -15,6 +15,7 @@ Packages, in the order in which a request meets them:
 Modules:
 
 - `app`: the one place where host, SAEs, engine, metrics and server meet
+- `instruments`: what measures a server, and is told of what it loaded
 - `passing_thread`: the thread in which they are made, and SAEs reloaded; it ends with that
 - `config`: every setting of the server, frozen; `config_file` reads them from TOML
 - `loading`: the host and the SAEs that it names, from disk

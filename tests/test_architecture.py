@@ -93,6 +93,13 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
         "steerd.config_file",
         "steerd.errors",
     ),
+    "steerd.instruments": (
+        "steerd.monitoring",
+        "steerd.engine.engine",
+        "steerd.steering.loaded_saes",
+        "steerd.host",
+        "steerd.config",
+    ),
     "steerd.app": ("steerd",),
     "steerd.client_messages": (
         "steerd.steering.intervention",
@@ -180,7 +187,7 @@ ONLY_IN: dict[str, tuple[str, ...]] = {
         "steerd.receipt_wire",
         "steerd.study_wire",
     ),
-    "prometheus_client": ("steerd.monitoring", "steerd.app"),
+    "prometheus_client": ("steerd.monitoring", "steerd.instruments"),
     # An extra: the one module that imports it is itself imported only where spans are wanted.
     "opentelemetry": ("steerd.monitoring.request_spans",),
     # Of other people's pickles one reader reads the weights, in the trainer's import command.

@@ -233,8 +233,9 @@ def test_the_largest_configuration_keeps_to_the_budget() -> None:
 
 
 def serve_more(server: RunningServer, rpcs: int) -> None:
+    metrics = server.app.instruments.metrics
     for number in range(rpcs):
-        server.app.metrics.rpc_served(Rpc("server_stream", "steerd.v1.MoreService", f"Method{number}"))
+        metrics.rpc_served(Rpc("server_stream", "steerd.v1.MoreService", f"Method{number}"))
 
 
 def end_every_rpc_in_every_way(server: RunningServer) -> None:
@@ -243,7 +244,7 @@ def end_every_rpc_in_every_way(server: RunningServer) -> None:
             names = dict(labels)
             rpc = Rpc(names["grpc_type"], names["grpc_service"], names["grpc_method"])
             for code in grpc.StatusCode:
-                server.app.metrics.rpc_finished(
+                server.app.instruments.metrics.rpc_finished(
                     rpc, code=code.name, outcome="error", seconds=0.1, request_id=""
                 )
 
