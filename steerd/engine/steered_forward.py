@@ -78,6 +78,7 @@ class SteeredForward:
             with self._shown(before, after), self._shown({}, check):
                 self._host.run(token_ids, None, until=last)
             _check_rows(texts, is_finite[0])
+            plan.settle()
             fired = _fired(texts, plan, wishes)
             tallies.add(StepReadings(plan))
             receipts = map(tallies.receipt, wishes.values())

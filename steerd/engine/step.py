@@ -74,7 +74,7 @@ class Step:
             output = self._batch.run(rows_of_scores, program=self._planner.program)
             scores = dict(score(output.scored, scored))
             forwarded = time.monotonic()
-            plan.take_kept()
+            plan.settle()
             readings = StepReadings(plan)
         except Exception as error:
             _log.exception("a step of %d requests failed", len(packed))

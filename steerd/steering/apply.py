@@ -36,10 +36,15 @@ class ActiveTables:
 class AffineTables:
     """The edits of a step, each tensor [rows, columns]; None for what no edit of the step needs."""
 
-    gain: Tensor
+    gain: Tensor | None
     bias: Tensor
     active: ActiveTables | None
     limits: Limits | None
+
+    @property
+    def need_acts(self) -> bool:
+        """Whether how much is added depends on activations."""
+        return any(part is not None for part in (self.gain, self.active, self.limits))
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +95,7 @@ def read_columns(x: Tensor, enc: Tensor, b_enc: Tensor, threshold: Tensor) -> Te
     threshold is -inf.
     """
     pre_acts = torch.addmm(b_enc, x, enc.T)  # [rows, columns]
-    return torch.where(pre_acts > threshold, pre_acts, 0.0)
+    return pre_acts.masked_fill_(pre_acts <= threshold, 0.0)
 
 
 def run_tests(acts: Tensor, tests: Tests, on: Tensor, rows: Rows) -> Tensor:
@@ -135,12 +140,14 @@ def gates(is_open: Tensor, columns: Tensor, num_columns: int) -> Tensor:
 
 def amounts(acts: Tensor, tables: AffineTables) -> Tensor:
     """How much of each column's direction is added to each row, [rows, columns]."""
-    amount = torch.addcmul(tables.bias, tables.gain, acts)
+    amount = tables.bias if tables.gain is None else torch.addcmul(tables.bias, tables.gain, acts)
     if tables.active is not None:
-        amount += torch.where(acts > 0, torch.addcmul(tables.active.bias, tables.active.gain, acts), 0.0)
+        amount = amount + torch.where(
+            acts > 0, torch.addcmul(tables.active.bias, tables.active.gain, acts), 0.0
+        )
     if tables.limits is not None:
         limits = tables.limits
-        amount += limits.weight * (torch.clamp(acts, limits.low, limits.high) - acts)
+        amount = amount + limits.weight * (torch.clamp(acts, limits.low, limits.high) - acts)
     return amount
 
 

@@ -33,6 +33,7 @@ class EditTables:
         self.is_kept = False
         """Whether they have a part in every step from now on, be it nothing."""
         self._is_fixed = room is not None
+        self._has_gain = self._is_fixed
         self._has_active = self._has_limits = self._has_preserve = False
         self._allocate(room.rows if room is not None else INITIAL_ROWS, 1)
 
@@ -49,13 +50,14 @@ class EditTables:
         self._staged[:, :rows, self._window] = _NOTHING
         self._staged_preserve[:rows] = False
         if not self._is_fixed:
-            self._has_active = self._has_limits = self._has_preserve = False
+            self._has_gain = self._has_active = self._has_limits = self._has_preserve = False
 
     def write(self, first_row: int, factors: Floats, column: int, form: Affine) -> None:
         """One edit on consecutive rows, by factors [rows] of its strength."""
         cells = self._staged[:, first_row : first_row + len(factors), column]
         cells[_GAIN] = form.gain * factors
         cells[_BIAS] = form.bias * factors
+        self._has_gain = self._has_gain or form.gain != 0
         if form.active_gain or form.active_bias:
             cells[_ACTIVE_GAIN] = form.active_gain * factors
             cells[_ACTIVE_BIAS] = form.active_bias * factors
@@ -80,7 +82,7 @@ class EditTables:
         limits = Limits(values[_LIMIT_WEIGHT], values[_LOW], values[_HIGH]) if self._has_limits else None
         active = ActiveTables(values[_ACTIVE_GAIN], values[_ACTIVE_BIAS]) if self._has_active else None
         tables = AffineTables(
-            gain=values[_GAIN],
+            gain=values[_GAIN] if self._has_gain else None,
             bias=values[_BIAS],
             active=active,
             limits=limits,

@@ -3,6 +3,9 @@
 At one hook point every reading is taken and every edit computed from the same rows, then the edits are added;
 so a reading is what the host itself produced there. What policies demand is computed after that, from the
 rows as these edits left them, so that no edit takes it back.
+
+Readings that no edit needs are taken after the forward where that is cheaper: between two layers of the host
+each operation finds the caches full of other things.
 """
 
 from __future__ import annotations
@@ -22,6 +25,9 @@ from steerd.steering.lane_tables import LaneTables
 from steerd.steering.point_table import PointTable
 from steerd.steering.row_mean import RowMean
 from steerd.steering.step_rows import StepRows
+
+_MOST_WAITING_ROWS = 256
+"""Of a hook point, kept until the forward ends; with more, arithmetic costs more than full caches."""
 
 
 @dataclass(slots=True)
@@ -148,9 +154,9 @@ class Keeping:
 class PointStep:
     """One hook point's part of a step: what requests ask for there, and what policies demand after that.
 
-    Filled by the hook: `acts` [rows, columns], `is_open` [rows, lanes] where edits wait for lanes, and what
-    was done where there are any. With `keeping` it is filled by `take` after the forward, as the hook may
-    have run as part of a recording.
+    `run` fills it inside the forward and `settle` after it: `acts` [rows, columns], `is_open` [rows, lanes]
+    where edits wait for lanes, and what was done where there are any. With `keeping` it is filled by `take`
+    after the forward, as the hook may have run as part of a recording.
     """
 
     table: PointTable
@@ -164,13 +170,39 @@ class PointStep:
     edits_done: EditsDone = field(init=False, default=NOTHING_DONE)
     demanded_done: EditsDone = field(init=False, default=NOTHING_DONE)
     after: RowsAfter = field(init=False)
+    _waiting: tuple[Tensor, Tensor] | None = field(init=False, default=None)
+
+    def run(self, x: Tensor, *, is_shared: bool) -> Tensor:
+        """The edited rows of x [rows, d_model], float32; x itself where nothing is edited.
+
+        What is returned may be changed by others if it `is_shared`.
+        """
+        waits = self.keeping is None and x.device.type == "cpu" and len(x) <= _MOST_WAITING_ROWS
+        if not waits or self._edits_need_acts:
+            self.read(x)
+        result = x if self.edits is None else self.edited(x, self.edits)
+        if self.demanded is not None:
+            result = self.with_demanded(result, self.demanded)
+        if waits:
+            after = result.clone() if is_shared else result
+            self._waiting = (after if result is x else x, after)
+        else:
+            self.finish(x, result)
+        return result
+
+    def settle(self) -> None:
+        """After the forward: take the readings that have waited for it."""
+        if self._waiting is None:
+            return
+        x, result = self._waiting
+        self._waiting = None
+        if not self._edits_need_acts:
+            self.read(x)
+        self.finish(x, result)
 
     def read(self, x: Tensor) -> None:
         """Take the planned readings of rows x [rows, d_model], float32."""
         self.acts = self.table.read(x)
-        if self.keeping is None:
-            for encoding in self.encodings:
-                encoding.read(x)
         if self.lanes is not None:
             self.is_open = self.lanes.run(self.acts)
 
@@ -198,9 +230,15 @@ class PointStep:
         self.demanded_done = EditsDone(amount, None, reconstructions)
         return result
 
-    def compare(self, x: Tensor, result: Tensor) -> None:
-        """Keep what the edits made of the rows x [rows, d_model]."""
-        self.after = RowsAfter(self.table.read(result), x.norm(dim=1), (result - x).norm(dim=1))
+    def finish(self, x: Tensor, result: Tensor) -> None:
+        """Take all that no edit needed: of the rows x [rows, d_model], and of what edits made of them."""
+        if self.is_edited:
+            self.after = RowsAfter(self.table.read(result), x.norm(dim=1), (result - x).norm(dim=1))
+        if self.keeping is not None:
+            self.keep(x, self.keeping)
+            return
+        for encoding in self.encodings:
+            encoding.read(x)
 
     def keep(self, x: Tensor, keeping: Keeping) -> None:
         """Leave what was read of rows x [rows, d_model], and done, where it is found after the forward."""
@@ -238,6 +276,12 @@ class PointStep:
         """Whether anything may be done to the rows."""
         return self.edits is not None or self.demanded is not None
 
+    @property
+    def _edits_need_acts(self) -> bool:
+        """Whether edits here depend on what is read here, or edits anywhere on tests that are run here."""
+        tables = None if self.edits is None else self.edits.tables
+        return self.lanes is not None or (tables is not None and tables.need_acts)
+
     def _reconstructed(
         self, x: Tensor, parts: Sequence[Reconstruction]
     ) -> tuple[Tensor, tuple[ReconstructionDone, ...]]:
@@ -250,7 +294,7 @@ class PointStep:
 
     def _amount(self, tables: AffineTables, window: slice) -> tuple[Tensor, Tensor | None]:
         """How much of each direction is added [rows, window], and whether its edit is made if any may not."""
-        amount = amounts(self.acts[:, window], tables)
+        amount = amounts(self.acts[:, window], tables) if tables.need_acts else tables.bias
         if self.is_open is None or self.lanes is None:
             return amount, None
         made = self.lanes.tables.gates(self.is_open, self.lanes.rows.rows, self.acts.shape[1])[:, window]
@@ -287,12 +331,5 @@ class SteeredPoint:
 
     def _steered(self, resid: Tensor, step: PointStep) -> Tensor | None:
         x = resid.float()  # [rows, d_model]
-        step.read(x)
-        result = x if step.edits is None else step.edited(x, step.edits)
-        if step.demanded is not None:
-            result = step.with_demanded(result, step.demanded)
-        if step.is_edited:
-            step.compare(x, result)
-        if step.keeping is not None:
-            step.keep(x, step.keeping)
+        result = step.run(x, is_shared=x is resid)
         return result.to(resid.dtype) if step.is_edited else None

@@ -45,12 +45,14 @@ class StepPlan:
     saes: dict[str, HookPoint]
     kept: KeptReadings | None
 
-    def take_kept(self) -> None:
+    def settle(self) -> None:
         """After the forward, before anything is read of it: take in what the hooks left.
 
-        Raises RuntimeError when one of them had no part in the step.
+        Raises RuntimeError when one of them had no part in a step that could be recorded.
         """
         if self.kept is None:
+            for step in self.points.values():
+                step.settle()
             return
         found = self.kept.fetch(len(self.layout.ordinary), self.layout.padding)
         for hook_point, step in self.points.items():

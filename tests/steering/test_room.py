@@ -80,7 +80,7 @@ class Bench:
         spans = [RowSpan(name, 6 * row, 0, TOKENS[row]) for row, name in enumerate("ab")]
         plan = self.planner.plan(spans, dict(zip("ab", resolved, strict=True)), padding=6)
         run()
-        plan.take_kept()
+        plan.settle()
         for request in resolved:
             self.planner.release(request)
         return self.logits.clone(), [tensor.clone() for tensor in readings(plan)]

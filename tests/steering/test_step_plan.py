@@ -141,6 +141,7 @@ def test_readings_alone_leave_the_logits_bit_identical(tiny_host: HostModel) -> 
         plan = planner.plan(SPANS, dict.fromkeys("abc", wishes))
 
         assert torch.equal(logits(tiny_host), plain)
+        plan.settle()
         assert plan.points[FIRST_POINT].acts.shape == (18, 1)
 
 
@@ -199,6 +200,7 @@ def test_two_saes_at_one_hook_point_compute_from_the_same_rows(tiny_host: HostMo
 
         got = rows_at(tiny_host, FIRST_POINT)
 
+    plan.settle()
     expected = expected_rows(saes, plain, dict.fromkeys(range(6), interventions))
     torch.testing.assert_close(got.double(), expected, atol=TOLERANCE, rtol=TOLERANCE)
     for name, features in (("one", [3]), ("two", [3, 4])):
@@ -217,6 +219,7 @@ def test_a_later_hook_point_reads_what_the_earlier_one_left(tiny_host: HostModel
         plan = planner.plan(SPANS, {"a": wishes, "b": wish(planner), "c": wish(planner)})
         steered = rows_at(tiny_host, SECOND_POINT)
 
+    plan.settle()
     late = saes.get("late").sae
     acts = plan.points[SECOND_POINT].acts[:, list(reads_of(wishes, "late").columns)]
     torch.testing.assert_close(acts, late.feature_acts(steered, [5]), atol=TOLERANCE, rtol=TOLERANCE)
@@ -235,6 +238,7 @@ def test_edits_on_a_bfloat16_host_are_rounded_once_and_other_rows_bit_identical(
 
         got = rows_at(host, FIRST_POINT)
 
+    plan.settle()
     assert got.dtype == torch.bfloat16
     assert plan.points[FIRST_POINT].acts.dtype == torch.float32
     assert torch.equal(got[6:], plain[6:])
@@ -258,6 +262,7 @@ def test_top_k_and_l0_are_those_of_the_whole_encoding(tiny_host: HostModel, arch
         plan = planner.plan(SPANS, wishes)
         rows_at(tiny_host, FIRST_POINT)
 
+    plan.settle()
     (step,) = plan.points[FIRST_POINT].encodings
     ordinary = [*range(1, 6), *range(7, 12), *range(13, 18)]  # no first and no special token
     assert plan.layout.ordinary.nonzero()[0].tolist() == ordinary
@@ -299,6 +304,7 @@ def test_released_features_cost_nothing_and_watched_ones_stay(tiny_host: HostMod
         def columns(requests: dict[str, RequestWishes]) -> int:
             plan: StepPlan = planner.plan(SPANS, {"b": unsteered, "c": unsteered} | requests)
             rows_at(tiny_host, FIRST_POINT)
+            plan.settle()
             return plan.points[FIRST_POINT].acts.shape[1]
 
         assert columns({"a": wishes}) == 3
@@ -318,6 +324,7 @@ def test_a_request_that_cannot_be_resolved_holds_nothing(tiny_host: HostModel) -
         plan = planner.plan(SPANS[:1], {"a": other})
         host_rows = tiny_host.activations(torch.tensor(TOKENS[:1]), None, [FIRST_POINT])
 
+        plan.settle()
         assert host_rows[FIRST_POINT].shape[1] == 6
         assert plan.points[FIRST_POINT].acts.shape[1] == 1
 
