@@ -204,13 +204,18 @@ class ActiveEntries:
     values: Floats
 
 
+NOTHING_ACTIVE = ActiveEntries(
+    np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.float32)
+)
+
+
 @dataclass(frozen=True, slots=True)
 class WatchedRows:
-    """What the watched features did on the rows of a step: entries by SAE, whose features are positions in
-    the list."""
+    """What the watched features did on the rows of a step; the features of `active` are positions in the
+    list."""
 
     watch: WatchList
-    entries: tuple[ActiveEntries, ...] = ()
+    active: ActiveEntries = NOTHING_ACTIVE
 
 
 @dataclass(frozen=True, slots=True)

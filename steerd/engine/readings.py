@@ -113,12 +113,11 @@ class StepReadings:
     def watched(self, columns: Mapping[str, Ints], watch: WatchList) -> WatchedRows:
         """What the server's watch list did; columns are by SAE, in the order of the list."""
         ordinary = self.plan.layout.ordinary
-        entries = []
+        acts = np.zeros((len(ordinary), len(watch)), dtype=np.float32)
         for sae, positions in watch.by_sae.items():
-            acts = self.acts[self.plan.saes[sae]][:, columns[sae]]
-            rows, features = np.nonzero((acts > 0) & ordinary[:, None])
-            entries.append(ActiveEntries(rows, positions[features], acts[rows, features]))
-        return WatchedRows(watch, tuple(entries))
+            acts[:, positions] = self.acts[self.plan.saes[sae]][:, columns[sae]]
+        rows, features = np.nonzero((acts > 0) & ordinary[:, None])
+        return WatchedRows(watch, ActiveEntries(rows, features, acts[rows, features]))
 
     def _token(self, row: int, position: int, reads: SaeReads, after_edit: bool) -> TokenReading:
         """The watched features of a row, then its strongest others among the top k that are active."""

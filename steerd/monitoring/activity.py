@@ -46,11 +46,10 @@ class Watcher:
             if report.watched.watch is not self._watch:
                 self._start(report.watched.watch)
             self._tokens += max(report.monitored_tokens.values(), default=0)
-            for entries in report.watched.entries:
-                over = entries.values > self._watch.thresholds[entries.features]
-                np.add.at(self._active, entries.features, 1)
-                np.add.at(self._over, entries.features, over)
-                np.maximum.at(self._largest, entries.features, entries.values)
+            active = report.watched.active
+            np.add.at(self._active, active.features, 1)
+            np.add.at(self._over, active.features, active.values > self._watch.thresholds[active.features])
+            np.maximum.at(self._largest, active.features, active.values)
 
     def take(self) -> ActivitySnapshot:
         """What was added since the last one."""

@@ -86,10 +86,10 @@ class LastRequest:
             running = self._of(request_id)
             if request_id in report.new_tokens:
                 running.generated.append(report.new_tokens[request_id])
-        for entries in report.watched.entries:
-            owners = row_owners(entries.rows, report.first_rows)
-            positions = report.first_positions[owners] + entries.rows - report.first_rows[owners]
-            self._share_out(report, owners, _entries(positions, entries.features, entries.values))
+        active = report.watched.active
+        owners = row_owners(active.rows, report.first_rows)
+        positions = report.first_positions[owners] + active.rows - report.first_rows[owners]
+        self._share_out(report, owners, _entries(positions, active.features, active.values))
 
     def first_token(self, request: GenerationRequest, seconds: float) -> None:
         """Nothing: steps tell of tokens."""

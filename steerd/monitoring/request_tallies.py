@@ -46,8 +46,8 @@ class RequestTallies:
         if report.watched.watch is not self._watch:
             self._change_watch(report.watched.watch)
         slots = np.array([self._slot(request_id) for request_id in report.request_ids], dtype=np.int64)
-        for entries in report.watched.entries:
-            self._add_watched(entries, slots[row_owners(entries.rows, report.first_rows)])
+        active = report.watched.active
+        self._add_watched(active, slots[row_owners(active.rows, report.first_rows)])
         for sae, sampled in report.sampled.items():
             owners = row_owners(sampled.active.rows, report.first_rows)
             self._add_top(sae, sampled.active, [report.request_ids[owner] for owner in owners])

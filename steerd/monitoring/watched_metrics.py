@@ -83,8 +83,7 @@ class WatchedMetrics:
 
     def step_finished(self, report: StepReport) -> None:
         with self._lock:
-            for entries in report.watched.entries:
-                self._count(entries, report)
+            self._count(report.watched.active, report)
 
     def request_finished(self, request_id: str, features: RequestFeatures) -> None:
         """Observe the hot features of a request that ran."""

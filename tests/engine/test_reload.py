@@ -135,7 +135,7 @@ def test_the_servers_own_readings_follow(plain_host: HostModel) -> None:
         acts = former_acts if number < steps_before else latter_acts
         positions = int(step.first_positions[0]) + np.arange(len(SHORT) if number == 0 else 1)
         rows = acts[positions] * torch.tensor(positions > 0).unsqueeze(1)
-        for found in (step.watched.entries[0], step.sampled["sae-0"].active):
+        for found in (step.watched.active, step.sampled["sae-0"].active):
             read = torch.zeros_like(rows)
             read[found.rows, found.features] = torch.from_numpy(found.values)
             torch.testing.assert_close(read, rows, atol=1e-3, rtol=0)

@@ -7,6 +7,7 @@ from collections import Counter
 from dataclasses import replace
 from math import ceil
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -164,14 +165,15 @@ def test_rows_lie_at_the_positions_that_are_told(run: Run) -> None:
     numbers = {request.id: number for number, request in enumerate(run.requests)}
     positions = Counter[int]()
     for step in run.log.steps:
-        for entries in step.watched.entries:
-            for row, feature, value in zip(entries.rows, entries.features, entries.values, strict=True):
-                owner = bisect_right(step.first_rows.tolist(), row) - 1
-                position = int(step.first_positions[owner] + row - step.first_rows[owner])
-                watched = step.watched.watch.features[feature]
-                acts = run.references[numbers[step.request_ids[owner]]].acts[watched.sae]
-                assert float(value) == pytest.approx(float(acts[position, watched.index]), abs=TOLERANCE)
-                positions[position] += 1
+        active = step.watched.active
+        assert (np.diff(active.rows) >= 0).all()
+        for row, feature, value in zip(active.rows, active.features, active.values, strict=True):
+            owner = bisect_right(step.first_rows.tolist(), row) - 1
+            position = int(step.first_positions[owner] + row - step.first_rows[owner])
+            watched = step.watched.watch.features[feature]
+            acts = run.references[numbers[step.request_ids[owner]]].acts[watched.sae]
+            assert float(value) == pytest.approx(float(acts[position, watched.index]), abs=TOLERANCE)
+            positions[position] += 1
     assert len(positions) > 20
 
 
@@ -181,8 +183,7 @@ def test_watched_features_are_counted_on_every_ordinary_row(run: Run) -> None:
         values = [
             float(value)
             for step in run.log.steps
-            for entries in step.watched.entries
-            for feature, value in zip(entries.features, entries.values, strict=True)
+            for feature, value in zip(step.watched.active.features, step.watched.active.values, strict=True)
             if step.watched.watch.features[feature] == watched
         ]
         assert len(values) == int((acts > 0).sum()) > 0
@@ -327,7 +328,7 @@ def test_an_engine_that_reads_nothing_reports_nothing() -> None:
         recorder = run_together(engine, [greedy_request("request", SHORT, 3)])[0]
 
     last: StepReport = log.steps[-1]
-    assert (last.monitored_tokens, last.sampled, last.watched.entries) == ({}, {}, ())
+    assert (last.monitored_tokens, last.sampled, len(last.watched.active.rows)) == ({}, {}, 0)
     assert recorder.readings == []
     assert recorder.wait().features == ()
 

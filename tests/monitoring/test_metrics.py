@@ -199,7 +199,7 @@ def test_a_step_counts_tokens_and_features(metrics: Metrics, registry: Collector
             batch_size=3,
             monitored_tokens={"a": 12, "b": 12},
             sampled={"a": sampled([1] * 3 + [4] * 40, range(43), [0.25, np.nan])},
-            watched=WatchedRows(WATCH, (entries([0, 2, 3, 5], [0] * 4, [0.5, 2.0, 2.5, 1.0]),)),
+            watched=WatchedRows(WATCH, entries([0, 2, 3, 5], [0] * 4, [0.5, 2.0, 2.5, 1.0])),
         )
     )
 

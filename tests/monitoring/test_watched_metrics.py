@@ -56,7 +56,7 @@ def step(
         monitored_tokens={},
         sampled={},
         steering_seconds=0.0,
-        watched=WatchedRows(watch, (ActiveEntries(rows, features, acts[rows, features]),)),
+        watched=WatchedRows(watch, ActiveEntries(rows, features, acts[rows, features])),
     )
 
 
