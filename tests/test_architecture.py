@@ -194,8 +194,10 @@ ONLY_IN: dict[str, tuple[str, ...]] = {
     "pickle": ("sae_train.formats.torch_file",),
     "pickletools": ("sae_train.formats.torch_file",),
     "torch.load": ("sae_train.formats.torch_file",),
-    # The batcher and the paged cache that it is given; both change with each minor version of transformers.
+    # The batcher, its setup and the paged cache that it is given; they change with each minor version of
+    # transformers.
     "transformers.generation.continuous_batching": (
+        "steerd.engine.batch_processor",
         "steerd.engine.continuous_batching",
         "steerd.engine.kv_cache",
     ),
@@ -404,7 +406,7 @@ def test_every_package_map_names_its_modules() -> None:
         (
             "steerd.host.host_model",
             "from transformers.generation.continuous_batching import ContinuousBatchingManager",
-            "belongs to steerd.engine.continuous_batching",
+            "belongs to steerd.engine.batch_processor",
         ),
         ("steerd.config", "def f():\n    import torch", "must stay quick to import"),
         ("steerd.sae.sae_file", "from .folding import fold_b_dec", "relative path"),

@@ -28,5 +28,6 @@
 - `paged_attention`: attention of a packed step, request by request
 - `batchable`: what host and machine must have before a host is taken over
 - `host_check`: whether a host can be batched at all, tried out at start
-- `continuous_batching`: transformers' batching, a step at a time; it and `kv_cache` alone know its internals
+- `batch_processor`: transformers' batching, put together for a host
+- `continuous_batching`: a step of it at a time; these two and `kv_cache` alone know its internals
 """

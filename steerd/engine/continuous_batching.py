@@ -1,48 +1,25 @@
 """One step at a time of transformers' continuous batching, driven by the engine's own thread.
 
-With kv_cache.py this is the only file that touches transformers' batching internals (pinned to one minor
-version). transformers schedules, packs the rows and keeps the pages; ours are the attention, the sampler and
-the decision when a request ends, and the sharing of prefixes: transformers' hash of a page does not know what
-steers the prompt.
+With batch_processor.py and kv_cache.py this is all that touches transformers' batching internals (pinned to
+one minor version). transformers schedules, packs the rows and keeps the pages; ours are the attention, the
+sampler and the decision when a request ends, and the sharing of prefixes: transformers' hash of a page does
+not know what steers the prompt.
 """
 
 from __future__ import annotations
 
-import queue
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 import torch
-from torch import Tensor, nn
-from transformers import AttentionInterface
-from transformers.generation.configuration_utils import ContinuousBatchingConfig
-from transformers.generation.continuous_batching.cb_logits_processors import (
-    ContinuousBatchingLogitsProcessorList,
-)
-from transformers.generation.continuous_batching.continuous_api import (
-    BackgroundThreadStatus,
-    ContinuousBatchProcessor,
-    OutputRouter,
-)
-from transformers.generation.continuous_batching.distributed import DistributedHelper
-from transformers.generation.continuous_batching.initialization import (
-    resolve_continuous_batching_config,
-    update_cb_config_after_cache_creation,
-)
+from torch import Tensor
 from transformers.generation.continuous_batching.requests import FutureRequestState, RequestState
-from transformers.generation.continuous_batching.scheduler import FIFOScheduler
-from transformers.generation.logits_process import LogitsProcessorList
 
-from steerd.engine.batchable import GIB, bytes_per_token, check_attention, check_memory
-from steerd.engine.kv_cache import KvCache
+from steerd.engine.batch_processor import take_over
 from steerd.engine.prefix_pages import NO_PAGES, PromptPages
 from steerd.engine.recorded_steps import RecordedSteps, Recorder
-from steerd.errors import HostError
 from steerd.host.host_model import HostModel
-
-ATTENTION_NAME = "steerd_paged"
 
 Sample = Callable[[Tensor, Sequence[str]], tuple[Tensor, Tensor]]
 """Logits [n, vocab] float32 and the n request ids they are for -> token ids [n] and log-probabilities [n]."""
@@ -94,10 +71,6 @@ class ContinuousBatch:
         Raises HostError for hosts it would get wrong or that cannot be recorded, ConfigError for more memory
         than there is.
         """
-        check_attention(host)
-        check_memory(host.device, kv_cache_gib)
-        AttentionInterface.register(ATTENTION_NAME, _paged_attention)
-        host.model.set_attn_implementation(ATTENTION_NAME)
         self._host = host
         self._sample = sample
         self._logits: Tensor | None = None  # of the step that runs
@@ -105,40 +78,16 @@ class ContinuousBatch:
         self._recorded = None if recorder is None else RecordedSteps(recorder)
         self._max_running = max_running_requests
         self._page_hashes: dict[str, tuple[bytes, ...]] = {}  # of the prompts that are not yet run
-        config = host.model.config.get_text_config()
-        num_blocks = int(kv_cache_gib * GIB) // bytes_per_token(host) // page_size
-        batching_config = resolve_continuous_batching_config(
-            config=config,
-            cb_config=ContinuousBatchingConfig(
-                page_size=page_size,
-                num_blocks=max(num_blocks, 1),
-                max_batch_tokens=max_batch_tokens,
-                max_requests_per_batch=max_running_requests,
-                allow_block_sharing=False,
-                use_async_batching=False,
-                use_cuda_graph=False,  # RecordedSteps does that
-                # Steps of several rows a request keep their size, whatever those that are recorded need.
-                q_padding_interval_size=1,
-                kv_padding_interval_size=1,
-                max_blocks_per_request=0,
-                return_logprobs=True,
-                seed=0,
-                # transformers' estimate counts masks that we never make, so it must not be what refuses.
-                max_memory_percent=1e6,
-            ),
-            workload_hints=None,
-            has_logit_processors=False,
-            device=host.device,
+        taken = take_over(
+            host,
+            self._keep_logits,
+            kv_cache_gib=kv_cache_gib,
+            max_batch_tokens=max_batch_tokens,
+            max_running_requests=max_running_requests,
+            page_size=page_size,
+            records=recorder is not None,
         )
-        # transformers has a path of its own for steps of one row a request, of at most so many blocks.
-        self._most_blocks = min(max(num_blocks, 1), host.max_context // page_size + 1)
-        if self._recorded is not None:
-            batching_config.max_blocks_per_request = self._most_blocks
-        self.cache = self._make_cache(config, batching_config)
-        if self._recorded is not None and self.cache.why_copied:
-            raise HostError(f"steps of host {host.name!r} cannot be recorded: {self.cache.why_copied}")
-        # Any: transformers' types allow for asynchronous batches and unresolved configs, which ours are not.
-        self._processor: Any = self._make_processor(config, batching_config)
+        self.cache, self._processor, self._most_blocks = taken.cache, taken.processor, taken.most_blocks
 
     def admit(self, request_id: str, prompt_ids: Sequence[int], max_new_tokens: int) -> bool:
         """Take in a request when its prompt and all its new tokens fit in the free memory; else False.
@@ -274,48 +223,6 @@ class ContinuousBatch:
             self._kept_logits = scores.new_zeros(self._max_running, scores.shape[-1])
         self._kept_logits[: scores.shape[1]].copy_(scores[0])
 
-    def _make_cache(self, config: Any, batching_config: Any) -> KvCache:
-        model: Any = self._host.model
-        cache = KvCache(
-            config=config,
-            continuous_batching_config=batching_config,
-            device=self._host.device,
-            distributed_helper=_single_process(),
-            dtype=self._host.dtype,
-            model_supports_logits_to_keep=model._supports_logits_to_keep(),
-        )
-        update_cb_config_after_cache_creation(
-            cb_config=batching_config, num_blocks=cache.num_blocks, max_batch_tokens=cache.max_batch_tokens
-        )
-        return cache
-
-    def _make_processor(self, config: Any, batching_config: Any) -> Any:
-        # Memory is reserved at admission, so nothing has to be held back for requests that run.
-        scheduler = FIFOScheduler(self.cache, 0.0, batching_config.max_requests_per_batch)
-        processor: Any = ContinuousBatchProcessor(
-            cache=self.cache,
-            config=config,
-            generation_config=self._host.model.generation_config,
-            continuous_batching_config=batching_config,
-            logit_processor=ContinuousBatchingLogitsProcessorList(LogitsProcessorList()),
-            input_queue=queue.Queue(),
-            cancel_queue=queue.Queue(),
-            output_router=OutputRouter(),
-            background_thread_status=BackgroundThreadStatus(),
-            model_device=self._host.device,
-            model_dtype=self._host.dtype,
-            scheduler=scheduler,
-            distributed_helper=_single_process(),
-        )
-        processor.model_runner._sample = self._keep_logits
-        # All on one stream: what is written before a forward, and read after it, is in order then.
-        processor.inputs_and_outputs.compute_stream = None
-        return processor
-
-
-def _single_process() -> DistributedHelper:
-    return DistributedHelper(device_mesh=None, cpu_group_timeout=None, tp_plan={})
-
 
 def _packed_rows(request: FutureRequestState) -> PackedRows:
     return PackedRows(
@@ -324,19 +231,3 @@ def _packed_rows(request: FutureRequestState) -> PackedRows:
         num_rows=request.query_length,
         samples=request.has_new_token,
     )
-
-
-def _paged_attention(
-    module: nn.Module,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    attention_mask: Tensor | None,  # noqa: ARG001  # ours needs none
-    scaling: float | None = None,
-    *,
-    cache: KvCache,
-    **kwargs: Any,
-) -> tuple[Tensor, None]:
-    """The attention that transformers' layers call by name; see KvCache.attend."""
-    layer: int = module.layer_idx  # type: ignore[assignment]  # every attention module has it
-    return cache.attend(layer, query, key, value, scaling, kwargs), None
