@@ -12,7 +12,7 @@
 - `coverage`: scope and schedule as a factor for each row
 - `request_wishes`: a request's interventions and readings, resolved to columns of its hook points' tables
 - `lanes`: conditions and bounds of edits, resolved: tests of features and the lanes that they open
-- `wish_resolver`: resolves them when it starts
+- `wish_resolver`: resolves them when it starts; `wish_resolution` is what one request holds on the way
 - `hooked_points`: the hook points in use: tables and hooks
 - `room`: what tables need to know in advance where they must not move
 - `point_table`: what is read and edited at one hook point, encoder vectors and directions gathered once

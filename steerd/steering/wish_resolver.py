@@ -3,44 +3,17 @@
 from __future__ import annotations
 
 import heapq
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from steerd.host.hook_point import HookPoint
-from steerd.sae.autoencoder import SparseAutoencoder
-from steerd.steering.coverage import Coverage
 from steerd.steering.hooked_points import HookedPoints
-from steerd.steering.intervention import (
-    FeatureRef,
-    FeatureTest,
-    Intervention,
-    Target,
-    WholeSae,
-    affine,
-)
-from steerd.steering.lanes import ALWAYS, Lane, LaneBook
-from steerd.steering.loaded_saes import LoadedSae, LoadedSaes
-from steerd.steering.point_table import ColumnTarget
-from steerd.steering.request_wishes import (
-    ColumnEdit,
-    HeldColumn,
-    NumberedTarget,
-    RequestWishes,
-    ResolvedEdit,
-    ResolvedTrigger,
-    SaeReads,
-)
+from steerd.steering.intervention import FeatureRef
+from steerd.steering.loaded_saes import LoadedSaes
+from steerd.steering.request_wishes import HeldColumn, NumberedTarget, RequestWishes
 from steerd.steering.steering import Steering
-
-
-@dataclass(frozen=True, slots=True)
-class _Held:
-    """What one request is being given: columns, for features of these SAEs."""
-
-    saes: LoadedSaes
-    columns: list[HeldColumn]
+from steerd.steering.wish_resolution import WishResolution, give_back
 
 
 class WishResolver:
@@ -80,15 +53,12 @@ class WishResolver:
         nothing is held then.
         """
         saes = saes or self.saes
-        with self._holding(saes) as held:
-            book = LaneBook(lambda test: self._read(test, held))
+        with self._resolution(saes) as resolution:
             # First, so that their tests keep their numbers whatever a switch makes of the rest.
-            triggers = [
-                ResolvedTrigger(trigger, book.needs(trigger.condition)) for trigger in steering.triggers
-            ]
-            edits = self._edits(steering, range(len(steering.interventions)), prompt_ids, 0, book, held)
+            triggers = [resolution.trigger(trigger) for trigger in steering.triggers]
+            edits = resolution.edits(steering, range(len(steering.interventions)), prompt_ids, 0)
             by_sae = [
-                self._reads(sae, steering.numbered, watch, top_k if sae.name in top_k_saes else 0, held)
+                resolution.reads(sae, steering.numbered, watch, top_k if sae.name in top_k_saes else 0)
                 for sae in saes
             ]
             numbered = [
@@ -105,9 +75,9 @@ class WishResolver:
                     numbered=tuple(numbered),
                     by_sae=tuple(reads for reads in by_sae if reads.features or reads.top_k),
                     triggers=tuple(triggers),
-                    tests=tuple(book.tests),
-                    lanes=tuple(book.lanes),
-                    columns=tuple(held.columns),
+                    tests=resolution.tests,
+                    lanes=resolution.lanes,
+                    columns=resolution.columns,
                     is_steady=all(edit.coverage.is_steady for edit in edits),
                 )
                 self._put(wishes)
@@ -128,21 +98,20 @@ class WishResolver:
         `numbers` are its interventions' among all that the request may have. Slot, readings and triggers
         stay, the tests of these in the state in which they are.
         """
-        with self._holding(wishes.saes) as held:
+        with self._resolution(wishes.saes) as resolution:
             for reads in wishes.by_sae:
                 for feature in reads.features:
-                    self._hold(FeatureRef(reads.sae, feature), 0, held)
-            book = LaneBook(lambda test: self._read(test, held))
+                    resolution.hold(FeatureRef(reads.sae, feature))
             for resolved in wishes.triggers:
-                book.needs(resolved.trigger.condition)
-            num_kept = len(book.tests)
-            edits = self._edits(steering, numbers, prompt_ids, first_position, book, held)
+                resolution.trigger(resolved.trigger)
+            num_kept = len(resolution.tests)
+            edits = resolution.edits(steering, numbers, prompt_ids, first_position)
             switched = replace(
                 wishes,
                 edits=edits,
-                tests=tuple(book.tests),
-                lanes=tuple(book.lanes),
-                columns=tuple(held.columns),
+                tests=resolution.tests,
+                lanes=resolution.lanes,
+                columns=resolution.columns,
                 is_steady=all(edit.coverage.is_steady for edit in edits),
             )
             for point in _points(wishes) - _points(switched):
@@ -165,18 +134,10 @@ class WishResolver:
 
     def give_back(self, columns: Sequence[HeldColumn]) -> None:
         """Undo an `acquire` of each."""
-        for hook_point, column in columns:
-            self._points[hook_point].table.release(column)
+        give_back(self._points, columns)
 
-    @contextmanager
-    def _holding(self, saes: LoadedSaes) -> Iterator[_Held]:
-        """Columns that are given back should the block fail."""
-        held = _Held(saes, [])
-        try:
-            yield held
-        except BaseException:
-            self.give_back(held.columns)
-            raise
+    def _resolution(self, saes: LoadedSaes) -> WishResolution:
+        return WishResolution(self._points, saes, self._special_ids)
 
     @contextmanager
     def _in_slot(self) -> Iterator[int]:
@@ -187,72 +148,6 @@ class WishResolver:
         except BaseException:
             heapq.heappush(self._free_slots, slot)
             raise
-
-    def _edits(
-        self,
-        steering: Steering,
-        numbers: Sequence[int],
-        prompt_ids: Sequence[int],
-        first_position: int,
-        book: LaneBook,
-        held: _Held,
-    ) -> tuple[ResolvedEdit, ...]:
-        copies: Counter[Target] = Counter()
-        edits = []
-        for number, intervention in zip(numbers, steering.interventions, strict=True):
-            target = intervention.target
-            does = self._does(intervention, copies[target], held)
-            edits.append(
-                ResolvedEdit(
-                    number=number,
-                    hook_point=held.saes.hook_point(target),
-                    target=target,
-                    does=does,
-                    coverage=Coverage(
-                        intervention.scope,
-                        intervention.schedule,
-                        prompt_ids=prompt_ids,
-                        roles=steering.roles,
-                        special_ids=self._special_ids,
-                        origin=0 if intervention.is_demanded else first_position,
-                    ),
-                    preserve_norm=intervention.preserve_norm,
-                    is_demanded=intervention.is_demanded,
-                    lane=self._lane(intervention, does, book, held),
-                )
-            )
-            copies[target] += 1
-        return tuple(edits)
-
-    def _does(self, intervention: Intervention, copy: int, held: _Held) -> ColumnEdit | SparseAutoencoder:
-        target = intervention.target
-        if isinstance(target, WholeSae):
-            return held.saes.get(target.sae).sae
-        return ColumnEdit(self._hold(target, copy, held), affine(intervention.operation))
-
-    def _lane(
-        self,
-        intervention: Intervention,
-        does: ColumnEdit | SparseAutoencoder,
-        book: LaneBook,
-        held: _Held,
-    ) -> int | None:
-        condition, budget = intervention.condition, intervention.schedule.at_most
-        if condition is None and not budget:
-            return None
-        hook_point = held.saes.hook_point(intervention.target)
-        return book.add(
-            Lane(
-                hook_point=hook_point,
-                needs=ALWAYS if condition is None else book.needs(condition),
-                budget=budget,
-                column=does.column if isinstance(does, ColumnEdit) else None,
-                keeps_length=intervention.preserve_norm,
-            )
-        )
-
-    def _read(self, test: FeatureTest, held: _Held) -> tuple[HookPoint, int]:
-        return held.saes.hook_point(test.target), self._hold(test.target, 0, held)
 
     def _put(self, wishes: RequestWishes, num_kept: int = 0) -> None:
         """Put tests and lanes in place, all at their start but the first `num_kept` tests; or none."""
@@ -266,35 +161,6 @@ class WishResolver:
             for point in _points(wishes):
                 self._points[point].lanes.clear(wishes.slot)
             raise
-
-    def _reads(
-        self,
-        sae: LoadedSae,
-        interventions: Sequence[Intervention],
-        watch: Sequence[FeatureRef],
-        top_k: int,
-        held: _Held,
-    ) -> SaeReads:
-        watched = list(dict.fromkeys(ref for ref in watch if ref.sae == sae.name))
-        targets = [intervention.target for intervention in interventions]
-        steered = [target for target in targets if isinstance(target, FeatureRef) and target.sae == sae.name]
-        features = list(dict.fromkeys([*watched, *steered]))
-        return SaeReads(
-            sae=sae.name,
-            reader=sae.sae,
-            hook_point=sae.hook_point,
-            features=tuple(feature.index for feature in features),
-            columns=tuple(self._hold(feature, 0, held) for feature in features),
-            num_watched=len(watched),
-            top_k=min(top_k, sae.sae.d_sae),
-        )
-
-    def _hold(self, target: ColumnTarget, copy: int, held: _Held) -> int:
-        hook_point = held.saes.hook_point(target)
-        sae = held.saes.get(target.sae).sae if isinstance(target, FeatureRef) else None
-        column = self._points[hook_point].table.acquire(target, sae, copy)
-        held.columns.append((hook_point, column))
-        return column
 
     def _take_slot(self) -> int:
         if self._free_slots:
