@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from benchmarks.many_wishes import operation
 from steerd.config import WatchedFeature
@@ -18,6 +19,8 @@ from steerd.sae.sae_file import SaeBundle, SaeMetadata, load_sae
 from steerd.steering.intervention import FeatureRef, Intervention
 
 _STEERED = 32  # places of an SAE for the features that are steered
+_ACTIVE_OF = 32  # features of a random SAE, of which one is active on a row
+_ROWS = 256  # on which that is so
 
 
 def sae_name(layer: int) -> str:
@@ -27,27 +30,39 @@ def sae_name(layer: int) -> str:
 
 def layer_saes(host: HostModel, d_sae: int, starters: Mapping[int, Path]) -> list[SaeBundle]:
     """One SAE for the output of each layer, in order: that of a folder, or a random one."""
+    points = [HookPoint(layer, "resid_post") for layer in range(host.num_layers)]
+    found = host.activations(ordinary_tokens(host, _ROWS), None, points)
     return [
-        _named(load_sae(starters[layer]), sae_name(layer))
-        if layer in starters
-        else random_sae(host, layer, d_sae)
-        for layer in range(host.num_layers)
+        _named(load_sae(starters[point.layer]), sae_name(point.layer))
+        if point.layer in starters
+        else random_sae(host, point, d_sae, found[point].reshape(-1, host.d_model)[1:].float())
+        for point in points
     ]
 
 
-def random_sae(host: HostModel, layer: int, d_sae: int) -> SaeBundle:
-    """Decoder rows of length 1; roughly half of the features are active, as what is read costs the same."""
-    generator = torch.Generator().manual_seed(layer)
+def ordinary_tokens(host: HostModel, count: int) -> Tensor:
+    """Random tokens of which none is special, [1, count]."""
+    ids = torch.randint(host.vocab_size, (2 * count + 1000,), generator=torch.Generator().manual_seed(0))
+    is_special = torch.isin(ids, torch.tensor(sorted(host.special_token_ids)))
+    return ids[~is_special][None, :count]
+
+
+def random_sae(host: HostModel, point: HookPoint, d_sae: int, rows: Tensor) -> SaeBundle:
+    """Decoder rows of length 1; on given rows [rows, d_model] a 32nd of the features is active at a time."""
+    generator = torch.Generator().manual_seed(point.layer)
     W_dec = torch.nn.functional.normalize(torch.randn(d_sae, host.d_model, generator=generator), dim=1)
+    W_enc = W_dec.T.contiguous()
+    pre_acts = (rows.cpu() @ W_enc).flatten()
+    threshold = pre_acts.topk(len(pre_acts) // _ACTIVE_OF).values[-1].clamp(min=0.0)
     sae = SparseAutoencoder(
-        W_enc=W_dec.T.contiguous(),
+        W_enc=W_enc,
         b_enc=torch.zeros(d_sae),
         W_dec=W_dec,
         b_dec=torch.zeros(host.d_model),
-        activation=JumpReLU(torch.zeros(d_sae)),
+        activation=JumpReLU(threshold.expand(d_sae).clone()),
     )
-    hook_point = str(HookPoint(layer, "resid_post"))
-    metadata = SaeMetadata.describe(sae, name=sae_name(layer), model_name=host.name, hook_point=hook_point)
+    name = sae_name(point.layer)
+    metadata = SaeMetadata.describe(sae, name=name, model_name=host.name, hook_point=str(point))
     return SaeBundle(sae, metadata)
 
 

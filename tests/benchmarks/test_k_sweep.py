@@ -8,8 +8,9 @@ import pytest
 from rich.console import Console
 
 from benchmarks.k_sweep import Bench, Sizes, measure, ratio
-from benchmarks.layer_saes import configurations, layer_saes, spread_layers, watch_list
+from benchmarks.layer_saes import configurations, layer_saes, ordinary_tokens, spread_layers, watch_list
 from benchmarks.report import Report
+from steerd.host.hook_point import HookPoint
 from steerd.host.host_model import HostModel
 from steerd.steering.intervention import FeatureRef
 
@@ -53,3 +54,11 @@ def test_a_ratio_is_of_steps_of_the_same_round() -> None:
     seconds = {"ours": [1.0, 10.0, 4.0], "theirs": [2.0, 20.0, 4.0]}
 
     assert ratio(seconds, "ours", "theirs") == 2.0
+
+
+def test_a_random_sae_is_as_sparse_as_trained_ones(tiny_host: HostModel) -> None:
+    tokens = ordinary_tokens(tiny_host, 400)[:, 256:]
+    for bundle in layer_saes(tiny_host, 256, {}):
+        point = HookPoint.parse(bundle.metadata.hook_point)
+        rows = tiny_host.activations(tokens, None, [point])[point][0]
+        assert 1 / 64 < float((bundle.sae.encode(rows) > 0).float().mean()) < 1 / 16
