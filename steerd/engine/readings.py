@@ -30,12 +30,13 @@ class TopReadings:
         self._rows = {row: index for index, row in enumerate(encoding.rows.tolist())}
         self._values: list[list[float]] = encoding.top_values.tolist()
         self._features: list[list[int]] = encoding.top_features.tolist()
+        self._active: list[int] = (encoding.top_values > 0).sum(dim=1).tolist()
 
-    def of(self, row: int, top_k: int) -> list[tuple[int, float]]:
+    def of(self, row: int, top_k: int) -> tuple[list[int], list[float]]:
         """Features and activations of a row in falling order, at most top_k and none that is 0."""
         index = self._rows[row]
-        top = zip(self._features[index][:top_k], self._values[index], strict=False)
-        return [(feature, value) for feature, value in top if value > 0]
+        count = min(self._active[index], top_k)
+        return self._features[index][:count], self._values[index][:count]
 
 
 class DoneReadings:
@@ -129,10 +130,11 @@ class StepReadings:
             edits = self.edits.get(reads.hook_point)
             after = (acts if edits is None else edits.acts)[row, columns].tolist()
         if reads.top_k:
-            for feature, value in self._top[reads.reader].of(row, reads.top_k):
-                if feature not in features:
-                    features.append(feature)
-                    values.append(value)
+            top_features, top_values = self._top[reads.reader].of(row, reads.top_k)
+            watched = set(features)
+            new = [place for place, feature in enumerate(top_features) if feature not in watched]
+            features += [top_features[place] for place in new]
+            values += [top_values[place] for place in new]
         return TokenReading(position, reads.sae, features, values, after)
 
 
