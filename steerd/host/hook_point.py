@@ -36,6 +36,11 @@ class HookPoint:
         return HookPoint(self.layer - 1, "resid_post") if self.site == "resid_pre" and self.layer else self
 
     @property
+    def layers_before(self) -> int:
+        """How many layers a forward has wholly run when it comes here."""
+        return self.layer + (self.site == "resid_post")
+
+    @property
     def depth(self) -> tuple[int, int]:
         """Larger where a forward comes later; attn_out and mlp_out of one layer have no order."""
         return self.layer, _PLACES[self.site]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import inspect
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property, partial
@@ -19,6 +20,7 @@ from steerd.host.hook_point import SITES, HookPoint
 from steerd.host.int8_head import Int8Linear
 from steerd.host.loading import load_pretrained, update_from_folder
 from steerd.host.residual_stream import Args, Kwargs, resid_in, resid_out, with_resid_in, with_resid_out
+from steerd.host.skipped_layers import can_skip, layers_returning
 from steerd.host.sublayers import Sublayers, find_sublayers
 from steerd.host.unembedding import unembedded
 
@@ -73,6 +75,7 @@ class HostModel:
         self._layers = find_decoder_layers(model, self.num_layers)
         self._layer_calls = record_layer_calls(model, self._layers, self._probe_ids(), self.d_model)
         self._sublayers: dict[int, Sublayers] = {}
+        self._resumes: dict[int, bool] = {}
         self._hooks_off = False
 
     @classmethod
@@ -220,17 +223,42 @@ class HostModel:
         with self._plain_attention(), self._without_hooks():
             return unembedded(self.model, self._layer_calls, rows)
 
-    def logits(self, input_ids: Tensor, attention_mask: Tensor | None) -> Tensor:
+    def logits(self, input_ids: Tensor, attention_mask: Tensor | None, *, last: int = 0) -> Tensor:
         """Logits [batch, seq, vocab] of [batch, seq] ids by a plain forward, without any cache.
 
-        Padding is as in `activations`. Hooks run, and gradients flow from what they put in where the caller
-        has enabled them.
+        With `last` only those of so many last positions. Padding is as in `activations`. Hooks run, and
+        gradients flow from what they put in where the caller has enabled them.
         """
         mask = None if attention_mask is None else attention_mask.to(self.device)
+        kept = {"logits_to_keep": last} if last and self._may_keep_last else {}
         with self._plain_attention():
-            output = self.model(input_ids=input_ids.to(self.device), attention_mask=mask, use_cache=False)
+            output = self.model(
+                input_ids=input_ids.to(self.device), attention_mask=mask, use_cache=False, **kept
+            )
         logits: Tensor = output.logits
-        return logits
+        return logits[:, -last:]
+
+    def resumes_after(self, layer: int) -> bool:
+        """Whether forwards can begin after a layer, as what left it is all that the later ones need."""
+        if layer not in self._resumes:
+            with self._plain_attention(), self._without_hooks():
+                first = self._layer_calls[: layer + 1]
+                self._resumes[layer] = can_skip(self.model, first, self._probe_ids())
+        return self._resumes[layer]
+
+    @contextmanager
+    def resumed(self, layer: int, resid: Tensor) -> Iterator[None]:
+        """Inside the block forwards begin after a layer that `resumes_after` allows, with what left it.
+
+        `resid` is [batch, seq, d_model], of the ids that the forwards are given. Hooks between the layers up
+        to there see it too, those inside of them do not run.
+        """
+        with layers_returning(resid, self._layer_calls[: layer + 1]):
+            yield
+
+    @cached_property
+    def _may_keep_last(self) -> bool:
+        return "logits_to_keep" in inspect.signature(self.model.forward).parameters
 
     def _probe_ids(self) -> Tensor:
         ordinary = (i for i in range(self.vocab_size) if i not in self.special_token_ids)

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from steerd.studies.attribution.direct_edges import FeatureNode, Target, direct_gradients
+from steerd.host.hook_point import HookPoint
+from steerd.studies.attribution.direct_edges import DirectGradients, FeatureNode, Target
 from steerd.studies.attribution.graph_pruning import Floats, PrunedGraph, prune_graph
 from steerd.studies.attribution.node_choice import ChosenNode
 from steerd.studies.attribution.node_effects import NodeEffects
@@ -26,7 +27,7 @@ class Connections:
 
     effects: NodeEffects
     nodes: Sequence[ChosenNode]
-    _rows: list[Tensor] = field(default_factory=list)  # [targets, nodes] of each slice
+    _rows: list[Tensor] = field(default_factory=list)  # [nodes], of each target
 
     @property
     def num_features(self) -> int:
@@ -34,19 +35,22 @@ class Connections:
         return sum(node.kind is NodeKind.FEATURE for node in self.nodes)
 
     def run(self, copies: int) -> Iterator[None]:
-        """Weigh the edges into `copies` targets a slice."""
+        """A forward, then the edges into `copies` targets a slice, a backward each."""
         features = self.nodes[: self.num_features]
         targets: list[Target] = [
             *(FeatureNode(node.explained, node.feature, node.part.position) for node in features),
             None,
         ]
+        points = sorted({node.part.hook_point for node in self.nodes})
+        direct = DirectGradients(self.effects.prompt, self.effects.explained, points)
+        yield
         for start in range(0, len(targets), copies):
-            self._rows.append(self._weights(targets[start : start + copies]))
+            self._rows += [self._weights(direct.of(target)) for target in targets[start : start + copies]]
             yield
 
     def weights(self) -> Floats | None:
         """Of all edges [target, source], the metric being the last node; None until all are weighed."""
-        rows = torch.cat(self._rows).double().cpu().numpy() if self._rows else np.zeros((0, 0))
+        rows = torch.stack(self._rows).double().cpu().numpy() if self._rows else np.zeros((0, 0))
         if len(rows) <= self.num_features:
             return None
         size = len(self.nodes) + 1
@@ -66,10 +70,7 @@ class Connections:
             edge_threshold=edge_threshold,
         )
 
-    def _weights(self, targets: Sequence[Target]) -> Tensor:
-        points = sorted({node.part.hook_point for node in self.nodes})
-        found = direct_gradients(self.effects.prompt, self.effects.explained, points, targets)
-        columns = [
-            found[node.part.hook_point][:, node.part.position] @ node.part.vector for node in self.nodes
-        ]
-        return torch.stack(columns, dim=1)
+    def _weights(self, gradients: Mapping[HookPoint, Tensor]) -> Tensor:
+        """Of the edges into the target that has these gradients, [nodes]."""
+        parts = [node.part for node in self.nodes]
+        return torch.stack([gradients[part.hook_point][part.position] @ part.vector for part in parts])

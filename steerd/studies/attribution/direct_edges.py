@@ -6,12 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 
-import torch
 from torch import Tensor
 
 from steerd.host.hook_point import HookPoint
 from steerd.studies.attribution.active_features import ActiveFeatures
-from steerd.studies.attribution.gradients import row_gradients
+from steerd.studies.attribution.gradients import recorded_forward
 from steerd.studies.attribution.scored_prompt import Edit, ScoredPrompt
 
 
@@ -28,39 +27,43 @@ Target = FeatureNode | None
 """The feature whose activation is felt, or None for the metric."""
 
 
-def direct_gradients(
-    prompt: ScoredPrompt,
-    explained: Sequence[ActiveFeatures],
-    hook_points: Sequence[HookPoint],
-    targets: Sequence[Target],
-) -> dict[HookPoint, Tensor]:
-    """Each target's gradient in the rows that leave each hook point: [targets, tokens, d_model].
+class DirectGradients:
+    """One forward of a prompt, of which the gradients of many targets are taken.
 
-    At every SAE's hook point the rows are decode(z) + error. The gradient does not pass through the z of
+    At every SAE's hook point the rows are decode(z) + error. A gradient does not pass through the z of
     nodes there, and passes through the errors as they change with the rows: a path between two nodes that
     meets no other node counts as an edge between them. Summed over all paths in the graph of all active
     features these edges give each node's total effect, exactly. An activation's own gradient is that of its
-    encoder where it is active (the threshold does not move). One forward and backward, a copy a target.
+    encoder where it is active (the threshold does not move).
     """
-    acts: dict[int, Tensor] = {}
-    edits: dict[HookPoint, Edit] = {
-        each.sae.hook_point: partial(_past_features, acts, number, each)
-        for number, each in enumerate(explained)
-    }
 
-    def felt(logits: Tensor) -> Tensor:
-        values = prompt.values_of(logits)
-        return torch.stack([_value(target, copy, acts, values) for copy, target in enumerate(targets)])
+    def __init__(
+        self, prompt: ScoredPrompt, explained: Sequence[ActiveFeatures], hook_points: Sequence[HookPoint]
+    ) -> None:
+        """Run the forward; all it went through stays in memory as long as this does."""
+        self._acts: dict[int, Tensor] = {}
+        edits: dict[HookPoint, Edit] = {
+            each.sae.hook_point: partial(_past_features, self._acts, number, each)
+            for number, each in enumerate(explained)
+        }
+        self._forward = recorded_forward(prompt, hook_points, edits=edits)
+        self._prompt = prompt
 
-    found = row_gradients(prompt, hook_points, copies=len(targets), edits=edits, of=felt)
-    return dict(found.gradients)
+    @property
+    def logits(self) -> Tensor:
+        """Of the forward, [1, texts, scored, vocab]."""
+        return self._forward.logits.detach()
 
+    def of(self, target: Target) -> dict[HookPoint, Tensor]:
+        """A target's gradient in the rows that leave each hook point: [tokens, d_model]. One backward."""
+        gradients = self._forward.gradients_of(partial(self._felt, target), keep=True)
+        return {point: gradient[0] for point, gradient in gradients.items()}
 
-def _value(target: Target, copy: int, acts: dict[int, Tensor], values: Tensor) -> Tensor:
-    if target is None:
-        return values[copy]
-    # The same in every text of the copy, so that one of them is enough.
-    return acts[target.explained][copy, 0, target.position, target.feature]
+    def _felt(self, target: Target) -> Tensor:
+        if target is None:
+            return self._prompt.values_of(self._forward.logits)[0]
+        # The same in every text, so that one of them is enough.
+        return self._acts[target.explained][0, 0, target.position, target.feature]
 
 
 def _past_features(acts: dict[int, Tensor], number: int, explained: ActiveFeatures, rows: Tensor) -> Tensor:

@@ -34,18 +34,18 @@ def direct_gradient(prompt: ScoredPrompt, found: RowGradients) -> Tensor:
     gradient = torch.zeros_like(found.rows[point])
     # The true gradient knows that the norm's scale grows with the row; along the row it is zero. With the
     # scale held, the logits change along the row by all that is above the logits of an empty row.
-    grown = (_slopes(prompt, found)[last] * _above_empty(host, x)).sum()
+    grown = (_slopes(prompt, found) * _above_empty(host, x)).sum()
     along = x - x.mean() if _is_centred(host, x) else x
     gradient[last] = found.gradients[point][0, last] + along * grown / along.square().sum()
     return gradient
 
 
 def _slopes(prompt: ScoredPrompt, found: RowGradients) -> Tensor:
-    """The metric's gradient in the logits of each row of the prompt, all texts together: [tokens, vocab]."""
+    """The metric's gradient in the logits of the prompt's last row, all texts together: [vocab]."""
     with differentiable():
         logits = found.logits[:1].clone().requires_grad_()
         (slopes,) = torch.autograd.grad(prompt.values_of(logits).sum(), logits)
-    return slopes[0].sum(dim=0)[: len(prompt.prompt_ids)]
+    return slopes[0, :, 0].sum(dim=0)
 
 
 def _above_empty(host: HostModel, x: Tensor) -> Tensor:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from steerd.host.host_model import HostModel
 from steerd.host.token_texts import TokenTexts
+from steerd.studies.attribution.ablation import Ablations
 from steerd.studies.attribution.check import check_of
 from steerd.studies.attribution.connections import Connections
 from steerd.studies.attribution.graph_pruning import Floats, PrunedGraph
@@ -23,13 +24,13 @@ from steerd.studies.attribution.wish import AttributionWish
 class Findings:
     """The chosen nodes: features, errors and embeddings, controls.
 
-    `measured` are the effects of the first of `top` and then of `controls`, as far as they were taken out.
+    `ablations` take out those of `top` and then of `controls`, None if none is to be.
     """
 
     top: Sequence[ChosenNode]
     rest: Sequence[ChosenNode]
     controls: Sequence[ChosenNode]
-    measured: list[float] = field(default_factory=list)
+    ablations: Ablations | None = None
     connections: Connections | None = None
 
     def told(self, effects: NodeEffects, wish: AttributionWish, *, complete: bool) -> Attribution:
@@ -81,7 +82,7 @@ class Findings:
         if len(self.top) <= place < len(self.top) + len(self.rest):
             return None
         tried = place if place < len(self.top) else place - len(self.rest)
-        return self.measured[tried] if tried < len(self.measured) else None
+        return self.ablations.effects.get(tried) if self.ablations else None
 
 
 def nothing_found(host: HostModel, wish: AttributionWish) -> Attribution:

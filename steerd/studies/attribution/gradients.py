@@ -17,8 +17,9 @@ from steerd.studies.attribution.scored_prompt import Edit, ScoredPrompt
 
 @dataclass(frozen=True, slots=True, eq=False)
 class RowGradients:
-    """Of one forward: the logits [copies, texts, seq, vocab] and the metric [copies], and at each hook point
-    the rows [tokens, d_model] of the first copy and the metric's gradient in them [copies, tokens, d_model].
+    """Of one forward: the logits [copies, texts, scored, vocab] and the metric [copies], and at each hook
+    point the rows [tokens, d_model] of the first copy and the metric's gradient in them [copies, tokens,
+    d_model].
     """
 
     logits: Tensor
@@ -34,19 +35,41 @@ def differentiable() -> Iterator[None]:
         yield
 
 
-def row_gradients(
+@dataclass(frozen=True, slots=True, eq=False)
+class RecordedForward:
+    """A forward that gradients can be taken of: its logits [copies, texts, scored, vocab] and, at each hook
+    point, what left it, [copies, texts, tokens, d_model]."""
+
+    logits: Tensor
+    rows: Mapping[HookPoint, Tensor]
+
+    def gradients_of(self, felt: Callable[[], Tensor], *, keep: bool = False) -> dict[HookPoint, Tensor]:
+        """The gradient of a number felt of the forward, at each hook point [copies, tokens, d_model].
+
+        Zero where it does not depend on the rows. To be asked once only unless `keep` is set.
+
+        With several texts a row of the prompt is one variable that all share: their gradients are summed.
+        """
+        inputs = list(self.rows.values())
+        found: Sequence[Tensor | None] = [None] * len(inputs)
+        with differentiable():
+            value = felt()
+            if value.requires_grad:
+                found = torch.autograd.grad(value, inputs, allow_unused=True, retain_graph=keep)
+        pairs = zip(self.rows.items(), found, strict=True)
+        return {point: (torch.zeros_like(x) if g is None else g).sum(dim=1) for (point, x), g in pairs}
+
+
+def recorded_forward(
     prompt: ScoredPrompt,
     hook_points: Sequence[HookPoint],
     *,
     copies: int = 1,
     edits: Mapping[HookPoint, Edit] | None = None,
-    of: Callable[[Tensor], Tensor] | None = None,
-) -> RowGradients:
-    """The gradient of the metric in what leaves each of these hook points, after the edits there.
+) -> RecordedForward:
+    """Run copies of a prompt with these edits, and record what leaves the hook points after them.
 
-    With several texts a row of the prompt is one variable that all share, so that their gradients are summed.
-    `of` puts another value of each copy, computed when the logits are there, in the metric's place. Raises
-    InvalidRequest for a host that has no gradients.
+    Raises InvalidRequest for a host that has no gradients.
     """
     if not prompt.host.has_gradients:
         problem = "every method needs gradients, which this host's 8-bit weights do not have"
@@ -57,20 +80,28 @@ def row_gradients(
         every[hook_point] = partial(_record, recorded, hook_point, every.get(hook_point))
     with differentiable():
         logits = prompt.logits(copies, every)
-        values = (of or prompt.values_of)(logits)
-        gradients = _gradients_of(values.sum(), [recorded[point] for point in hook_points])
+    return RecordedForward(logits, {point: recorded[point] for point in hook_points})
+
+
+def row_gradients(
+    prompt: ScoredPrompt,
+    hook_points: Sequence[HookPoint],
+    *,
+    copies: int = 1,
+    edits: Mapping[HookPoint, Edit] | None = None,
+) -> RowGradients:
+    """The gradient of the metric in what leaves each of these hook points, after the edits there.
+
+    Raises InvalidRequest for a host that has no gradients.
+    """
+    forward = recorded_forward(prompt, hook_points, copies=copies, edits=edits)
+    gradients = forward.gradients_of(lambda: prompt.values_of(forward.logits).sum())
     return RowGradients(
-        logits=logits.detach(),
-        values=values.detach(),
-        rows={point: recorded[point].detach()[0, 0] for point in hook_points},
-        gradients={point: g.sum(dim=1) for point, g in zip(hook_points, gradients, strict=True)},
+        logits=forward.logits.detach(),
+        values=prompt.values_of(forward.logits.detach()),
+        rows={point: rows.detach()[0, 0] for point, rows in forward.rows.items()},
+        gradients=gradients,
     )
-
-
-def _gradients_of(value: Tensor, inputs: Sequence[Tensor]) -> list[Tensor]:
-    """The gradient in each input, zero where the value does not depend on it."""
-    found = torch.autograd.grad(value, inputs, allow_unused=True)
-    return [torch.zeros_like(x) if g is None else g for x, g in zip(inputs, found, strict=True)]
 
 
 def _record(

@@ -23,6 +23,7 @@ class ScoredPrompt:
     There is one text for each answer, the prompt and what is given after it; a TokenLogit needs one text, the
     prompt alone. The prompt is the same in all texts, and so is what is done to its rows. Copies of the texts
     are run at once, each with edits of its own. Answers are padded on the right, which no earlier row sees.
+    Layers before the first edit do the same in every forward, and are run once only.
     """
 
     def __init__(self, host: HostModel, prompt_ids: Sequence[int], metric: Metric) -> None:
@@ -33,11 +34,8 @@ class ScoredPrompt:
         longest = max(map(len, texts))
         padded = [text + text[-1:] * (longest - len(text)) for text in texts]
         self._ids = torch.tensor(padded, dtype=torch.long)  # [texts, seq]
-
-    @property
-    def num_texts(self) -> int:
-        """Texts of one copy."""
-        return len(self._ids)
+        self._num_scored = longest - len(self.prompt_ids) + 1  # rows whose logits the metric reads, the last
+        self._streams: dict[int, Tensor] = {}  # what leaves a layer, [texts, seq, d_model]
 
     @property
     def num_rows(self) -> int:
@@ -49,34 +47,47 @@ class ScoredPrompt:
         return self.values_of(self.logits(copies, edits))
 
     def logits(self, copies: int, edits: Mapping[HookPoint, Edit]) -> Tensor:
-        """Logits [copies, texts, seq, vocab], at least float32, of a forward with these edits."""
+        """Logits [copies, texts, scored, vocab], at least float32, of a forward with these edits.
+
+        Scored are the prompt's last row and those after it.
+        """
         ids = self._ids.repeat(copies, 1)
+        before = min((hook_point.layers_before for hook_point in edits), default=0)
         with ExitStack() as stack:
+            if before and self.host.resumes_after(before - 1):
+                known = self._stream(before - 1).repeat(copies, 1, 1)
+                stack.enter_context(self.host.resumed(before - 1, known))
             for hook_point, edit in edits.items():
                 handle = self.host.attach(hook_point, partial(self._edited, copies, edit))
                 stack.callback(handle.remove)
-            logits = _float32(self.host.logits(ids, None))
-        return logits.view(copies, *self._ids.shape, -1)
+            logits = _float32(self.host.logits(ids, None, last=self._num_scored))
+        return logits.view(copies, len(self._ids), self._num_scored, -1)
+
+    def _stream(self, layer: int) -> Tensor:
+        if layer not in self._streams:
+            point = HookPoint(layer, "resid_post")
+            with torch.inference_mode(False):  # gradients may be taken of what comes of it
+                self._streams[layer] = self.host.activations(self._ids, None, [point])[point]
+        return self._streams[layer]
 
     def values_of(self, logits: Tensor) -> Tensor:
-        """The metric [copies] of logits [copies, texts, seq, vocab]."""
-        last = len(self.prompt_ids) - 1
+        """The metric [copies] of logits [copies, texts, scored, vocab]."""
         match self._metric:
             case TokenLogit(target, against):
-                here = logits[:, 0, last]
+                here = logits[:, 0, 0]
                 return here[:, target] if against is None else here[:, target] - here[:, against]
             case AnswerLogprob():
                 answers = _scored(self._metric)
-                sums = [_logprob(logits[:, text, last:], answer) for text, answer in enumerate(answers)]
+                sums = [_logprob(logits[:, text], answer) for text, answer in enumerate(answers)]
                 return sums[0] if len(sums) == 1 else sums[0] - sums[1]
             case AnswerLogit(target):
-                here = logits[:, 0, last:]
+                here = logits[:, 0]
                 return _summed(here - here.mean(dim=-1, keepdim=True), target)
 
     def probability(self, logits: Tensor) -> float:
-        """Of the target's first token, by logits [copies, texts, seq, vocab] of the first copy."""
+        """Of the target's first token, by logits [copies, texts, scored, vocab] of the first copy."""
         first = _scored(self._metric)[0][0]
-        return float(logits[0, 0, len(self.prompt_ids) - 1].softmax(dim=-1)[first])
+        return float(logits[0, 0, 0].softmax(dim=-1)[first])
 
     def _edited(self, copies: int, edit: Edit, rows: Tensor) -> Tensor:
         texts = _float32(rows).view(copies, *self._ids.shape, -1)

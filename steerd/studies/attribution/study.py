@@ -10,7 +10,7 @@ from torch import Tensor
 from steerd.engine.study import Progress
 from steerd.host.host_model import HostModel
 from steerd.steering.loaded_saes import LoadedSae
-from steerd.studies.attribution.ablation import ablation_effects
+from steerd.studies.attribution.ablation import Ablations
 from steerd.studies.attribution.connections import Connections
 from steerd.studies.attribution.findings import Findings, nothing_found
 from steerd.studies.attribution.integrated_gradients import GroupedPaths
@@ -58,8 +58,8 @@ class Attributing:
     def _passes(self) -> Iterator[None]:
         yield from self._effects.run(self._copies)
         self._findings = findings = self._choose()
-        if self._wish.check:
-            yield from self._measure(findings)
+        if findings.ablations is not None:
+            yield from findings.ablations.run()
         if self._wish.graph:
             findings.connections = Connections(self._effects, [*findings.top, *findings.rest])
             yield from findings.connections.run(self._copies)
@@ -71,27 +71,18 @@ class Attributing:
             return Findings(top, rest, [])
         generator = torch.Generator().manual_seed(wish.seed)
         active = random_active(effects, top, wish.controls, generator)
-        return Findings(top, rest, [*active, *random_inactive(effects, wish.controls, generator)])
-
-    def _measure(self, findings: Findings) -> Iterator[None]:
-        tried = [*findings.top, *findings.controls]
-        for start in range(0, len(tried), self._tried_at_once):
-            parts = [node.part for node in tried[start : start + self._tried_at_once]]
-            findings.measured += ablation_effects(self._prompt, parts)
-            yield
-
-    @property
-    def _tried_at_once(self) -> int:
-        """Nodes that are taken out in one pass; one copy more is left whole."""
-        return max(1, self._copies - 1)
+        controls = [*active, *random_inactive(effects, wish.controls, generator)]
+        parts = [node.part for node in (*top, *controls)]
+        return Findings(top, rest, controls, Ablations(self._prompt, parts, self._copies))
 
     def _num_passes(self) -> int:
         """All there will be; an estimate until the nodes are chosen."""
         wish, findings = self._wish, self._findings
         top = len(findings.top) if findings else wish.max_nodes
-        controls = len(findings.controls) if findings else 2 * wish.controls
-        measuring = -(-(top + controls) // self._tried_at_once) if wish.check else 0
-        connecting = -(-(top + 1) // self._copies) if wish.graph else 0
+        measuring = -(-(top + 2 * wish.controls) // self._copies) if wish.check else 0
+        if findings is not None and findings.ablations is not None:
+            measuring = findings.ablations.num_slices
+        connecting = 1 + -(-(top + 1) // self._copies) if wish.graph else 0
         return self._effects.num_slices(self._copies) + measuring + connecting
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from steerd.host.hook_point import HookPoint
 from steerd.steering.loaded_saes import LoadedSae
-from steerd.studies.attribution.direct_edges import FeatureNode, direct_gradients
+from steerd.studies.attribution.direct_edges import DirectGradients, FeatureNode
 from steerd.studies.attribution.metric import TokenLogit
 from steerd.studies.attribution.wish import Method
 from tests.studies.attribution.test_effects import POINTS, effects_of, in_float64
@@ -36,10 +36,10 @@ def nodes_of(effects):
 def edge_weights(effects, nodes) -> Tensor:
     """[targets, sources], the metric being the last target."""
     points = [HookPoint.parse(point) for point in POINTS]
-    gradients = direct_gradients(effects.prompt, effects.explained, points, [*nodes, None])
+    direct = DirectGradients(effects.prompt, effects.explained, points)
     columns = [
-        explained.effects(gradients[point][target])
-        for target in range(len(nodes) + 1)
+        explained.effects(gradients[point])
+        for gradients in map(direct.of, [*nodes, None])
         for point, explained in zip(points, effects.explained, strict=True)
     ]
     per_target = len(effects.explained)
@@ -123,9 +123,7 @@ def test_an_edge_is_what_a_push_on_one_feature_does_to_the_next_while_features_b
 def test_the_forward_is_the_hosts_own_to_the_bit():
     host, ids = make_tiny_host("llama"), random_ids(2)
     effects = effects_of(host, ids, loaded(host, *POINTS), Method.GRADIENT)
-    seen = []
 
-    effects.prompt.values_of = lambda logits: seen.append(logits.detach()) or logits[:, 0, -1, 65]  # type: ignore[method-assign]
-    direct_gradients(effects.prompt, effects.explained, [HookPoint(0, "resid_post")], [None])
+    direct = DirectGradients(effects.prompt, effects.explained, [HookPoint(0, "resid_pre")])
 
-    assert torch.equal(seen[0], effects.clean.logits)
+    assert torch.equal(direct.logits, effects.clean.logits)

@@ -13,7 +13,7 @@ from steerd.host.hook_point import HookPoint
 from steerd.host.host_model import HostModel
 from steerd.sae.autoencoder import SparseAutoencoder
 from steerd.steering.loaded_saes import LoadedSae
-from steerd.studies.attribution.ablation import Part, ablation_effects
+from steerd.studies.attribution.ablation import Ablations, Part, ablation_effects
 from steerd.studies.attribution.integrated_gradients import GroupedPaths, deal
 from steerd.studies.attribution.metric import AnswerLogprob, Metric, TokenLogit
 from steerd.studies.attribution.node_effects import NodeEffects
@@ -280,3 +280,27 @@ def test_ablations_of_a_batch_are_those_of_each_alone(architecture):
     ]
     assert found == pytest.approx(expected, abs=1e-3)
     assert sum(abs(effect) > 1e-3 for effect in expected) > 1
+
+
+@pytest.mark.parametrize("copies", [1, 2, 3, 5, 40])
+@pytest.mark.parametrize("metric", [METRIC, AnswerLogprob((65, 70), (66, 71, 72))])
+def test_many_ablations_are_those_of_each_alone_in_forwards_of_any_size(copies, metric):
+    host, ids = make_tiny_host("llama"), random_ids(12)
+    generator = torch.Generator().manual_seed(2)
+    points = [HookPoint.parse(point) for point in (*POINTS, "blocks.1.hook_mlp_out")]
+    parts = [
+        Part(points[int(torch.randint(4, (1,), generator=generator))], n % len(ids), vector)
+        for n, vector in enumerate(torch.randn(13, 32, generator=generator))
+    ]
+    prompt = ScoredPrompt(host, ids, metric)
+    ablations, firsts = Ablations(prompt, parts, copies), []
+
+    for _ in ablations.run():
+        firsts.append(min(set(range(13)) - set(ablations.effects), default=13))
+
+    alone = [ablation_effects(prompt, [part])[0] for part in parts]
+    assert [ablations.effects[n] for n in range(13)] == pytest.approx(alone, abs=1e-3)
+    assert max(map(abs, alone)) > 0.1
+    assert len(firsts) == ablations.num_slices
+    # Every forward takes out the first part that is left, but those that only look at the whole.
+    assert len(set(firsts)) >= len(firsts) - (4 if copies == 1 else 0)
