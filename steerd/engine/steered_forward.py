@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from functools import partial
 
@@ -16,6 +16,7 @@ from steerd.engine.tally import Tallies
 from steerd.engine.triggers import Triggers, policy_stopped
 from steerd.host.hook_point import HookPoint
 from steerd.host.host_model import HostModel
+from steerd.host.known_streams import KnownStreams
 from steerd.steering.loaded_saes import LoadedSaes
 from steerd.steering.receipt import Receipt, TriggerReceipt
 from steerd.steering.request_wishes import RequestWishes
@@ -59,12 +60,14 @@ class SteeredForward:
         *,
         before: Mapping[HookPoint, Reader] = _NONE,
         after: Mapping[HookPoint, Reader] = _NONE,
+        streams: KnownStreams | None = None,
     ) -> list[Receipt]:
         """Run texts of one length; returns what the steering of each did, and what fired.
 
         Readers are shown the rows at their hook points `before` or `after` all edits there. The head does not
-        run. Raises Forbidden for a text that a policy ends, InvalidRequest for steering that the host cannot
-        bear, HostError for a direction at a hook point that the host does not have.
+        run, nor do, with `streams`, layers before all edits and readers whose output is known there. Raises
+        Forbidden for a text that a policy ends, InvalidRequest for steering that the host cannot bear,
+        HostError for a direction at a hook point that the host does not have.
         """
         token_ids = torch.tensor([text.token_ids for text in texts])  # [texts, tokens]
         tallies = Tallies()
@@ -75,7 +78,9 @@ class SteeredForward:
             last = HookPoint(max((point.layer for point in points), default=0), "resid_post")
             is_finite: list[Tensor] = []
             check = {last: lambda rows: is_finite.append(rows.isfinite().all())}
-            with self._shown(before, after), self._shown({}, check):
+            with self._planner.at_rest():
+                begun = nullcontext() if streams is None else streams.begin(points, token_ids)
+            with begun, self._shown(before, after), self._shown({}, check):
                 self._host.run(token_ids, None, until=last)
             _check_rows(texts, is_finite[0])
             plan.settle()

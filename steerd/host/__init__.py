@@ -3,7 +3,7 @@
 - `hook_point`: `HookPoint`, a layer and a site, printed `blocks.5.hook_resid_post`
 - `host_model`: `HostModel`, loaded by alias, folder or hub id; nobody else touches a torch hook
 - `decoder_layers`, `sublayers`, `residual_stream`: how it finds them, by experiment and not by names
-- `skipped_layers`: forwards that begin after a layer whose output is known
+- `skipped_layers`: forwards that begin after a layer whose output is known; `known_streams` keeps it
 - `unembedding`: from rows of the stream to logits, by the host's own code after its last layer
 - `loading`: from such a name to a model and a tokenizer in memory; `quiet` keeps libraries silent meanwhile
 - `int8_head`: the head in 8 bits, on the CPU

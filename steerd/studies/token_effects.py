@@ -17,6 +17,7 @@ from steerd.engine.steered_forward import Reader, SteeredForward, SteeredText
 from steerd.engine.study import Progress
 from steerd.host.hook_point import HookPoint
 from steerd.host.host_model import HostModel
+from steerd.host.known_streams import KnownStreams
 from steerd.host.token_texts import TokenTexts
 from steerd.steering.intervention import FeatureRef
 from steerd.steering.loaded_saes import LoadedSaes
@@ -60,6 +61,7 @@ class TokenEffects:
         """Forwards are of about `slice_tokens` tokens, or of one text that is longer."""
         self._forward = forward
         self._host = host
+        self._streams = KnownStreams(host)
         self._saes = saes
         self._wish = wish
         self._token_ids = torch.tensor(wish.text.token_ids, device=host.device)
@@ -126,7 +128,10 @@ class TokenEffects:
         last: list[Tensor] = []
         point = HookPoint(self._host.num_layers - 1, "resid_post")
         receipts = self._forward.run(
-            texts, before=readers, after={point: lambda rows: last.append(rows.clone())}
+            texts,
+            before=readers,
+            after={point: lambda rows: last.append(rows.clone())},
+            streams=self._streams,
         )
         return receipts, last[0].view(len(texts), len(self._token_ids), -1)
 

@@ -14,6 +14,7 @@ from steerd.engine.study import Progress
 from steerd.errors import Forbidden, InvalidRequest
 from steerd.host.hook_point import HookPoint
 from steerd.host.host_model import HostModel
+from steerd.host.known_streams import KnownStreams
 from steerd.sae.config_file import Architecture
 from steerd.selftest.naive_hook import steered_naively
 from steerd.selftest.probe_set import make_probe_set
@@ -105,6 +106,34 @@ def test_every_kind_of_intervention_does_what_the_naive_hook_does(architecture: 
     planner.close()
     assert len(probes) > 10
     assert min(moved) > 100 * TOLERANCE
+
+
+def test_layers_before_all_edits_need_not_run_again(tiny_host: HostModel) -> None:
+    saes = served(tiny_host, "jumprelu", "topk", "standard")
+    planner = StepPlanner(tiny_host, saes, 0)
+    forward, streams, run = SteeredForward(tiny_host, planner), KnownStreams(tiny_host), list[int]()
+    for number, layer in enumerate(tiny_host.model.model.layers):
+        layer.mlp.register_forward_hook(lambda *_args, number=number: run.append(number))
+    early, late = edit("jumprelu", 3, Add(5.0)), edit("topk", 5, Set(4.0))
+    point = resid_posts(tiny_host)[-1]
+
+    for edits, layers in [((late,), [2]), ((early, late), [1, 2]), ((), []), ((late,), [2])]:
+        texts = [
+            SteeredText(prompt_ids=ids, steering=Steering(interventions=edits))
+            for ids in (SHORT, SHORT[::-1])
+        ]
+        whole, rest = Rows(), Rows()
+        receipts = forward.run(texts, after=whole.at(point))
+        forward.run(texts, after=rest.at(point), streams=streams)  # what is not known yet is computed
+        run.clear()
+
+        again = forward.run(texts, after=rest.at(point), streams=streams)
+
+        assert run == layers
+        torch.testing.assert_close(rest.seen[point], whole.seen[point], rtol=TOLERANCE, atol=TOLERANCE)
+        for found, expected in zip(again, receipts, strict=True):
+            assert_same_receipt(found, expected)
+    planner.close()
 
 
 def test_texts_of_one_length_are_each_steered_alone(tiny_host: HostModel) -> None:

@@ -10,6 +10,7 @@ from torch import Tensor
 from steerd.engine.steered_forward import SteeredForward, SteeredText
 from steerd.host.hook_point import HookPoint
 from steerd.host.host_model import HostModel
+from steerd.host.known_streams import KnownStreams
 from steerd.steering.receipt import Receipt
 
 _ROWS_AT_ONCE = 64  # through the head: a slice
@@ -21,12 +22,14 @@ class LastRows:
     def __init__(self, forward: SteeredForward, host: HostModel) -> None:
         self._forward = forward
         self._host = host
+        self._streams = KnownStreams(host)
         self._point = HookPoint(host.num_layers - 1, "resid_post")
 
     def of(self, texts: Sequence[SteeredText]) -> Tensor:
         """Rows [texts, tokens, d_model] of texts of one length."""
         found: list[Tensor] = []
-        self._forward.run(texts, after={self._point: lambda rows: found.append(rows.clone())})
+        after = {self._point: lambda rows: found.append(rows.clone())}
+        self._forward.run(texts, after=after, streams=self._streams)
         return found[0].view(len(texts), -1, found[0].shape[-1])
 
     def receipt(self, text: SteeredText) -> Receipt:

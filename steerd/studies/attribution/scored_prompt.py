@@ -11,6 +11,7 @@ from torch import Tensor
 
 from steerd.host.hook_point import HookPoint
 from steerd.host.host_model import HostModel
+from steerd.host.known_streams import KnownStreams
 from steerd.studies.attribution.metric import AnswerLogit, AnswerLogprob, Metric, TokenLogit, answers_of
 
 Edit = Callable[[Tensor], Tensor]
@@ -35,7 +36,7 @@ class ScoredPrompt:
         padded = [text + text[-1:] * (longest - len(text)) for text in texts]
         self._ids = torch.tensor(padded, dtype=torch.long)  # [texts, seq]
         self._num_scored = longest - len(self.prompt_ids) + 1  # rows whose logits the metric reads, the last
-        self._streams: dict[int, Tensor] = {}  # what leaves a layer, [texts, seq, d_model]
+        self._streams = KnownStreams(host)
 
     @property
     def num_rows(self) -> int:
@@ -52,23 +53,13 @@ class ScoredPrompt:
         Scored are the prompt's last row and those after it.
         """
         ids = self._ids.repeat(copies, 1)
-        before = min((hook_point.layers_before for hook_point in edits), default=0)
         with ExitStack() as stack:
-            if before and self.host.resumes_after(before - 1):
-                known = self._stream(before - 1).repeat(copies, 1, 1)
-                stack.enter_context(self.host.resumed(before - 1, known))
+            stack.enter_context(self._streams.begin(edits, ids))
             for hook_point, edit in edits.items():
                 handle = self.host.attach(hook_point, partial(self._edited, copies, edit))
                 stack.callback(handle.remove)
             logits = _float32(self.host.logits(ids, None, last=self._num_scored))
         return logits.view(copies, len(self._ids), self._num_scored, -1)
-
-    def _stream(self, layer: int) -> Tensor:
-        if layer not in self._streams:
-            point = HookPoint(layer, "resid_post")
-            with torch.inference_mode(False):  # gradients may be taken of what comes of it
-                self._streams[layer] = self.host.activations(self._ids, None, [point])[point]
-        return self._streams[layer]
 
     def values_of(self, logits: Tensor) -> Tensor:
         """The metric [copies] of logits [copies, texts, scored, vocab]."""
