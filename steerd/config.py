@@ -62,7 +62,8 @@ class EngineConfig:
     `cuda_graphs` says whether decode steps are recorded once and run again by the device: `auto` where the
     device is a CUDA one and a trial at the start agrees with plain steps, `on` there or not at all.
     Studies (FeatureService) run between steps, in slices of about `study_tokens` rows, at most `max_studies`
-    at once; while requests run they get at most `study_share` of the time.
+    at once; while requests run they get at most `study_share` of the time. While none do, slices that read
+    texts grow up to `idle_study_tokens` rows, and are given up between two layers when a request comes.
     """
 
     kv_cache_gib: float = field(default=0.5, metadata=_between(0.001, 4096))
@@ -73,6 +74,7 @@ class EngineConfig:
     share_prefixes: bool = True
     cuda_graphs: str = field(default="auto", metadata=_matching(r"auto|on|off"))
     study_tokens: int = field(default=256, metadata=_between(1, 65536))
+    idle_study_tokens: int = field(default=1024, metadata=_between(1, 65536))
     study_share: float = field(default=0.25, metadata=_between(0.01, 1))
     max_studies: int = field(default=4, metadata=_between(0, 64))
 

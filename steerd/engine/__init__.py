@@ -17,6 +17,7 @@
 - `triggers`: which features fired, and what is to come of it
 - `twins`: a steered request and its unsteered baseline in one stream
 - `study`: what work beside generation is; `study_line`: those under way, a slice each between two steps
+- `study_pace`: how large slices may be, growing while no request comes
 - `steered_forward`: whole texts beside the steps, for studies, steered as requests are
 - `scored`: how likely given tokens are
 - `sampler`: logits to next tokens, every request with its own temperature, filters and seed

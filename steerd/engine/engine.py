@@ -24,6 +24,7 @@ from steerd.engine.steered_forward import SteeredForward
 from steerd.engine.step import Step
 from steerd.engine.study import DeliverStudy, Study
 from steerd.engine.study_line import StudyJob, StudyLine
+from steerd.engine.study_pace import StudyPace
 from steerd.engine.waiting_line import Deliver, Submission, WaitingLine
 from steerd.engine.watch_list import WatchList
 from steerd.errors import FieldViolation, InvalidRequest, Unavailable
@@ -92,7 +93,11 @@ class Engine:
             eos_token_ids=host.eos_token_ids,
         )
         self._studies = StudyLine(
-            max_studies=config.max_studies, share=config.study_share, wake=self._line.wake
+            max_studies=config.max_studies,
+            share=config.study_share,
+            pace=StudyPace(small=config.study_tokens, large=config.idle_study_tokens),
+            is_wanted=lambda: not self._line.is_idle,
+            wake=self._line.wake,
         )
         self._wanted_watch = WatchList()
         self._heartbeat = time.monotonic()

@@ -23,6 +23,18 @@ class Progress:
     part: Any = None
 
 
+@dataclass(frozen=True, slots=True)
+class SliceRoom:
+    """Leave for a large slice while no request is there: of about so many rows.
+
+    It is given up, before the next layer of its forward, as soon as `must_end` says so; the slice is over
+    then, and the study does its work in a later one.
+    """
+
+    rows: int
+    must_end: Callable[[], bool]
+
+
 class Study(Protocol[R_co]):
     """Runs on the engine's thread, in inference mode, while the hooks of requests are at rest.
 
@@ -31,7 +43,10 @@ class Study(Protocol[R_co]):
     """
 
     def run(self) -> Iterator[Progress]:
-        """Do the work; each `next` is one slice: at most one forward (and backward), or work of like size."""
+        """Do the work; each `next` is one slice: at most one forward (and backward), or work of like size.
+
+        Where it is a generator, a SliceRoom may be sent into it instead; nothing is lost by ignoring that.
+        """
 
     def result(self) -> R_co:
         """What is known from the slices so far; it says itself whether that is all. Asked between slices."""

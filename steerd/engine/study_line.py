@@ -6,10 +6,11 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from typing import Any
 
-from steerd.engine.study import DeliverStudy, Progress, Study, StudyEnded, StudyFailed
+from steerd.engine.study import DeliverStudy, Progress, SliceRoom, Study, StudyEnded, StudyFailed
+from steerd.engine.study_pace import StudyPace
 from steerd.errors import Overloaded, SteerdError, Unavailable
 
 _log = logging.getLogger(__name__)
@@ -29,14 +30,26 @@ class StudyJob:
 class StudyLine:
     """Takes studies in from any thread; the engine thread runs them in turn, a slice each.
 
-    While requests run, slices get at most `share` of the time.
+    While requests run, slices get at most `share` of the time; while none are there, slices grow as `pace`
+    says.
     """
 
-    def __init__(self, *, max_studies: int, share: float, wake: Callable[[], None]) -> None:
-        """`wake` tells the engine thread that there is something to do."""
+    def __init__(
+        self,
+        *,
+        max_studies: int,
+        share: float,
+        pace: StudyPace,
+        is_wanted: Callable[[], bool],
+        wake: Callable[[], None],
+    ) -> None:
+        """`is_wanted` says whether any request waits or runs; `wake` tells the engine thread that there is
+        something to do."""
         self._max_studies = max_studies
         self._steps_per_slice = 1 / share - 1  # seconds of steps that a second of slices owes
         self._owed = 0.0
+        self._pace = pace
+        self._is_wanted = is_wanted
         self._wake = wake
         self._changed = threading.Condition()  # guards all below
         self._jobs: deque[StudyJob] = deque()
@@ -82,11 +95,14 @@ class StudyLine:
         for stopped in self._stopped():
             self._end(stopped)
         self._owed = 0.0 if step_seconds is None else self._owed - step_seconds
+        if step_seconds is not None or self._is_wanted():
+            self._pace.shrink()
         job = self._next() if self._owed <= 0 else None
         if job is not None:
             started = time.monotonic()
             self._run_slice(job)
             self._owed = (time.monotonic() - started) * self._steps_per_slice
+            self._pace.grow()
 
     def abandon(self, error: Unavailable) -> None:
         """Take no more in, and fail those there are; only when no slice can run any more."""
@@ -108,9 +124,7 @@ class StudyLine:
 
     def _run_slice(self, job: StudyJob) -> None:
         try:
-            if job.slices is None:
-                job.slices = job.study.run()
-            progress = next(job.slices, None)
+            progress = self._next_progress(job)
         except Exception as error:
             self._fail(job, error)
             return
@@ -118,6 +132,21 @@ class StudyLine:
             self._end(job)
         else:
             job.deliver(progress)
+
+    def _next_progress(self, job: StudyJob) -> Progress | None:
+        """Of one slice; None when there is none left."""
+        if job.slices is None:
+            job.slices = job.study.run()
+            return next(job.slices, None)
+        rows = self._pace.rows
+        if rows is None or not isinstance(job.slices, Generator):
+            return next(job.slices, None)
+        try:
+            room = SliceRoom(rows, lambda: job.is_stopped or self._is_wanted())
+            progress: Progress = job.slices.send(room)
+            return progress
+        except StopIteration:
+            return None
 
     def _end(self, job: StudyJob) -> None:
         """Tell the result, or drop it if nobody wants it."""

@@ -2,6 +2,7 @@
 
 - `hook_point`: `HookPoint`, a layer and a site, printed `blocks.5.hook_resid_post`
 - `host_model`: `HostModel`, loaded by alias, folder or hub id; nobody else touches a torch hook
+- `giving_way`: forwards that are given up between two layers when something else is wanted more
 - `decoder_layers`, `sublayers`, `residual_stream`: how it finds them, by experiment and not by names
 - `skipped_layers`: forwards that begin after a layer whose output is known; `known_streams` keeps it
 - `unembedding`: from rows of the stream to logits, by the host's own code after its last layer

@@ -4,7 +4,7 @@ Each study is a class that satisfies `steerd.engine.study.Study`, made from host
 dataclass that is valid already and holds token ids, never text. Results are plain data in modules without
 torch, which the client and the command line read too.
 
-- `text_batches`: many texts as padded forwards of a size
+- `text_batches`: many texts as padded forwards of a size; `text_reading`: a study's slices of these
 - `encoding`: what features do on each token of given texts; `encoded_tokens` is what it tells
 - `contrast`: which features differ between two sets of texts; `contrast_table` is what it tells
 - `text_activity`: what features did in many texts, where they fired

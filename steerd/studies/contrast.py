@@ -20,7 +20,8 @@ from steerd.studies.contrast_table import Contrast, ContrastWish, TextCount
 from steerd.studies.found_features import FoundFeatures
 from steerd.studies.half_comparison import Half
 from steerd.studies.text_activity import Bools, Ints, TextActivity, joined, text_activity
-from steerd.studies.text_batches import TextBatch, text_batches
+from steerd.studies.text_batches import TextBatch
+from steerd.studies.text_reading import read_texts
 
 
 class Contrasting:
@@ -35,17 +36,16 @@ class Contrasting:
         self._deal = Deal.of(len(wish.a), len(wish.b), wish.seed)
         self._tokens = np.zeros(len(self._deal.order), dtype=np.int64)  # that count, of the texts read
         self._activity: list[TextActivity] = []
+        self._texts_read = 0
 
     def run(self) -> Iterator[Progress]:
         """A batch of texts a slice; sets and halves come along evenly."""
         both = (*self._wish.a, *self._wish.b)
         texts = [both[number] for number in self._deal.order]
         special = () if self._wish.include_special_tokens else self._host.special_token_ids
-        done = 0
-        for batch in text_batches(texts, slice_tokens=self._slice_tokens, special_token_ids=special):
-            self._read(batch)
-            done += len(batch.numbers)
-            yield Progress(done, len(texts), "texts")
+        return read_texts(
+            self._host, texts, self._read, slice_tokens=self._slice_tokens, special_token_ids=special
+        )
 
     def result(self) -> Contrast:
         """What differs in the texts so far."""
@@ -72,7 +72,7 @@ class Contrasting:
             features=tuple(found.at(place, *self._name(int(found.features[place]))) for place in places),
         )
 
-    def _read(self, batch: TextBatch) -> None:
+    def _read(self, batch: TextBatch) -> Progress:
         points = list({sae.hook_point for sae in self._saes})
         rows = self._host.activations(batch.input_ids, batch.attention_mask, points)
         counts = batch.is_token if self._wish.include_special_tokens else batch.is_ordinary
@@ -82,6 +82,8 @@ class Contrasting:
             for sae, end in zip(self._saes, self._ends.tolist(), strict=True):
                 x = rows[sae.hook_point][row, chosen]
                 self._activity.append(text_activity(place, x, sae.sae, end - sae.sae.d_sae))
+        self._texts_read += len(batch.numbers)
+        return Progress(self._texts_read, len(self._tokens), "texts")
 
     def _half(self, *, is_held_out: bool) -> Half:
         """Of the texts read so far."""

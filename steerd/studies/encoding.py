@@ -12,7 +12,8 @@ from steerd.host.host_model import HostModel
 from steerd.sae.autoencoder import SparseAutoencoder
 from steerd.steering.loaded_saes import LoadedSae, LoadedSaes
 from steerd.studies.encoded_tokens import EncodedTokens, EncodeSummary, EncodeWish, SaeCodes
-from steerd.studies.text_batches import TextBatch, text_batches
+from steerd.studies.text_batches import TextBatch
+from steerd.studies.text_reading import read_texts
 
 _VALUES_AT_ONCE = 1 << 23  # activations of a whole dictionary, 32 MiB
 
@@ -32,16 +33,17 @@ class Encoding:
 
     def run(self) -> Iterator[Progress]:
         """A batch of texts a slice."""
-        total = sum(map(len, self._wish.texts))
-        for batch in text_batches(self._wish.texts, slice_tokens=self._slice_tokens):
-            part = tuple(self._encoded(batch))
-            self._texts += len(batch.numbers)
-            self._tokens += sum(batch.lengths)
-            yield Progress(self._tokens, total, "tokens", part)
+        return read_texts(self._host, self._wish.texts, self._read, slice_tokens=self._slice_tokens)
 
     def result(self) -> EncodeSummary:
         """What was done."""
         return EncodeSummary(self._texts == len(self._wish.texts), self._texts, self._tokens)
+
+    def _read(self, batch: TextBatch) -> Progress:
+        part = tuple(self._encoded(batch))
+        self._texts += len(batch.numbers)
+        self._tokens += sum(batch.lengths)
+        return Progress(self._tokens, sum(map(len, self._wish.texts)), "tokens", part)
 
     def _encoded(self, batch: TextBatch) -> Iterator[EncodedTokens]:
         points = list({sae.hook_point for sae in self._saes})

@@ -21,7 +21,8 @@ from steerd.studies.special_token_table import (
     SpecialTokensWish,
     SpecialTokenTable,
 )
-from steerd.studies.text_batches import TextBatch, text_batches
+from steerd.studies.text_batches import TextBatch
+from steerd.studies.text_reading import read_texts
 
 
 @dataclass(slots=True)
@@ -65,17 +66,13 @@ class SpecialTokens:
 
     def run(self) -> Iterator[Progress]:
         """Read every text once."""
-        special = self._host.special_token_ids
-        points = list({sae.hook_point for sae in self._saes})
-        for batch in text_batches(
-            self._wish.texts, slice_tokens=self._slice_tokens, special_token_ids=special
-        ):
-            rows = self._host.activations(batch.input_ids, batch.attention_mask, points)
-            for sae, found in zip(self._saes, self._found, strict=True):
-                for row in range(len(batch.numbers)):
-                    self._add(sae, found, rows[sae.hook_point][row].float(), batch, row)
-            self._texts += len(batch.numbers)
-            yield Progress(self._texts, len(self._wish.texts), "texts")
+        return read_texts(
+            self._host,
+            self._wish.texts,
+            self._read,
+            slice_tokens=self._slice_tokens,
+            special_token_ids=self._host.special_token_ids,
+        )
 
     def result(self) -> SpecialTokenTable:
         """The strongest features of each token so far."""
@@ -85,6 +82,15 @@ class SpecialTokens:
             texts=self._texts,
             tokens=tuple(self._token(token_id) for token_id in token_ids),
         )
+
+    def _read(self, batch: TextBatch) -> Progress:
+        points = list({sae.hook_point for sae in self._saes})
+        rows = self._host.activations(batch.input_ids, batch.attention_mask, points)
+        for sae, found in zip(self._saes, self._found, strict=True):
+            for row in range(len(batch.numbers)):
+                self._add(sae, found, rows[sae.hook_point][row].float(), batch, row)
+        self._texts += len(batch.numbers)
+        return Progress(self._texts, len(self._wish.texts), "texts")
 
     def _add(self, sae: LoadedSae, found: _SaeMaxima, x: Tensor, batch: TextBatch, row: int) -> None:
         """Count one text of a batch; x is [seq, d_model]."""

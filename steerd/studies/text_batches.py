@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -31,17 +31,30 @@ class TextBatch:
         return None if bool(self.is_token.all()) else self.is_token.long()
 
 
-def text_batches(
-    texts: Sequence[Sequence[int]], *, slice_tokens: int, special_token_ids: Collection[int] = ()
-) -> Iterator[TextBatch]:
-    """All texts, each once, in batches of at most `slice_tokens` ids, padding included; a longer text runs
-    alone. Early texts come early: also a part of the batches is a fair sample."""
-    for first in range(0, len(texts), _WINDOW):
-        window = sorted(range(first, min(first + _WINDOW, len(texts))), key=lambda n: -len(texts[n]))
-        while window:
-            count = max(slice_tokens // max(len(texts[window[0]]), 1), 1)
-            numbers, window = window[:count], window[count:]
-            yield _batch(numbers, [texts[number] for number in numbers], special_token_ids)
+class TextBatches:
+    """All texts, each once. Early texts come early: also a part of the batches is a fair sample."""
+
+    def __init__(self, texts: Sequence[Sequence[int]], *, special_token_ids: Collection[int] = ()) -> None:
+        self._texts = texts
+        self._special_token_ids = special_token_ids
+        self._begun = 0  # texts that were in a window
+        self._window: list[int] = []  # numbers of texts that are left of it, the longest first
+
+    def __bool__(self) -> bool:
+        return bool(self._window) or self._begun < len(self._texts)
+
+    def take(self, rows: int) -> TextBatch:
+        """The next batch, of at most so many ids, padding included; a longer text comes alone."""
+        if not self._window:
+            first, self._begun = self._begun, min(self._begun + _WINDOW, len(self._texts))
+            self._window = sorted(range(first, self._begun), key=lambda n: -len(self._texts[n]))
+        count = max(rows // max(len(self._texts[self._window[0]]), 1), 1)
+        numbers, self._window = self._window[:count], self._window[count:]
+        return _batch(numbers, [self._texts[number] for number in numbers], self._special_token_ids)
+
+    def put_back(self, batch: TextBatch) -> None:
+        """The batch that was taken last is to come again."""
+        self._window = [*batch.numbers, *self._window]
 
 
 def _batch(

@@ -14,7 +14,8 @@ from steerd.host.host_model import HostModel
 from steerd.steering.loaded_saes import LoadedSae, LoadedSaes
 from steerd.studies.feature_matches import FeatureMatch, Text, TextMatch, TextMatches, TextSearchWish
 from steerd.studies.known_features import matched
-from steerd.studies.text_batches import TextBatch, text_batches
+from steerd.studies.text_batches import TextBatch
+from steerd.studies.text_reading import read_texts
 
 Kind = Literal["wanted", "other", "frame"]
 
@@ -122,9 +123,9 @@ class TextSearch:
         """A batch of texts a slice; both sets come along evenly."""
         texts = [text for _, text in self._texts]
         special = () if self._wish.include_special_tokens else self._host.special_token_ids
-        for batch in text_batches(texts, slice_tokens=self._slice_tokens, special_token_ids=special):
-            self._add(batch)
-            yield Progress(self._read.total(), len(texts), "texts")
+        return read_texts(
+            self._host, texts, self._add, slice_tokens=self._slice_tokens, special_token_ids=special
+        )
 
     def result(self) -> TextMatches:
         """What fires on the texts so far."""
@@ -134,7 +135,7 @@ class TextSearch:
         complete = self._read.total() == len(self._texts)
         return TextMatches(complete, tuple(found[: self._wish.limit]), read)
 
-    def _add(self, batch: TextBatch) -> None:
+    def _add(self, batch: TextBatch) -> Progress:
         points = list({sums.loaded.hook_point for sums in self._sums})
         rows = self._host.activations(batch.input_ids, batch.attention_mask, points)
         counts = batch.is_token if self._wish.include_special_tokens else batch.is_ordinary
@@ -145,6 +146,7 @@ class TextSearch:
             if bool(chosen.any()):
                 for sums in self._sums:
                     sums.add(rows[sums.loaded.hook_point][row][chosen].float(), kind)
+        return Progress(self._read.total(), len(self._texts), "texts")
 
     def _best(self, sums: SaeSums) -> list[FeatureMatch]:
         wanted, others = self._read["wanted"], self._read["other"]

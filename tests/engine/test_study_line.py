@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable, Generator, Iterator
 from functools import partial
 
 import pytest
 
-from steerd.engine.study import Progress, StudyEnded, StudyFailed
+from steerd.engine.study import Progress, SliceRoom, StudyEnded, StudyFailed
 from steerd.engine.study_line import StudyLine
+from steerd.engine.study_pace import StudyPace
 from steerd.errors import Overloaded, Unavailable
 from tests.engine.studies import Counting, StudyRecorder
 
 A_LONG_TIME = 1e9  # seconds of steps
 
 
-def make_line(share: float = 0.25, max_studies: int = 3) -> StudyLine:
-    return StudyLine(max_studies=max_studies, share=share, wake=lambda: None)
+def make_line(
+    share: float = 0.25, max_studies: int = 3, is_wanted: Callable[[], bool] = lambda: False
+) -> StudyLine:
+    pace = StudyPace(small=100, large=150)
+    return StudyLine(max_studies=max_studies, share=share, pace=pace, is_wanted=is_wanted, wake=lambda: None)
 
 
 def test_studies_take_turns_and_end_each_with_its_result() -> None:
@@ -163,3 +168,60 @@ def test_an_abandoned_line_fails_its_studies() -> None:
     assert study.cleaned
     with pytest.raises(Unavailable, match="stopped"):
         line.join(Counting(1), StudyRecorder())
+
+
+class Roomy(Counting):
+    """Keeps the room that it is given."""
+
+    def __init__(self, slices: int) -> None:
+        super().__init__(slices)
+        self.rooms: list[SliceRoom | None] = []
+
+    def run(self) -> Generator[Progress, SliceRoom | None, None]:
+        for number in range(self.slices):
+            self.rooms.append((yield Progress(number + 1, self.slices, "slices")))
+
+    @property
+    def rows(self) -> list[int | None]:
+        return [room and room.rows for room in self.rooms]
+
+
+def test_slices_have_more_and_more_room_until_a_request_comes() -> None:
+    wanted = False
+    line, recorder, study = make_line(is_wanted=lambda: wanted), StudyRecorder(), Roomy(9)
+    job = line.join(study, recorder)
+
+    for _ in range(4):
+        line.turn(None)
+    assert study.rows == [126, 150, 150]
+    wanted = True
+    line.turn(None)
+    line.turn(A_LONG_TIME)
+    assert study.rows[3:] == [None, None]
+    wanted = False
+    line.turn(None)
+    assert study.rows[5:] == [126]
+
+    room = study.rooms[-1]
+    assert room is not None
+    assert not room.must_end()
+    wanted = True
+    assert room.must_end()
+    wanted = False
+    line.stop(job, keep=True)
+    assert room.must_end(), "nobody waits for the rest of the study"
+
+
+def test_studies_that_take_no_room_end_as_ever() -> None:
+    class Listed(Counting):
+        def run(self) -> Iterator[Progress]:
+            return iter([Progress(n + 1, self.slices, "slices") for n in range(self.slices)])
+
+    line, recorders = make_line(), [StudyRecorder(), StudyRecorder()]
+    line.join(Listed(3), recorders[0])
+    line.join(Roomy(3), recorders[1])
+    while line:
+        line.turn(None)
+
+    for recorder in recorders:
+        assert recorder.events == [Progress(n, 3, "slices") for n in (1, 2, 3)] + [StudyEnded([])]

@@ -17,6 +17,7 @@ from steerd.engine.request import FinishReason, GenerationRequest
 from steerd.engine.steered_forward import SteeredForward
 from steerd.engine.study import DeliverStudy, Study
 from steerd.engine.study_line import StudyJob, StudyLine
+from steerd.engine.study_pace import StudyPace
 from steerd.engine.waiting_line import Submission
 from steerd.engine.watch_list import WatchList
 from steerd.monitoring.activity import Activity
@@ -50,7 +51,15 @@ class ScriptedEngine:
     forward: SteeredForward = field(init=False)
     arrived: asyncio.Event = field(default_factory=asyncio.Event)
     cancelled: list[Submission] = field(default_factory=list)
-    studies: StudyLine = field(default_factory=lambda: StudyLine(max_studies=2, share=1.0, wake=lambda: None))
+    studies: StudyLine = field(
+        default_factory=lambda: StudyLine(
+            max_studies=2,
+            share=1.0,
+            pace=StudyPace(small=256, large=256),
+            is_wanted=lambda: False,
+            wake=lambda: None,
+        )
+    )
 
     def submit(
         self,
