@@ -61,6 +61,8 @@ class ScriptedEngine:
         )
     )
 
+    running = waiting = 0
+
     def submit(
         self,
         request: GenerationRequest,
