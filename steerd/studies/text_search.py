@@ -20,6 +20,7 @@ from steerd.studies.text_reading import read_texts
 Kind = Literal["wanted", "other", "frame"]
 
 _VALUES_AT_ONCE = 1 << 23  # activations of a whole dictionary, 32 MiB
+_ROUNDING = 1e-5  # of shares of a maximum: the same text differs by less from one place of a batch to another
 
 
 class Sums(NamedTuple):
@@ -166,5 +167,5 @@ class TextSearch:
                 ),
             )
             for score, index in zip(values, order, strict=True)
-            if score > 0
+            if score > _ROUNDING
         ]

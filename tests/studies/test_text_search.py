@@ -119,9 +119,9 @@ def test_figures_are_those_of_a_plain_loop(
     found = search(host, saes, wish)
 
     expected = plainly(host, loaded, wish)
-    matching = {FeatureRef("x", i) for i in range(30) if expected[i][0] > 1e-6}
+    matching = {FeatureRef("x", i) for i in range(30) if expected[i][0] > 1e-4}
     assert matching
-    assert {match.feature for match in found.features if match.match > 1e-6} == matching
+    assert {match.feature for match in found.features if match.match > 1e-4} == matching
     assert [match.match for match in found.features] == sorted(
         (m.match for m in found.features), reverse=True
     )
