@@ -110,7 +110,7 @@ def run(options: argparse.Namespace) -> int:
     for line in summary_lines(found):
         console.print(line, soft_wrap=True)
     if not found.complete:
-        print_warnings(["the study was ended early; something is missing"])
+        print_warnings(["the study was ended early; something is missing", *rough_lines(found)])
     return 0
 
 
@@ -174,6 +174,13 @@ def summary_lines(found: Attribution) -> Iterator[str]:
     if found.edges:
         nodes = sum(node.influence is not None for node in found.nodes)
         yield f"graph of {nodes} nodes and {len(found.edges)} edges"
+
+
+def rough_lines(found: Attribution) -> Iterator[str]:
+    """Of which SAEs effects are predicted by plain gradients only, as there was no time for more."""
+    done = {total.sae for total in found.totals}
+    for sae in sorted({node.sae for node in found.nodes if node.sae} - done):
+        yield f"effects of {sae} are predicted by plain gradients only"
 
 
 def _title(found: Attribution) -> str:

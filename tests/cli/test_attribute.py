@@ -10,6 +10,9 @@ from pathlib import Path
 import pytest
 
 from steerd.__main__ import main
+from steerd.cli.attribute import rough_lines
+from steerd.studies.attribution.result import SaeTotal
+from tests.cli.attributions import attribution
 from tests.planted_host import FEATURES
 from tests.server.planted_server import planted_server
 from tests.server.running_server import RunningServer
@@ -86,3 +89,13 @@ def test_options_reach_the_server(server: RunningServer, capsys: pytest.CaptureF
     assert found["check"] is None
     assert found["edges"] == []
     assert found["token_texts"][0] == "<|im_start|>"
+
+
+def test_saes_that_are_not_done_are_named() -> None:
+    done = tuple(SaeTotal(name, 4, 0.5, -0.25) for name in ("early", "late", "late mlp"))
+
+    assert list(rough_lines(attribution(totals=done))) == []
+    assert list(rough_lines(attribution(totals=done[:1]))) == [
+        "effects of late are predicted by plain gradients only",
+        "effects of late mlp are predicted by plain gradients only",
+    ]

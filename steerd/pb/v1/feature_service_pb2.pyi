@@ -2778,7 +2778,9 @@ class AttributeResult(_message.Message):
 
     @_builtins.property
     def totals(self) -> _containers.RepeatedCompositeFieldContainer[Global___AttributionTotal]:
-        """What the nodes of each SAE add up to; of those that are done."""
+        """What the nodes of each SAE add up to; of those that are done. Where one is missing, as the study was ended
+        early, attributions of its nodes are those of ATTRIBUTION_METHOD_GRADIENT.
+        """
 
     def __init__(
         self,

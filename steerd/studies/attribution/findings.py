@@ -50,8 +50,16 @@ class Findings:
         )
 
     def _plain(self) -> tuple[tuple[AttributedNode, ...], tuple[AttributionEdge, ...]]:
-        every = [*self.top, *self.rest, *self.controls]
-        return tuple(_node(node, self._effect(place)) for place, node in enumerate(every)), ()
+        every = [*self.top, *self.rest]
+        told = [_node(node, self._effect(place)) for place, node in enumerate(every)]
+        return (*told, *self._controls()), ()
+
+    def _controls(self) -> Iterator[AttributedNode]:
+        """Those that were taken out; they say nothing otherwise."""
+        for place, node in enumerate(self.controls, start=len(self.top) + len(self.rest)):
+            effect = self._effect(place)
+            if effect is not None:
+                yield _node(node, effect)
 
     def _connected(
         self, weights: Floats, wish: AttributionWish
@@ -68,8 +76,7 @@ class Findings:
                 place_of[place] = len(told)
             if graph.nodes[place] or node.kind is NodeKind.FEATURE:
                 told.append(_node(node, self._effect(place), _influence(graph, place)))
-        start = len(self.top) + len(self.rest)
-        told += [_node(node, self._effect(start + place)) for place, node in enumerate(self.controls)]
+        told += self._controls()
         targets, sources = np.nonzero(graph.edges)
         edges = tuple(
             AttributionEdge(place_of[source], place_of[target], float(weights[target, source]))
@@ -119,7 +126,8 @@ def _node(node: ChosenNode, measured: float | None, influence: float | None = No
 
 
 def _totals(effects: NodeEffects) -> Iterator[SaeTotal]:
-    for number, predicted in effects.predicted.items():
+    for number in sorted(effects.done):
+        predicted = effects.predicted[number]
         yield SaeTotal(
             sae=effects.explained[number].sae.name,
             num_active=len(predicted),

@@ -31,7 +31,7 @@ class ChosenNode:
 
 
 def strongest_features(effects: NodeEffects, count: int) -> list[ChosenNode]:
-    """The features with the largest attributions, of those SAEs whose gradients are known, largest first."""
+    """The features with the largest attributions, largest first."""
     return _strongest([n for number in effects.predicted for n in _features(effects, number, count)], count)
 
 

@@ -43,9 +43,11 @@ class NodeEffects:
     explained: list[ActiveFeatures] = field(default_factory=list)
     """Of each SAE."""
     predicted: dict[int, Tensor] = field(default_factory=dict)
-    """The effects of its features, [nodes], by the number of an SAE that is done."""
+    """The effects of its features, [nodes], by the number of an SAE; those of GRADIENT until it is done."""
     gradients: dict[int, Tensor] = field(default_factory=dict)
     """Likewise the gradient [tokens, d_model] that its errors follow."""
+    done: set[int] = field(default_factory=set)
+    """The numbers of the SAEs that are."""
     clean: RowGradients | None = None
     """The prompt as it is."""
 
@@ -53,15 +55,17 @@ class NodeEffects:
         """How many slices `run` has, of so many copies at most."""
         if self.method is not Method.INTEGRATED_GRADIENTS:
             return 1
-        return 1 + len(self.saes) * -(-self.paths.num_copies // copies)
+        paths = sum(len(explained) > 0 for explained in self.explained) if self.clean else len(self.saes)
+        return 1 + paths * -(-self.paths.num_copies // copies)
 
     def run(self, copies: int) -> Iterator[None]:
         """Fill in all fields."""
         self._run_clean()
         yield
         if self.method is Method.INTEGRATED_GRADIENTS:
-            for number in range(len(self.saes)):
-                yield from self._integrate(number, copies)
+            for number, explained in enumerate(self.explained):
+                if len(explained):
+                    yield from self._integrate(number, copies)
 
     def error_effects(self, number: int) -> Tensor:
         """Of an SAE's error in each row, [tokens]."""
@@ -80,10 +84,13 @@ class NodeEffects:
         self.explained = [
             ActiveFeatures.of(sae, clean.rows[sae.hook_point], self.counted) for sae in self.saes
         ]
-        if self.method is Method.GRADIENT:
-            self._follow([clean.gradients[sae.hook_point][0] for sae in self.saes])
-        elif self.method is Method.DIRECT:
+        if self.method is Method.DIRECT:
             self._follow([direct_gradient(self.prompt, clean)] * len(self.saes))
+        else:
+            self._follow([clean.gradients[sae.hook_point][0] for sae in self.saes])
+        # Without any active feature a path does not move, and its gradient is that of the host as it is.
+        has_paths = self.method is Method.INTEGRATED_GRADIENTS
+        self.done = {n for n, explained in enumerate(self.explained) if not (has_paths and len(explained))}
 
     def _follow(self, gradients: Sequence[Tensor]) -> None:
         """Have each SAE's nodes follow one gradient [tokens, d_model]."""
@@ -94,4 +101,5 @@ class NodeEffects:
         for found in self.paths.run(self.prompt, self.explained[number], copies):
             if found is not None:
                 self.predicted[number], self.gradients[number] = found.predicted, found.gradient
+                self.done.add(number)
             yield

@@ -95,9 +95,11 @@ class Attribution:
     likewise, then controls.
 
     `value` is the metric, `probability` that of its first token after the prompt. `totals` are of the SAEs
-    that are done. With a graph, of errors and embeddings only those are told that are in it. Not `complete`
-    when it was stopped before its end; before its first slice nothing is known. `answer_texts` are those of
-    the target and, if there is one, of the answer that it is compared with.
+    that are done; attributions by others, as there may be in a study that was stopped, are those of GRADIENT.
+    Controls are told once they were taken out. With a graph, of errors and embeddings only those are told
+    that are in it. Not `complete` when it was stopped before its end; before its first slice nothing is
+    known. `answer_texts` are those of the target and, if there is one, of the answer that it is compared
+    with.
     """
 
     model: str

@@ -11,6 +11,8 @@ import torch
 from steerd.errors import InvalidRequest
 from steerd.host.host_model import HostModel
 from steerd.host.int8_head import quantize_head
+from steerd.sae.activation_function import JumpReLU
+from steerd.sae.autoencoder import SparseAutoencoder
 from steerd.steering.intervention import Add, FeatureRef
 from steerd.steering.loaded_saes import LoadedSaes
 from steerd.studies.attribution.metric import AnswerLogprob, Metric, TokenLogit
@@ -188,6 +190,62 @@ def test_stopped_at_any_slice_it_tells_what_is_known_by_then(planted):
     assert {size for size, _, _ in growing} == {0, 1, 2}
     assert len({measured for _, measured, _ in growing}) > 2
     assert dataclasses.replace(told[-1], complete=True) == study.result()
+
+
+def test_stopped_before_the_paths_it_tells_what_plain_gradients_say(planted):
+    host, saes = planted
+    wish = wish_for(QUESTION, YES)
+    study = Attributing(host, [saes.get(EARLY), saes.get(LATE)], wish, slice_tokens=40)
+    next(iter(study.run()))
+
+    found = study.result()
+
+    rough = attributed(planted, dataclasses.replace(wish, method=Method.GRADIENT, check=False, graph=False))
+    assert found.totals == ()
+    assert found.nodes == rough.nodes
+    assert len(found.nodes) > 5
+
+
+def test_the_strongest_features_of_each_sae_are_taken_out_first(planted):
+    host, saes = planted
+    wish = wish_for(QUESTION, YES, graph=False)
+    study = Attributing(host, [saes.get(EARLY), saes.get(LATE)], wish, slice_tokens=40)
+
+    sizes = []
+    for _ in study.run():
+        top = [node for node in study.result().nodes if node.role is NodeRole.TOP and node.feature >= 0]
+        measured = [node.measured is not None for node in top]
+        sizes.append(sum(measured))
+        assert not any(measured) or measured[0]
+        for name in (EARLY, LATE):
+            of_sae = [done for node, done in zip(top, measured, strict=True) if node.sae == name]
+            assert of_sae == sorted(of_sae, reverse=True)
+
+    assert len({*sizes, 0, len(top)}) > 3
+
+
+def test_an_sae_without_active_features_has_no_paths():
+    host = make_tiny_host()
+    saes = loaded(host, "blocks.0.hook_resid_post", "blocks.1.hook_resid_post")
+    never = JumpReLU(threshold=torch.full((24,), 1e9))
+    weights = {name: getattr(saes[0].sae, name) for name in ("W_enc", "b_enc", "W_dec", "b_dec")}
+    mute = dataclasses.replace(saes[0], sae=SparseAutoencoder(**weights, activation=never))
+    wish = AttributionWish(
+        prompt_ids=random_ids(1), metric=TokenLogit(65), saes=("sae-0", "sae-1"), controls=2, graph=False
+    )
+
+    study = Attributing(host, [mute, saes[1]], wish, slice_tokens=64)
+    *_, last = study.run()
+    alone = attributed_with(host, saes[1:], dataclasses.replace(wish, saes=("sae-1",)))
+
+    found = study.result()
+    assert [total.num_active for total in found.totals] == [0, alone.totals[0].num_active]
+    assert found.complete
+    assert last.done == last.total
+    mine = [(n.feature, n.position, n.attribution) for n in found.nodes if n.sae == "sae-1"]
+    theirs = [(n.feature, n.position, n.attribution) for n in alone.nodes if n.sae == "sae-1"]
+    assert mine[:50] == theirs[:50]
+    assert study._effects.num_slices(8) == 1 + 2
 
 
 def test_slices_of_any_size_give_the_same(planted):
