@@ -7,7 +7,7 @@
 - `startup`: how long imports and a server's start take, next to plain transformers
 - `int8_head`: what a head in 8 bits costs in accuracy and gives in speed
 - `steering_effect`: whether steering by a feature does what the feature's label says
-- `feature_choice`: steering by features chosen by output score, by label and by chance
+- `feature_choice`: steering by features with high output scores, with well tested labels, and by any
 - `sae_step`: what a training step of an SAE costs, next to other libraries
 - `train_run`: what a whole run costs, text to SAE, next to SAELens's runner
 - `frontier`: variance explained over L0, next to SAELens on the same rows
@@ -47,6 +47,8 @@ What they are made of:
   environments
 - `effect_features`: the rule by which steering_effect picks features and their controls
 - `effect_measures`: writes steered texts, and reads them unsteered
+- `choice_figures`: the groups that feature_choice compares, and how
+- `bootstrap`: intervals of figures, by resampling what they were computed of
 
 A result is a JSON file in benchmarks/results. `--quick` tries a benchmark out on less work and writes no
 result unless `--out` says where.
