@@ -25,7 +25,8 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         "rank",
         help="find the features that say something when they are steered",
         description="Rank features by their output score (arXiv 2505.20063): how likely the tokens become "
-        "that a feature promotes, when it is raised. Features with a low score are poor ones to steer by.",
+        "that a feature promotes, when it is raised. Words that are likely anyway count in full, so try "
+        "out with `steerd dose` what a feature does to whole answers.",
         epilog="example: steerd rank --sae starter-14 --top 10",
     )
     arguments.add_address(parser)

@@ -3,7 +3,7 @@
 The tokens that a feature promotes are those that its direction makes likeliest through the host's own norm
 and head. The score is taken after a neutral text, with the feature raised on the last token by ten times the
 largest activation there: the probability of the likeliest promoted token, times how near its rank is to the
-top.
+top. So it is defined; a token that is likely after that text anyway counts in full.
 """
 
 from __future__ import annotations
