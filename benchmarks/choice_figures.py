@@ -9,11 +9,12 @@ from statistics import fmean
 
 from steerd.studies.attribution.rank_correlation import rank_correlation
 
-MEASURES = ("concept", "active share", "promoted share")
+SUCCESS = "concept"
+MEASURES = (SUCCESS, "active share", "promoted share")
 SCORES = ("output score", "label score")
 CHOICES = ("output score", "label score", "chance", "low output score")
 LEAST = 0.01
-"""A mean gain below is hardly one."""
+"""A mean gain of success below is hardly one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,12 +44,12 @@ def figures(steered: Sequence[Steered]) -> dict[str, float]:
     for measure in MEASURES:
         mean = {choice: fmean(each.gains[measure] for each in of_it) for choice, of_it in taken.items()}
         gains = [each.gains[measure] for each in steered]
-        for choice, gain in mean.items():
-            told[f"{measure}, {choice}"] = gain
-            told[times_name(measure, choice)] = times(mean["output score"], gain)
+        told |= {f"{measure}, {choice}": gain for choice, gain in mean.items()}
         for score in SCORES:
             correlation = rank_correlation([each.scores[score] for each in steered], gains)
             told[told_name(measure, score)] = nan if correlation is None else correlation
+    success = told[f"{SUCCESS}, output score"]
+    told |= {times_name(choice): times(success, told[f"{SUCCESS}, {choice}"]) for choice in CHOICES}
     return told
 
 
@@ -57,9 +58,9 @@ def times(gain: float, other: float) -> float:
     return max(gain, 0.0) / max(other, LEAST)
 
 
-def times_name(measure: str, other: str) -> str:
-    """The name of the figure of how many times the other choice's gain it is."""
-    return f"{measure}, output score over {other}"
+def times_name(other: str) -> str:
+    """The name of the figure of how many times the other choice's success it is."""
+    return f"{SUCCESS}, output score over {other}"
 
 
 def told_name(measure: str, score: str) -> str:

@@ -4,7 +4,7 @@ arXiv 2505.20063 draws features by chance, steers by each, and asks how success 
 output score are left out; it finds two to three times as much. Its success is either how often the steered
 text says the tokens that the feature promotes, or a language model's verdict on whether the text is about
 what the feature's label says, fluent, and to the point. No judge is at hand here; what follows was set down
-before the first result of it was seen.
+before the first whole run.
 
 *Pool.* `--features` features of one SAE, drawn by chance from those that a user could want to steer by: not
 recorded as dead, with a label that was tested, and no special token among the tokens where they are most
@@ -49,6 +49,7 @@ from benchmarks.choice_figures import (
     CHOICES,
     MEASURES,
     SCORES,
+    SUCCESS,
     Steered,
     choices,
     figures,
@@ -149,13 +150,10 @@ def compare(report: Report, steered: Sequence[Steered]) -> None:
             row |= _columns(measure, found[f"{measure}, {choice}"])
         rows.append(row)
     report.add_rows(f"Mean gains where fluency has fallen to {FLUENCY:g}", rows)
-    times_rows = [
-        {"measure": measure, "output score over": other}
-        | _columns("times", found[times_name(measure, other)])
-        for measure in MEASURES
-        for other in CHOICES[1:]
-    ]
-    report.add_rows("Times the gain", times_rows)
+    report.add_rows(
+        f"Times the gain in {SUCCESS}",
+        [{"output score over": each, **_columns("times", found[times_name(each)])} for each in CHOICES[1:]],
+    )
     correlations = [
         {"measure": measure, "score": score} | _columns("rank correlation", found[told_name(measure, score)])
         for measure in MEASURES
@@ -163,8 +161,8 @@ def compare(report: Report, steered: Sequence[Steered]) -> None:
     ]
     report.add_rows("What a score tells of the gain", correlations)
     for other, bound in BOUNDS.items():
-        name = f"concept.output_score_over_{other.removesuffix(' score')}"
-        report.at_least(name, found[times_name("concept", other)].value, bound)
+        name = f"{SUCCESS}.output_score_over_{other.removesuffix(' score')}"
+        report.at_least(name, found[times_name(other)].value, bound)
 
 
 def at_equal_fluency(curve: DoseCurve, fluency: float) -> dict[str, float]:

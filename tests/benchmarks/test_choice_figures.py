@@ -37,8 +37,8 @@ def test_gains_are_means_and_compared_with_those_of_the_output_score() -> None:
     assert told["concept, output score"] == pytest.approx(0.5)
     assert told["concept, label score"] == pytest.approx(0.05)
     assert told["concept, chance"] == pytest.approx(0.3)
-    assert told[times_name("concept", "label score")] == pytest.approx(10.0)
-    assert told[times_name("active share", "chance")] == pytest.approx(0.5 / 0.3)
+    assert told[times_name("label score")] == pytest.approx(10.0)
+    assert told[times_name("chance")] == pytest.approx(0.5 / 0.3)
 
 
 def test_scores_are_correlated_with_gains_by_rank() -> None:
