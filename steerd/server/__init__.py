@@ -33,8 +33,7 @@ A study passes `feature_service` and `feature_answers`, which has all that answe
   `parse_outputs`, which features say something; `parse_special_tokens`, which features special tokens have
 - `studying`: one study's life: begin, progress, stop, result
 - `study_stream`: from the engine's thread to this study's coroutine
-- `composed_study`: studies that are made of requests and of other studies; `engine_texts` runs these,
-  as many at a time as `study_places` allows
+- `composed_study`: studies that are made of requests and of other studies; `engine_texts` runs these
 - `study_cache`: results by what they depend on
 - `feature_lookup`: the short questions, which are no streams
 

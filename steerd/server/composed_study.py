@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from abc import ABC, abstractmethod
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Coroutine
 from typing import Any, Generic, TypeVar
 
 from steerd.engine.study import DeliverStudy, Progress, StudyEnded, StudyFailed
@@ -28,7 +28,7 @@ class ComposedStudy(ABC, Generic[R]):
         """Have it end with its result so far. On the event loop."""
         self._stopped.set()
 
-    async def unless_stopped(self, work: Awaitable[Part]) -> Part | None:
+    async def unless_stopped(self, work: Coroutine[Any, Any, Part]) -> Part | None:
         """The result of a part of the work, which is given up for None when the study is stopped."""
         task, stopped = asyncio.ensure_future(work), asyncio.ensure_future(self._stopped.wait())
         try:

@@ -27,6 +27,8 @@ from steerd.study_wire.evaluate import curve_message
 from steerd.study_wire.outputs import outputs_message
 from steerd.study_wire.special_tokens import table_message
 
+_SHARE_OF_PLACES = 2  # of the requests that run at once, one in so many may be a study's
+
 
 class DoseStudies:
     """What is wrong with a request is raised, policies included."""
@@ -49,7 +51,11 @@ class DoseStudies:
         engine = self._config.engine
         return AskedStudy(
             study=Dosing(
-                EngineTexts(self._engine, self._requests.saes, most=engine.max_running_requests),
+                EngineTexts(
+                    self._engine,
+                    self._requests.saes,
+                    at_once=max(engine.max_running_requests // _SHARE_OF_PLACES, 1),
+                ),
                 self._forward,
                 self._requests,
                 wish,

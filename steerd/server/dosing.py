@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
 from statistics import fmean
 
@@ -30,9 +30,6 @@ from steerd.studies.dose_curve import (
 from steerd.studies.next_token_reader import NextTokenReader
 from steerd.studies.next_tokens import NextTokens, NextTokenStudy, NextTokenWish
 
-_TOGETHER = 3
-"""Strengths whose texts are written together: enough to fill the engine, and early ones are known early."""
-
 
 class Dosing(ComposedStudy[DoseCurve]):
     """One evaluation: the given strengths, then some between the last safe one and the next."""
@@ -53,8 +50,6 @@ class Dosing(ComposedStudy[DoseCurve]):
         self._wish = wish
         self._requests = DoseRequests(parser, wish)
         self._slice_tokens = slice_tokens
-        self._one_study = asyncio.Lock()
-        self._few_strengths = asyncio.Semaphore(_TOGETHER)
         largest = [
             self._requests.written(each, wish.prompts[0], 0) for each in self._pushes(wish.strengths[-1])
         ]
@@ -74,17 +69,16 @@ class Dosing(ComposedStudy[DoseCurve]):
         found = await self._next_tokens([])
         ((plain, sample),) = await self._text_effects([Push(wish.feature, 0.0)], found.promoted)
         tell(Progress(1, total, "strengths"))
-        strengths, begun = wish.strengths, 0
-        while strengths:
-            begun += len(strengths)
-            async for point in self._points(strengths, plain, found.promoted):
-                points = sorted([*points, point], key=lambda each: each.strength)
-                tell(Progress(1 + len(points), total, "strengths"))
-            if len(points) < begun:
+        strength = _next_strength(wish, points)
+        while strength is not None:
+            point = await self.unless_stopped(self._point(strength, plain))
+            if point is None:
                 break
-            strengths = _next_strengths(wish, points)
+            points = sorted([*points, point], key=lambda each: each.strength)
+            tell(Progress(1 + len(points), total, "strengths"))
+            strength = _next_strength(wish, points)
         return DoseCurve(
-            complete=not strengths,
+            complete=strength is None,
             feature=wish.feature,
             output_score=found.output_score,
             promoted=tuple(self._decoded([token]) for token in found.promoted),
@@ -99,28 +93,10 @@ class Dosing(ComposedStudy[DoseCurve]):
         controls = [Push(feature, strength * factor) for feature, factor in self._wish.control_features]
         return [Push(self._wish.feature, strength), *controls]
 
-    async def _points(
-        self, strengths: Sequence[float], plain: TextEffect, promoted: Sequence[int]
-    ) -> AsyncIterator[DosePoint]:
-        """In their order; those before it is stopped. Texts of several are written together."""
-        tasks = [asyncio.create_task(self._point(strength, plain, promoted)) for strength in strengths]
-        try:
-            for task in tasks:
-                point = await self.unless_stopped(task)
-                if point is None:
-                    return
-                yield point
-        finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
-
     async def _next_tokens(self, pushes: Sequence[Push]) -> NextTokens:
         """What the pushes do to next tokens, in their order; without any, what the feature promotes."""
         wish = await asyncio.to_thread(self._next_token_wish, pushes)
-        study = NextTokenStudy(self._reader, wish, slice_tokens=self._slice_tokens)
-        async with self._one_study:  # the engine takes few, and others ask for theirs
-            found = await self._texts.study(study)
+        found = await self._texts.study(NextTokenStudy(self._reader, wish, slice_tokens=self._slice_tokens))
         if not found.complete:
             raise Unavailable("the server is draining", reason="DRAINING")
         return found
@@ -136,16 +112,11 @@ class Dosing(ComposedStudy[DoseCurve]):
             ways=tuple(tuple(request.steering for request in of_push) for of_push in made),
         )
 
-    async def _point(self, strength: float, plain: TextEffect, promoted: Sequence[int]) -> DosePoint:
+    async def _point(self, strength: float, plain: TextEffect) -> DosePoint:
         """All that is measured at one strength."""
         wish, pushes = self._wish, self._pushes(strength)
-        async with self._few_strengths:
-            texts = asyncio.create_task(self._text_effects(pushes, promoted))
-            try:
-                found = await self._next_tokens(pushes)
-                (text, sample), *controls = await texts
-            finally:
-                texts.cancel()
+        found = await self._next_tokens(pushes)
+        (text, sample), *controls = await self._text_effects(pushes, found.promoted)
         next_token, *control_next_tokens = found.effects
         fluency, score = dose_score(text, plain)
         return DosePoint(
@@ -209,13 +180,15 @@ def _activations(read: Scored, first: int) -> Mapping[int, float]:
     return {each.position - first: each.values[0] for each in readings if each.position >= first}
 
 
-def _next_strengths(wish: DoseWish, points: Sequence[DosePoint]) -> tuple[float, ...]:
-    """One nearer to where the answers begin to suffer; none at the end."""
+def _next_strength(wish: DoseWish, points: Sequence[DosePoint]) -> float | None:
+    """The next one asked for, or one nearer to where the answers begin to suffer; None at the end."""
+    if len(points) < len(wish.strengths):
+        return wish.strengths[len(points)]
     if len(points) >= len(wish.strengths) + wish.refinements:
-        return ()
+        return None
     if not points[0].is_safe:
-        return (points[0].strength / 2,)
+        return points[0].strength / 2
     for safe, other in pairwise(points):
         if not other.is_safe:
-            return ((safe.strength + other.strength) / 2,)
-    return ()
+            return (safe.strength + other.strength) / 2
+    return None

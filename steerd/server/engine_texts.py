@@ -14,7 +14,6 @@ from steerd.errors import Overloaded, Unavailable
 from steerd.server.event_stream import EventStream
 from steerd.server.reply_score import Scored
 from steerd.server.scoring import GroupEngine, most_events, scored_events
-from steerd.server.study_places import StudyPlaces
 from steerd.server.study_stream import StudyStream
 from steerd.server.studying import StudyEngine
 from steerd.steering.loaded_saes import LoadedSaes
@@ -27,23 +26,15 @@ _RETRY_SECONDS = 0.2
 class TextEngine(GroupEngine, StudyEngine, Protocol):
     """What composed studies need of the engine."""
 
-    @property
-    def running(self) -> int:
-        """Requests that have memory."""
-
-    @property
-    def waiting(self) -> int:
-        """Requests that wait for it."""
-
 
 class EngineTexts:
     """Runs requests and studies for one composed study, and waits where the engine is full."""
 
-    def __init__(self, engine: TextEngine, saes: LoadedSaes, *, most: int) -> None:
-        """Its requests are for these SAEs; `most` requests may run in the engine at a time."""
+    def __init__(self, engine: TextEngine, saes: LoadedSaes, *, at_once: int) -> None:
+        """Its requests are for these SAEs; at most `at_once` of them are in the engine at a time."""
         self._engine = engine
         self._saes = saes
-        self._places = StudyPlaces(most, lambda: engine.running + engine.waiting)
+        self._places = asyncio.Semaphore(at_once)
 
     async def write(self, requests: Iterable[GenerationRequest]) -> list[tuple[int, ...]]:
         """The ids that each generates."""
@@ -88,7 +79,7 @@ class EngineTexts:
 
     @asynccontextmanager
     async def _submitted(self, request: GenerationRequest) -> AsyncIterator[EventStream]:
-        async with self._places.taken():
+        async with self._places:
             stream = EventStream(most_events(request))
             (submission,) = await _patiently(
                 lambda: self._engine.submit_all([(request, stream.deliver)], self._saes)

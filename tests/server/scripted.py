@@ -61,8 +61,6 @@ class ScriptedEngine:
         )
     )
 
-    running = waiting = 0
-
     def submit(
         self,
         request: GenerationRequest,

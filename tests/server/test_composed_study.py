@@ -92,7 +92,7 @@ def requests(count: int) -> list[GenerationRequest]:
 def test_texts_are_written_in_order_and_their_requests_freed() -> None:
     async def scenario() -> tuple[list[tuple[int, ...]], ScriptedEngine]:
         engine = ScriptedEngine([token(11, 5), token(12, 6), finished()])
-        return await EngineTexts(engine, SAES, most=4).write(requests(5)), engine
+        return await EngineTexts(engine, SAES, at_once=2).write(requests(5)), engine
 
     written, engine = asyncio.run(scenario())
 
@@ -111,7 +111,7 @@ def test_a_full_engine_is_asked_again() -> None:
             return super().submit(*arguments)  # type: ignore[arg-type]
 
     async def scenario() -> list[tuple[int, ...]]:
-        return await EngineTexts(Full([token(11, 5), finished()]), SAES, most=4).write(requests(1))
+        return await EngineTexts(Full([token(11, 5), finished()]), SAES, at_once=2).write(requests(1))
 
     assert asyncio.run(scenario()) == [(5,)]
 
@@ -119,7 +119,7 @@ def test_a_full_engine_is_asked_again() -> None:
 def test_the_failure_of_one_gives_up_the_others() -> None:
     async def scenario() -> list[tuple[int, ...]]:
         engine = ScriptedEngine([token(11, 5), FailedEvent(Unavailable("over", reason="OVER"))])
-        return await EngineTexts(engine, SAES, most=2).write(requests(3))
+        return await EngineTexts(engine, SAES, at_once=1).write(requests(3))
 
     with pytest.raises(Unavailable, match="over"):
         asyncio.run(scenario())
