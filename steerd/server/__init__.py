@@ -12,6 +12,7 @@ A Generate call passes, in this order:
 - `edit_conflicts`: the edits that come together, against each other
 - `policy`: what the operator's policies make of it; `allowance` is what they allow to be asked for
 - `dose`: how much the interventions can add, against the operator's limit
+- `idle_edits`: those that no row can get, for a warning
 - `parse_capture`: what is read
 - `violations`: the collector of broken rules
 - `event_stream`: from the engine's thread to this request's coroutine, bounded

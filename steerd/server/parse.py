@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import re
 import secrets
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 from steerd.config import LimitsConfig
@@ -13,6 +13,7 @@ from steerd.engine.request import Capture, GenerationRequest
 from steerd.host.host_model import HostModel
 from steerd.host.text import IncrementalDecoder, StopMatcher
 from steerd.pb.v1 import generation_service_pb2 as pb
+from steerd.server.idle_edits import Text, idle_warnings
 from steerd.server.parse_capture import CaptureParser
 from steerd.server.parse_prompt import InputMessage, PromptParser
 from steerd.server.parse_sampling import SamplingParser
@@ -76,7 +77,7 @@ class RequestParser:
             id=request_id,
             prompt_ids=prompt_ids,
             sampling=sampling,
-            steering=steering,
+            steering=self.with_idle(steering, [(prompt_ids, sampling.max_new_tokens - 1)]),
             plan_hash=self.plan_hash(steering),
             capture=capture,
             make_stop=self._make_stop(prompt_ids, stop) if stop else None,
@@ -93,6 +94,11 @@ class RequestParser:
     def plan_hash(self, steering: Steering) -> str:
         """The hash of all that steers a request on this host."""
         return plan_hash(self.host.content_hash, steering, self.saes.identities)
+
+    def with_idle(self, steering: Steering, texts: Sequence[Text]) -> Steering:
+        """The steering, with warnings of what in it has no row in any of the texts."""
+        idle = idle_warnings(steering, texts, self.host.special_token_ids)
+        return replace(steering, warnings=(*steering.warnings, *idle))
 
     def _make_stop(
         self, prompt_ids: tuple[int, ...], stop: tuple[str, ...]

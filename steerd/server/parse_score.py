@@ -44,6 +44,8 @@ class ScoreParser:
         steering = self.requests.steering.steering(message, message, prompts, prompt_ids, violations)
         capture = self.requests.capture_of(message, violations)
         violations.raise_if_any()
+        rows = [(context, len(scored) - 1) for context, scored in texts]  # the last one is never read
+        steering = self.requests.with_idle(steering, rows)
         plan_hash = self.requests.plan_hash(steering)
         steered = tuple(
             GenerationRequest(

@@ -64,6 +64,14 @@ class Coverage:
         ]
         return np.concatenate([prompt, np.array(generated, dtype=np.float32)])
 
+    def reaches(self, num_generated: int) -> bool:
+        """Whether a row of the prompt has a factor above 0, or could have one of as many generated ones."""
+        if self._prompt.any():
+            return True
+        tokens = self._scope.token_ids
+        takes_some = not tokens or any(map(self._takes, tokens))
+        return takes_some and bool(self._by_position(self._prompt_length, num_generated).any())
+
     def _generated(self, position: int, token_id: int) -> float:
         if not self._takes(token_id):
             return 0.0

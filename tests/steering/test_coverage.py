@@ -14,6 +14,7 @@ from steerd.steering.scope import Phase, PositionRange, RoleSpan, Schedule, Scop
 SPECIAL = frozenset({7, 9})
 PROMPT = [7, 1, 2, 9, 3]
 NO_SCHEDULE = Schedule()
+ROLES = [RoleSpan("user", 1, 3)]
 
 
 def covered(
@@ -229,3 +230,33 @@ def test_only_what_a_special_token_decides_is_steady() -> None:
         assert not is_steady(scope)
     assert not is_steady(Scope(), Schedule(start_after=1))
     assert is_steady(Scope(), Schedule(at_most=1)), "for the forward to judge"
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_it_reaches_what_some_tokens_could_be_given(seed: int) -> None:
+    chance = random.Random(seed)
+    for _ in range(25):
+        scope, schedule = random_scope(chance), random_schedule(chance)
+        num_generated = chance.randint(0, 4)
+        coverage = Coverage(scope, schedule, prompt_ids=PROMPT, roles=ROLES, special_ids=SPECIAL)
+
+        same_token_always = (
+            expected(scope, schedule, [*PROMPT, *[token] * num_generated], len(PROMPT), ROLES)
+            for token in range(10)
+        )
+        assert coverage.reaches(num_generated) == any(max(factors) > 0 for factors in same_token_always)
+
+
+@pytest.mark.parametrize(
+    ("scope", "reached"),
+    [
+        (Scope(phase=Phase.GENERATED, token_ids=frozenset({7, 9})), False),
+        (Scope(phase=Phase.GENERATED, token_ids=frozenset({7, 5})), True),
+        (Scope(phase=Phase.GENERATED, token_ids=frozenset({7}), include_special_tokens=True), True),
+        (Scope(token_ids=frozenset({5}), excluded_token_ids=frozenset({5})), False),
+    ],
+)
+def test_tokens_that_are_never_taken_are_not_reached(scope: Scope, reached: bool) -> None:
+    coverage = Coverage(scope, NO_SCHEDULE, prompt_ids=PROMPT, roles=ROLES, special_ids=SPECIAL)
+
+    assert coverage.reaches(3) is reached

@@ -449,7 +449,9 @@ class Started(_message.Message):
 
     @_builtins.property
     def warnings(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """What the client should know: a dose above the server's limit, strengths that were lowered to it."""
+        """What the client should know: a dose above the server's limit, strengths that were lowered to it, interventions of
+        which no row can be in scope, so that they edit nothing.
+        """
 
     def __init__(
         self,
