@@ -520,9 +520,9 @@ class Policy(_message.Message):
 
     What a policy does, it does at its hook point: a request may still add something alike at a later one, which only
     `allow` forbids. Set, scale 0, ablate and limit are made there after all that a request does, by the arithmetic of
-    Intervention: along a direction this is exact. Of a feature they move z by (W_enc[:, feature] . d) times what is meant,
-    so after a large add along d it can still read something; and what a request adds that its encoder does not see stays.
-    An add or another scale can be outweighed by a direction that points the other way.
+    Intervention: along a direction this is exact. Of a feature they move z by (W_enc[:, feature] . d) times what is
+    meant, so after a large add along d it can still read something; and what a request adds that its encoder does not
+    see stays. An add or another scale can be outweighed by a direction that points the other way.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
