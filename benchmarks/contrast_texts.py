@@ -29,6 +29,7 @@ from sae_train.corpus.counts import CorpusCounts
 from sae_train.corpus.documents import TextDocument
 from sae_train.corpus.reading import read_documents
 from sae_train.corpus.source import SourceConfig
+from steerd.config import EngineConfig
 from steerd.host.decoder_layers import find_decoder_layers
 from steerd.host.default_host import default_host_folder
 from steerd.host.host_model import HostModel
@@ -189,7 +190,8 @@ def _options() -> argparse.Namespace:
     add("--count", type=int, default=500, help="texts of each set (default: %(default)s)")
     add("--tokens", type=int, default=128, help="tokens of a text at most (default: %(default)s)")
     add("--sae", default="starter-14", help="a starter SAE (default: %(default)s)")
-    add("--slice-tokens", type=int, default=256, help="of the study (default: %(default)s)")
+    rows = EngineConfig().idle_study_tokens
+    add("--slice-tokens", type=int, default=rows, help="rows of a slice (default: an idle server's, %(default)s)")
     add("--peer-batch", type=int, default=16, help="texts of a batch of the peer (default: %(default)s)")
     add("--threads", type=int, default=1, help="of both sides (default: %(default)s)")
     add("--rounds", type=int, default=5, help="of both sides (default: %(default)s)")
