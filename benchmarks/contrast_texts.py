@@ -191,7 +191,7 @@ def _options() -> argparse.Namespace:
     add("--tokens", type=int, default=128, help="tokens of a text at most (default: %(default)s)")
     add("--sae", default="starter-14", help="a starter SAE (default: %(default)s)")
     rows = EngineConfig().idle_study_tokens
-    add("--slice-tokens", type=int, default=rows, help="rows of a slice (default: an idle server's, %(default)s)")
+    add("--slice-tokens", type=int, default=rows, help="rows of a slice (default: %(default)s)")
     add("--peer-batch", type=int, default=16, help="texts of a batch of the peer (default: %(default)s)")
     add("--threads", type=int, default=1, help="of both sides (default: %(default)s)")
     add("--rounds", type=int, default=5, help="of both sides (default: %(default)s)")
