@@ -65,6 +65,10 @@ class SparseAutoencoder:
         pre_acts = x.to(self.W_enc.dtype) @ self.W_enc[:, index] + self.b_enc[index]
         return self.activation.columns(index)(pre_acts)
 
+    def response(self, feature: int) -> float:
+        """How far a feature's own pre-activation moves for each unit of its direction that is added."""
+        return float(self.W_enc[:, feature] @ self.W_dec[feature])
+
     def to(
         self, device: torch.device | str | None = None, *, dtype: torch.dtype | None = None
     ) -> SparseAutoencoder:

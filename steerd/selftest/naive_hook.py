@@ -152,7 +152,16 @@ class NaiveHook:
         target = edit.target
         if isinstance(target, WholeSae):
             return self._saes[target.sae].decode(acts[target.sae]) - x
-        return difference(edit.operation, self._z(target, x, acts)) * self._d(target, x)
+        amount = difference(edit.operation, self._z(target, x, acts))
+        if _is_demanded(edit) and isinstance(target, FeatureRef) and not isinstance(edit.operation, Add):
+            amount /= self._response(target)
+        return amount * self._d(target, x)
+
+    def _response(self, feature: FeatureRef) -> float:
+        """What a policy's edit of a feature is divided by, to bring what is read all the way."""
+        sae = self._saes[feature.sae]
+        response = float((sae.W_enc[:, feature.index] * sae.W_dec[feature.index]).sum())
+        return response if response >= 0.5 else 1.0
 
     def _z(self, target: FeatureRef | Direction, x: Tensor, acts: dict[str, Tensor]) -> float:
         """How active a feature is on a row, or how far the row reaches in a direction."""

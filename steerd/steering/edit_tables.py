@@ -63,7 +63,7 @@ class EditTables:
             cells[_ACTIVE_BIAS] = form.active_bias * factors
             self._has_active = self._needed(self._has_active)
         if form.low > -inf or form.high < inf:
-            cells[_LIMIT_WEIGHT] = factors
+            cells[_LIMIT_WEIGHT] = form.limit_gain * factors
             cells[_LOW], cells[_HIGH] = form.low, form.high
             self._has_limits = self._needed(self._has_limits)
 

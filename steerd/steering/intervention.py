@@ -147,14 +147,28 @@ class Intervention:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Affine:
-    """What is added along d: gain * z + bias, the active ones where z > 0, and what brings z into limits."""
+    """What is added along d: gain * z + bias, the active ones where z > 0, and `limit_gain` times what brings
+    z into limits."""
 
     gain: float = 0.0
     bias: float = 0.0
     active_gain: float = 0.0
     active_bias: float = 0.0
+    limit_gain: float = 1.0
     low: float = -inf
     high: float = inf
+
+    def times(self, factor: float) -> Affine:
+        """The form that adds so many times as much."""
+        return Affine(
+            gain=factor * self.gain,
+            bias=factor * self.bias,
+            active_gain=factor * self.active_gain,
+            active_bias=factor * self.active_bias,
+            limit_gain=factor * self.limit_gain,
+            low=self.low,
+            high=self.high,
+        )
 
 
 def affine(operation: Operation) -> Affine:

@@ -11,7 +11,17 @@ from steerd.host.hook_point import HookPoint
 from steerd.sae.autoencoder import SparseAutoencoder
 from steerd.steering.coverage import Coverage
 from steerd.steering.hooked_points import HookedPoints
-from steerd.steering.intervention import FeatureRef, FeatureTest, Intervention, Target, WholeSae, affine
+from steerd.steering.intervention import (
+    Add,
+    Affine,
+    FeatureRef,
+    FeatureTest,
+    Intervention,
+    Operation,
+    Target,
+    WholeSae,
+    affine,
+)
 from steerd.steering.lanes import ALWAYS, Lane, LaneBook, ResolvedTest
 from steerd.steering.loaded_saes import LoadedSae, LoadedSaes
 from steerd.steering.point_table import ColumnTarget
@@ -24,6 +34,9 @@ from steerd.steering.request_wishes import (
 )
 from steerd.steering.steering import Steering
 from steerd.steering.trigger import Trigger
+
+LEAST_RESPONSE = 0.5
+"""Of a feature, for what policies demand of it to be made in full; trained ones have about 0.7 to 1.1."""
 
 
 class WishResolution:
@@ -133,7 +146,21 @@ class WishResolution:
         target = intervention.target
         if isinstance(target, WholeSae):
             return self._saes.get(target.sae).sae
-        return ColumnEdit(self.hold(target, copy), affine(intervention.operation))
+        form = affine(intervention.operation)
+        if intervention.is_demanded and isinstance(target, FeatureRef):
+            form = self._in_full(form, intervention.operation, target)
+        return ColumnEdit(self.hold(target, copy), form)
+
+    def _in_full(self, form: Affine, operation: Operation, feature: FeatureRef) -> Affine:
+        """What a policy demands moves what is read of the feature all the way to where the operation says.
+
+        An Add says how much is added, not where to. A feature whose encoder hardly sees its direction can't
+        be moved along it, so nothing is made of it that is many times as large.
+        """
+        response = self._saes.get(feature.sae).sae.response(feature.index)
+        if isinstance(operation, Add) or response < LEAST_RESPONSE:
+            return form
+        return form.times(1 / response)
 
     def _lane(self, intervention: Intervention, does: ColumnEdit | SparseAutoencoder) -> int | None:
         condition, budget = intervention.condition, intervention.schedule.at_most

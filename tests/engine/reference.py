@@ -189,7 +189,8 @@ class PlainHook:
                 added = strength * (reconstruction - x)
             else:
                 z = self._z(target, x, feature_acts)
-                added = strength * amount(intervention, z) * self._d(target)
+                response = self._response(intervention) if demanded else 1.0
+                added = strength * amount(intervention, z) / response * self._d(target)
             done.append((intervention, added))
             result = result + added
         return result * (x.norm() / result.norm()) if keeps_length else result, done
@@ -205,6 +206,15 @@ class PlainHook:
         if isinstance(target, Direction):
             return x @ self._d(target)
         return feature_acts[target.sae][target.index]
+
+    def _response(self, intervention: Intervention) -> float:
+        """What a policy's edit is divided by, so that it brings what is read of a feature all the way."""
+        target = intervention.target
+        if not isinstance(target, FeatureRef) or isinstance(intervention.operation, Add):
+            return 1.0
+        sae = self._saes[target.sae]
+        response = float(sae.W_enc[:, target.index] @ sae.W_dec[target.index])
+        return response if response >= 0.5 else 1.0
 
     def _d(self, target: FeatureRef | Direction) -> Tensor:
         if isinstance(target, Direction):

@@ -9,24 +9,29 @@ import torch
 from torch import Tensor
 
 from steerd.host.hook_point import HookPoint
+from steerd.host.host_model import HostModel
+from steerd.sae.sae_file import SaeBundle
 from steerd.steering.intervention import (
     Ablate,
     Add,
     FeatureRef,
     Intervention,
     Limit,
+    Operation,
     Reconstruct,
     Scale,
     Set,
     WholeSae,
     unit_direction,
 )
+from steerd.steering.loaded_saes import LoadedSaes
 from steerd.steering.scope import Scope
 from steerd.steering.steering import Steering
 from tests.engine.recorder import run_together
 from tests.engine.requests import LONG, SHORT, greedy_request
 from tests.engine.serving import serving
 from tests.tiny_hosts import make_tiny_host
+from tests.tiny_saes import bundle_of, random_sae
 
 POINT = "blocks.0.hook_resid_post"
 EVERYWHERE = Scope(include_special_tokens=True)
@@ -78,3 +83,43 @@ def test_an_ablation_holds_after_the_requests_own_edits(own: tuple[Intervention,
 
     assert held.value < 1e-5
     assert let_go.value > 1e-2
+
+
+def loose_sae(host: HostModel) -> SaeBundle:
+    """Like a trained one: encoders see their own directions, but not to the full."""
+    sae = random_sae(host.d_model, seed=4)
+    W_enc = 0.75 * sae.W_dec.T + 0.03 * sae.W_enc
+    return bundle_of(replace(sae, W_enc=W_enc), model_name=host.name, hook_point=POINT)
+
+
+@pytest.mark.parametrize(
+    ("operation", "most"), [(Ablate(), 0.0), (Set(2.0), 2.0), (Limit(high=3.0), 3.0), (Scale(0.0), 0.0)]
+)
+def test_a_feature_is_brought_all_the_way_whatever_was_added_along_its_direction(
+    operation: Operation, most: float
+) -> None:
+    host = make_tiny_host()
+    saes = LoadedSaes(host)
+    saes.add("loose", loose_sae(host))
+    feature = FeatureRef("loose", 7)
+    sae = saes.get("loose").sae
+    push = unit_direction(POINT, sae.W_dec[7].tolist())
+    demanded = Intervention(target=feature, operation=operation, scope=EVERYWHERE, source="policy:p@1")
+    own = Intervention(target=push, operation=Add(60.0), scope=EVERYWHERE)
+    after: list[Tensor] = []
+
+    with serving(host=host, saes=saes) as engine:
+        warm = replace(greedy_request("warm", SHORT, 2), steering=Steering(interventions=(demanded,)))
+        run_together(engine, [warm])  # the engine's hook is there from now on
+        host.attach(HookPoint.parse(POINT), lambda rows: after.append(sae.encode(rows)[:, 7]))
+        pushed = Steering(interventions=(own, demanded))
+        run_together(engine, [replace(greedy_request("pushed", LONG, 6), steering=pushed)])
+        largest = float(torch.cat(after).max())
+        after.clear()
+        run_together(
+            engine, [replace(greedy_request("free", LONG, 2), steering=Steering(interventions=(own,)))]
+        )
+
+    assert 0.5 < sae.response(7) < 0.9
+    assert largest == pytest.approx(most, abs=1e-3)
+    assert float(torch.cat(after).max()) > 20.0

@@ -519,10 +519,10 @@ class Policy(_message.Message):
     """What holds for every request, whatever it asks. Several policies hold together.
 
     What a policy does, it does at its hook point: a request may still add something alike at a later one, which only
-    `allow` forbids. Set, scale 0, ablate and limit are made there after all that a request does, by the arithmetic of
-    Intervention: along a direction this is exact. Of a feature they move z by (W_enc[:, feature] . d) times what is
-    meant, so after a large add along d it can still read something; and what a request adds that its encoder does not
-    see stays. An add or another scale can be outweighed by a direction that points the other way.
+    `allow` forbids. Set, scale, ablate and limit are made there after all that a request does: a feature that is active
+    then reads what they say (0 where that is below its threshold), as what they add is divided by W_enc[:, feature] . d
+    where that is at least 0.5 (trained features have about 0.7 to 1.1). What a request adds that the feature's encoder
+    does not see stays, and an add can be outweighed by a direction that points the other way.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
