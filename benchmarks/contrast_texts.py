@@ -161,7 +161,7 @@ def compare(report: Report, contrast: Contrast, table: dict[str, Any]) -> None:
         "features that differ",
         [_agreement("found", ours, theirs), _agreement("confirmed", confirmed, their_confirmed)],
     )
-    report.at_most("largest_difference_of_a_figure", largest, TOLERANCE)
+    report.at_most("largest_difference_of_a_figure", float(largest), TOLERANCE)
 
 
 def _agreement(name: str, ours: set[int], theirs: set[int]) -> Row:
