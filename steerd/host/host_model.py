@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import inspect
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Protocol
@@ -192,10 +192,7 @@ class HostModel:
         handles = [self.attach(point, partial(record, point)) for point in wanted]
         try:
             if wanted:
-                with torch.no_grad():
-                    self.logits(input_ids, attention_mask)
-        except _EnoughComputed:
-            pass
+                self._run_to_end_or_enough(input_ids, attention_mask)
         finally:
             for handle in handles:
                 handle.remove()
@@ -209,10 +206,7 @@ class HostModel:
 
         handle = self.attach(until, end)
         try:
-            with torch.no_grad():
-                self.logits(input_ids, attention_mask)
-        except _EnoughComputed:
-            pass
+            self._run_to_end_or_enough(input_ids, attention_mask)
         finally:
             handle.remove()
 
@@ -255,6 +249,10 @@ class HostModel:
         """
         with layers_returning(resid, self._layer_calls[: layer + 1]):
             yield
+
+    def _run_to_end_or_enough(self, input_ids: Tensor, attention_mask: Tensor | None) -> None:
+        with torch.no_grad(), suppress(_EnoughComputed):
+            self.logits(input_ids, attention_mask)
 
     @cached_property
     def _may_keep_last(self) -> bool:

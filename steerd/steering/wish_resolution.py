@@ -35,7 +35,7 @@ from steerd.steering.request_wishes import (
 from steerd.steering.steering import Steering
 from steerd.steering.trigger import Trigger
 
-LEAST_RESPONSE = 0.5
+_LEAST_RESPONSE = 0.5
 """Of a feature, for what policies demand of it to be made in full; trained ones have about 0.7 to 1.1."""
 
 
@@ -158,7 +158,7 @@ class WishResolution:
         be moved along it, so nothing is made of it that is many times as large.
         """
         response = self._saes.get(feature.sae).sae.response(feature.index)
-        if isinstance(operation, Add) or response < LEAST_RESPONSE:
+        if isinstance(operation, Add) or response < _LEAST_RESPONSE:
             return form
         return form.times(1 / response)
 
